@@ -1,0 +1,178 @@
+"""The claims: who holds what. Volatile: true only while the holders live.
+
+`memory.py` keeps them in sorted containers, `shared.py` in a second LMDB
+environment that all processes share and that is thrown away with the boot. Both
+are used as
+
+    with claims.lock, claims.write() as c:    C, the claims write lock; commits at the end
+    with claims.read() as c:                  a snapshot
+
+Lock order: the log's write lock (L), then C. Never wait for L while holding C.
+
+A position of the log is, as far as the claims know, in one of three places: ahead of
+the cursor of its rank; in a row, which is a claim; or among the returned ones, which
+lie behind the cursor and are merged with the scan.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+from ..message import Position
+
+STARTED = 1  # handed to the user: a death is blamed on the message
+AUTO = 2  # to be settled by the claimer itself: a death is no failure
+TASK = 4  # when settled, counts as a task until task_done()
+
+
+class Row(NamedTuple):
+    """A claim. `failures` and `acquired` are what the log does not know yet; deadline_ns 0 = none."""
+
+    token: int
+    owner: int
+    message_id: int
+    deadline_ns: int
+    flags: int
+    failures: int
+    acquired: int
+
+
+class Returned(NamedTuple):
+    """What is remembered of a message that was given back."""
+
+    failures: int
+    acquired: int
+
+
+class Waiting(NamedTuple):
+    """A registered sleeper; wake_ns is when it looks by itself, 0 = never."""
+
+    sleeper: int
+    owner: int
+    wake_ns: int
+
+
+class Kind(enum.IntEnum):
+    """What a sleeper waits for."""
+
+    MESSAGE = 1
+    SPACE = 2
+    DONE = 3
+
+
+class Shut(enum.IntEnum):
+    """Whether a queue was shut down."""
+
+    OPEN = 0
+    DRAINING = 1
+    IMMEDIATE = 2
+
+
+class Reading(Protocol):
+    """What can be asked of the claims."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None: ...
+    def row(self, queue: int, position: Position) -> Row | None:
+        """The claim on a position."""
+
+    def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
+        """(queue, position, claim), of one queue or of all."""
+
+    def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
+        """Positions given back, in delivery order."""
+
+    def cursor(self, queue: int, rank: int) -> Position:
+        """The last position of a rank that was handed out, or -1."""
+
+    def claimed(self, queue: int) -> int:
+        """How many rows a queue has. O(1)."""
+
+    def deadline_ns(self, queue: int) -> int:
+        """No row of the queue times out before this; 0 = none does."""
+
+    def waiting(self, queue: int, kind: Kind) -> list[Waiting]:
+        """Registered sleepers, in order of arrival."""
+
+    def tasks(self, queue: int) -> dict[int, int]:
+        """Per owner, what it took by `get` and has not reported by `task_done`."""
+
+    def shut(self, queue: int) -> Shut:
+        """Whether the queue was shut down."""
+
+    def owners(self) -> list[int]:
+        """Processes that have joined and not left."""
+
+    def generation(self) -> int:
+        """Changes with every change of `owners`."""
+
+
+class Writing(Reading, Protocol):
+    """What can be changed, under C."""
+
+    def claim(self, queue: int, position: Position, row: Row) -> bool:
+        """Make a row; False where there is one."""
+
+    def replace(self, queue: int, position: Position, row: Row) -> None:
+        """Change a row (deadline, flags)."""
+
+    def drop(self, queue: int, position: Position) -> None:
+        """Remove a row."""
+
+    def give_back(self, queue: int, position: Position, returned: Returned) -> None:
+        """Row -> returned."""
+
+    def take_returned(self, queue: int, position: Position) -> None:
+        """Forget a returned position (it is claimed, or gone)."""
+
+    def advance(self, queue: int, position: Position) -> None:
+        """Move the cursor of the position's rank to it."""
+
+    def note_deadline(self, queue: int, deadline_ns: int) -> None:
+        """Set what `deadline_ns` returns."""
+
+    def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
+        """Add or change the row of a sleeper."""
+
+    def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
+        """Remove the row of a sleeper."""
+
+    def leave_all(self, owner: int) -> None:
+        """Remove all rows of an owner's sleepers, and its tasks."""
+
+    def add_tasks(self, queue: int, owner: int, count: int) -> None:
+        """Count tasks of an owner; the sum may be negative."""
+
+    def set_shut(self, queue: int, mode: Shut) -> None:
+        """Shut a queue down, or open it again."""
+
+    def forget_shutdowns(self) -> None:
+        """Open all queues again."""
+
+    def add_owner(self, owner: int) -> None:
+        """A process joins."""
+
+    def remove_owner(self, owner: int) -> None:
+        """A process is gone."""
+
+    @property
+    def token(self) -> int:
+        """A number that no earlier commit had."""
+
+
+class Claims(Protocol):
+    """See the top of this module."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
+    def write(self) -> AbstractContextManager[Any]: ...
+    def read(self) -> AbstractContextManager[Any]: ...
+
+
+def total_tasks(tasks: Iterable[int]) -> int:
+    """The sum of the tasks of all owners."""
+    return sum(tasks)

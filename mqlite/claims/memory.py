@@ -1,0 +1,185 @@
+"""The claims of in-memory queues, under the lock of the in-memory log.
+
+Returned positions are in a SortedDict: they come back in delivery order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+from sortedcontainers import SortedDict
+
+from ..message import Position
+from . import Kind, Returned, Row, Shut, Waiting
+
+
+class _Desk:
+    """The claims on one queue."""
+
+    __slots__ = ("cursors", "deadline_ns", "returned", "rows", "shut", "tasks", "waiting")
+
+    def __init__(self) -> None:
+        self.rows: dict[Position, Row] = {}
+        self.returned: SortedDict[Position, Returned] = SortedDict()
+        self.cursors: dict[int, Position] = {}
+        self.deadline_ns = 0
+        self.waiting: dict[Kind, dict[int, Waiting]] = {kind: {} for kind in Kind}
+        self.tasks: dict[int, int] = {}
+        self.shut = Shut.OPEN
+
+
+class MemoryClaims:
+    """It is its own transaction and snapshot. `lock` is the log's."""
+
+    def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]  # a function in typeshed
+        self.lock: threading._RLock = lock
+        self._desks: dict[int, _Desk] = {}
+        self._tokens = 0
+        self._owners: list[int] = []
+
+    def write(self) -> MemoryClaims:
+        """Itself; the caller holds `lock`."""
+        return self
+
+    read = write
+
+    def __enter__(self) -> MemoryClaims:
+        self.lock.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.lock.release()
+
+    def _desk(self, queue: int) -> _Desk:
+        desk = self._desks.get(queue)
+        if desk is None:
+            desk = self._desks[queue] = _Desk()
+        return desk
+
+    # ------------------------------------------------------------------ reading
+    def row(self, queue: int, position: Position) -> Row | None:
+        """The claim on a position."""
+        return self._desk(queue).rows.get(position)
+
+    def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
+        """(queue, position, claim)."""
+        queues = list(self._desks) if queue is None else [queue]
+        return iter([(q, position, row) for q in queues for position, row in self._desk(q).rows.items()])
+
+    def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
+        """Positions given back."""
+        returned = self._desk(queue).returned
+        return iter(list(returned.items())) if returned else iter(())
+
+    def cursor(self, queue: int, rank: int) -> Position:
+        """The last position handed out."""
+        return self._desk(queue).cursors.get(rank, -1)
+
+    def claimed(self, queue: int) -> int:
+        """How many rows."""
+        return len(self._desk(queue).rows)
+
+    def deadline_ns(self, queue: int) -> int:
+        """The earliest deadline."""
+        return self._desk(queue).deadline_ns
+
+    def waiting(self, queue: int, kind: Kind) -> list[Waiting]:
+        """Registered sleepers."""
+        waiting = self._desk(queue).waiting[kind]
+        return list(waiting.values()) if waiting else []
+
+    def tasks(self, queue: int) -> dict[int, int]:
+        """Open tasks per owner."""
+        return self._desk(queue).tasks
+
+    def shut(self, queue: int) -> Shut:
+        """Whether the queue was shut down."""
+        return self._desk(queue).shut
+
+    def owners(self) -> list[int]:
+        """This process."""
+        return self._owners
+
+    def generation(self) -> int:
+        """Nobody comes or goes."""
+        return 0
+
+    @property
+    def token(self) -> int:
+        """A number that no earlier claim had."""
+        self._tokens += 1
+        return self._tokens
+
+    # ------------------------------------------------------------------ writing
+    def claim(self, queue: int, position: Position, row: Row) -> bool:
+        """Make a row. O(1)."""
+        rows = self._desk(queue).rows
+        if position in rows:
+            return False
+        rows[position] = row
+        return True
+
+    def replace(self, queue: int, position: Position, row: Row) -> None:
+        """Change a row."""
+        self._desk(queue).rows[position] = row
+
+    def drop(self, queue: int, position: Position) -> None:
+        """Remove a row."""
+        self._desk(queue).rows.pop(position, None)
+
+    def give_back(self, queue: int, position: Position, returned: Returned) -> None:
+        """Row -> returned. O(log n)."""
+        desk = self._desk(queue)
+        desk.rows.pop(position, None)
+        desk.returned[position] = returned
+
+    def take_returned(self, queue: int, position: Position) -> None:
+        """Forget a returned position."""
+        self._desk(queue).returned.pop(position, None)
+
+    def advance(self, queue: int, position: Position) -> None:
+        """Move a cursor."""
+        self._desk(queue).cursors[position >> 64] = position
+
+    def note_deadline(self, queue: int, deadline_ns: int) -> None:
+        """Set the earliest deadline."""
+        self._desk(queue).deadline_ns = deadline_ns
+
+    def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
+        """Add or change a sleeper."""
+        self._desk(queue).waiting[kind][waiting.sleeper] = waiting
+
+    def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
+        """Remove a sleeper."""
+        self._desk(queue).waiting[kind].pop(sleeper, None)
+
+    def leave_all(self, owner: int) -> None:
+        """Remove all sleepers and tasks (there is one owner)."""
+        for desk in self._desks.values():
+            desk.tasks.clear()
+            for waiting in desk.waiting.values():
+                waiting.clear()
+
+    def add_tasks(self, queue: int, owner: int, count: int) -> None:
+        """Count tasks."""
+        tasks = self._desk(queue).tasks
+        tasks[owner] = tasks.get(owner, 0) + count
+
+    def set_shut(self, queue: int, mode: Shut) -> None:
+        """Shut a queue down."""
+        self._desk(queue).shut = mode
+
+    def forget_shutdowns(self) -> None:
+        """Open all queues again."""
+        for desk in self._desks.values():
+            desk.shut = Shut.OPEN
+
+    def add_owner(self, owner: int) -> None:
+        """This process joins."""
+        self._owners = [owner]
+
+    def remove_owner(self, owner: int) -> None:
+        """This process is gone."""
+        self._owners = []

@@ -1,0 +1,283 @@
+"""The claims on disk queues, shared by all processes of one boot.
+
+One LMDB environment without flushes, wholly preallocated: it lives in the page cache,
+survives any kill -9, and is thrown away at the next boot, when nobody holds anything.
+One tree; all integers big-endian; q = queue u32:
+
+    43 c  q | rank u32             position                     cursor: handed out up to here
+    44 d  q                        deadline u64                 no row times out earlier
+    47 g                           u64                          generation of the owners
+    4b k  q                        u64                          number of rows
+    4f o  owner u64                -                            a process that joined
+    52 R  q | position             token, owner, message id, deadline u64 | flags u8 | failures, acquired u32
+    53 s  q                        mode u8                      shut down
+    54 t  q | owner u64            count i64                    open tasks
+    57 w  q | kind u8 | arrival u64 | owner u64 | sleeper u64   wake u64    a registered sleeper
+    72 r  q | position             failures, acquired u32       given back
+
+C1  `k` is the number of `R` keys of its queue, in every commit.
+C2  A position is under R or r, not both.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+import lmdb
+
+from ..errors import StoreFull
+from ..message import Position
+from ..system.environment import Environment
+from . import Kind, Returned, Row, Shut, Waiting
+
+MAP_BYTES = 16 << 20
+#: Rows beyond this are refused, so that the preallocated file always has room to give back.
+MAX_ROWS = 65536
+
+_Q = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+_I64 = struct.Struct(">q")
+_ROW = struct.Struct(">QQQQBII")
+_RETURNED = struct.Struct(">II")
+_WAITER = struct.Struct(">BQQQ")
+
+
+def _key(kind: bytes, queue: int) -> bytes:
+    return kind + _Q.pack(queue)
+
+
+def _at(kind: bytes, queue: int, position: Position) -> bytes:
+    return kind + _Q.pack(queue) + position.to_bytes(12, "big")
+
+
+class SharedView:
+    """One state of the claims."""
+
+    def __init__(self, txn: lmdb.Transaction, environment: Environment) -> None:
+        self._txn = txn
+        self._environment = environment
+
+    def __enter__(self) -> SharedView:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self._environment.end_read(self._txn)
+        if isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error
+
+    def _walk(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        walk = self._txn.cursor()
+        found = walk.set_range(prefix)
+        while found:
+            key = walk.key()
+            if not key.startswith(prefix):
+                return
+            yield key, walk.value()
+            found = walk.next()
+
+    def _number(self, key: bytes) -> int:
+        value = self._txn.get(key)
+        return 0 if value is None else int.from_bytes(value, "big")
+
+    def row(self, queue: int, position: Position) -> Row | None:
+        """The claim on a position."""
+        value = self._txn.get(_at(b"R", queue, position))
+        return None if value is None else Row._make(_ROW.unpack(value))
+
+    def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
+        """(queue, position, claim)."""
+        prefix = b"R" if queue is None else _key(b"R", queue)
+        for key, value in self._walk(prefix):
+            yield int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"), Row._make(_ROW.unpack(value))
+
+    def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
+        """Positions given back."""
+        for key, value in self._walk(_key(b"r", queue)):
+            yield int.from_bytes(key[5:], "big"), Returned._make(_RETURNED.unpack(value))
+
+    def cursor(self, queue: int, rank: int) -> Position:
+        """The last position handed out."""
+        value = self._txn.get(_key(b"c", queue) + _Q.pack(rank))
+        return -1 if value is None else int.from_bytes(value, "big")
+
+    def claimed(self, queue: int) -> int:
+        """How many rows."""
+        return self._number(_key(b"k", queue))
+
+    def deadline_ns(self, queue: int) -> int:
+        """The earliest deadline."""
+        return self._number(_key(b"d", queue))
+
+    def waiting(self, queue: int, kind: Kind) -> list[Waiting]:
+        """Registered sleepers."""
+        found = []
+        for key, value in self._walk(_key(b"w", queue) + bytes([kind])):
+            _, _, owner, sleeper = _WAITER.unpack(key[5:])
+            found.append(Waiting(sleeper, owner, int.from_bytes(value, "big")))
+        return found
+
+    def tasks(self, queue: int) -> dict[int, int]:
+        """Open tasks per owner."""
+        return {int.from_bytes(key[5:], "big"): _I64.unpack(value)[0] for key, value in self._walk(_key(b"t", queue))}
+
+    def shut(self, queue: int) -> Shut:
+        """Whether the queue was shut down."""
+        value = self._txn.get(_key(b"s", queue))
+        return Shut.OPEN if value is None else Shut(value[0])
+
+    def owners(self) -> list[int]:
+        """Processes that joined."""
+        return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"o")]
+
+    def generation(self) -> int:
+        """Changes with the owners."""
+        return self._number(b"g")
+
+    def waiting_queues(self) -> list[tuple[int, Kind, Waiting]]:
+        """All registered sleepers of all queues."""
+        found = []
+        for key, value in self._walk(b"w"):
+            kind, _, owner, sleeper = _WAITER.unpack(key[5:])
+            found.append((int.from_bytes(key[1:5], "big"), Kind(kind), Waiting(sleeper, owner, int.from_bytes(value, "big"))))
+        return found
+
+
+class SharedTxn(SharedView):
+    """The write transaction: entered, it begins; left, it commits, or aborts on an error."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> SharedTxn:
+        self._txn = self._environment.begin_write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._txn.commit()
+            else:
+                self._txn.abort()
+        except lmdb.Error as failure:
+            raise self._environment.failed(failure) from failure
+        if isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error
+
+    @property
+    def token(self) -> int:
+        """The number of this transaction: no earlier commit had it."""
+        return int(self._txn.id())
+
+    def _count(self, queue: int, change: int) -> None:
+        key = _key(b"k", queue)
+        self._txn.put(key, _U64.pack(self._number(key) + change))
+
+    def claim(self, queue: int, position: Position, row: Row) -> bool:
+        """Make a row. Raises StoreFull at MAX_ROWS claims on the queue."""
+        if self.claimed(queue) >= MAX_ROWS:
+            raise StoreFull(f"{MAX_ROWS} messages of one queue are claimed and not settled: settle some before taking more")
+        if not self._txn.put(_at(b"R", queue, position), _ROW.pack(*row), overwrite=False):
+            return False
+        self._count(queue, 1)
+        return True
+
+    def replace(self, queue: int, position: Position, row: Row) -> None:
+        """Change a row."""
+        self._txn.put(_at(b"R", queue, position), _ROW.pack(*row))
+
+    def drop(self, queue: int, position: Position) -> None:
+        """Remove a row."""
+        if self._txn.delete(_at(b"R", queue, position)):
+            self._count(queue, -1)
+
+    def give_back(self, queue: int, position: Position, returned: Returned) -> None:
+        """Row -> returned."""
+        self.drop(queue, position)
+        self._txn.put(_at(b"r", queue, position), _RETURNED.pack(*returned))
+
+    def take_returned(self, queue: int, position: Position) -> None:
+        """Forget a returned position."""
+        self._txn.delete(_at(b"r", queue, position))
+
+    def advance(self, queue: int, position: Position) -> None:
+        """Move a cursor."""
+        self._txn.put(_key(b"c", queue) + _Q.pack(position >> 64), position.to_bytes(12, "big"))
+
+    def note_deadline(self, queue: int, deadline_ns: int) -> None:
+        """Set the earliest deadline."""
+        self._txn.put(_key(b"d", queue), _U64.pack(deadline_ns))
+
+    def _waiter(self, queue: int, kind: Kind, sleeper: int, owner: int) -> bytes | None:
+        for key, _ in self._walk(_key(b"w", queue) + bytes([kind])):
+            if key.endswith(_U64.pack(owner) + _U64.pack(sleeper)):
+                return key
+        return None
+
+    def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
+        """Add or change a sleeper; new ones line up behind the others."""
+        key = self._waiter(queue, kind, waiting.sleeper, waiting.owner)
+        if key is None:
+            key = _key(b"w", queue) + _WAITER.pack(kind, self.token, waiting.owner, waiting.sleeper)
+        self._txn.put(key, _U64.pack(waiting.wake_ns))
+
+    def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
+        """Remove a sleeper."""
+        key = self._waiter(queue, kind, sleeper, owner)
+        if key is not None:
+            self._txn.delete(key)
+
+    def leave_all(self, owner: int) -> None:
+        """Remove all sleepers and tasks of an owner."""
+        number = _U64.pack(owner)
+        gone = [key for key, _ in self._walk(b"w") if key[14:22] == number]
+        gone += [key for key, _ in self._walk(b"t") if key[5:] == number]
+        for key in gone:
+            self._txn.delete(key)
+
+    def add_tasks(self, queue: int, owner: int, count: int) -> None:
+        """Count tasks."""
+        key = _key(b"t", queue) + _U64.pack(owner)
+        value = self._txn.get(key)
+        self._txn.put(key, _I64.pack((0 if value is None else _I64.unpack(value)[0]) + count))
+
+    def set_shut(self, queue: int, mode: Shut) -> None:
+        """Shut a queue down."""
+        self._txn.put(_key(b"s", queue), bytes([mode]))
+
+    def forget_shutdowns(self) -> None:
+        """Open all queues again."""
+        for key in [key for key, _ in self._walk(b"s")]:
+            self._txn.delete(key)
+
+    def add_owner(self, owner: int) -> None:
+        """A process joins."""
+        self._txn.put(b"o" + _U64.pack(owner), b"-")
+        self._txn.put(b"g", _U64.pack(self.generation() + 1))
+
+    def remove_owner(self, owner: int) -> None:
+        """A process is gone."""
+        if self._txn.delete(b"o" + _U64.pack(owner)):
+            self._txn.put(b"g", _U64.pack(self.generation() + 1))
+
+
+class SharedClaims:
+    """See the top of this module."""
+
+    def __init__(self, path: str) -> None:
+        self.environment = Environment(path, map_size=MAP_BYTES, durable=False)
+
+    @property
+    def lock(self) -> threading.Lock:  # type: ignore[valid-type]
+        """C, this process's part of it; LMDB's own mutex is the other."""
+        return self.environment.write_lock
+
+    def write(self) -> SharedTxn:
+        """The write transaction; the caller holds `lock`."""
+        return SharedTxn(self.environment)
+
+    def read(self) -> SharedView:
+        """A snapshot of the last commit."""
+        return SharedView(self.environment.begin_read(), self.environment)

@@ -1,0 +1,74 @@
+"""Every error that mqlite raises, with one root.
+
+Each message says what happened, to which queue or store, and what to do next.
+`lmdb.Error` never leaves the package: `system/environment.py` translates it.
+"""
+
+from __future__ import annotations
+
+import queue as _stdlib
+import sys
+
+
+class MqliteError(Exception):
+    """The root of all errors of this package (`ShutDown` apart, see there)."""
+
+
+class Empty(MqliteError, _stdlib.Empty):
+    """No message came within the time allowed; `except queue.Empty` catches it."""
+
+
+class Full(MqliteError, _stdlib.Full):
+    """The queue holds `maxsize` messages; `except queue.Full` catches it."""
+
+
+if sys.version_info >= (3, 13):
+    ShutDown = _stdlib.ShutDown
+else:
+
+    class ShutDown(MqliteError):
+        """The queue was shut down. From Python 3.13 on this *is* `queue.ShutDown`."""
+
+
+class Closed(MqliteError):
+    """The queue, consumer, producer or broker was closed before this call."""
+
+
+class NotClaimed(MqliteError):
+    """The message cannot be settled: peeked at, settled before, or claimed by another process."""
+
+
+class LeaseLost(MqliteError):
+    """The claim was lost (it timed out, or its consumer was closed); nothing was changed."""
+
+
+class CodecError(MqliteError):
+    """The codec cannot carry this body, or cannot read what is stored."""
+
+
+class SettingsMismatch(MqliteError):
+    """A queue was opened with another value than the one stored for it."""
+
+
+class NotSupported(MqliteError):
+    """This version, platform or store cannot do what was asked."""
+
+
+class StoreError(MqliteError):
+    """The store on disk cannot be used as it is."""
+
+
+class StoreFull(StoreError):
+    """There is no room for the message. Messages can still be taken and acknowledged."""
+
+
+class StoreCorrupted(StoreError):
+    """The store on disk is damaged; it is never served as if it were whole."""
+
+
+class MessageCorrupted(MqliteError):
+    """One stored message does not match its checksum; it was moved to the dead-letter queue."""
+
+
+class NetworkFilesystemWarning(UserWarning):
+    """The store lies on a network file system, where locks and shared memory are not reliable."""

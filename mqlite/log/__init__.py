@@ -1,0 +1,125 @@
+"""The log: what exists. A returned put is in it; an acknowledgement removes it.
+
+`memory.py` keeps it in sorted containers, `lmdb.py` on disk. Both give:
+
+    log.write(op)    runs op(txn) alone among all writers and commits what it changed;
+                     an op raises an MqliteError only before its first change
+    log.read()       a snapshot (a context manager) of the last commit
+
+and call `after_commit(notes)` after each commit with the notes that the ops left.
+
+Positions   rank << 64 | seq; a greater seq is never followed by a smaller one in
+            any commit order, and no seq is used twice (L1, the rule that the
+            cursors of the claims rest on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import attrs
+
+from ..message import Position, Record
+
+T = TypeVar("T")
+#: What the engine leaves for itself to do after the commit.
+Note = tuple[Any, ...]
+#: A record made ready for the log outside of any lock (log.prepare).
+Draft = Any
+#: A stored record, not yet looked at (log.decode).
+Raw = Any
+
+#: The dead-letter queue of a queue has the queue's id with this bit set.
+DEAD_BIT = 1 << 31
+
+
+@attrs.define
+class Counters:
+    """Exact numbers of one queue, changed in the same commit as its messages."""
+
+    total: int = 0
+    bytes: int = 0
+    settings_version: int = 0
+
+
+@attrs.define
+class Definition:
+    """A declared queue: its id, the stored options, and how often they were changed."""
+
+    id: int
+    name: str
+    options: dict[str, Any]
+    version: int = 1
+
+
+class Snapshot(Protocol):
+    """The log as of one commit."""
+
+    def __enter__(self) -> Snapshot: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None: ...
+    def counters(self, queue: int) -> Counters:
+        """The numbers of a queue; not to be changed."""
+
+    def raw(self, queue: int, position: Position) -> Raw | None:
+        """The stored record at a position, or None."""
+
+    def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Raw]]:
+        """Stored records behind `cursor(rank)` of their rank, in delivery order. To be used up before the snapshot ends."""
+
+    def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Raw]]:
+        """All stored records from a position on, in delivery order."""
+
+    def definition(self, name: str) -> Definition | None:
+        """The queue of that name."""
+
+    def definition_by_id(self, queue: int) -> Definition | None:
+        """The queue of that id."""
+
+    def definitions(self) -> list[Definition]:
+        """All declared queues, by name."""
+
+
+class Txn(Snapshot, Protocol):
+    """The one write transaction; sees its own changes."""
+
+    notes: list[Note]
+
+    def reserve(self, size_bytes: int) -> None:
+        """Raises StoreFull unless there is room for that much more, and for acknowledgements after it."""
+
+    def append(self, queue: int, rank: int, draft: Draft) -> Record | None:
+        """Store at a new position; gives the record an id if it has none. See `last_id`."""
+
+    @property
+    def last_id(self) -> int:
+        """The id of the record appended last."""
+
+    def remove(self, queue: int, position: Position) -> Raw | None:
+        """Take a record out; None (and no change) where there is none."""
+
+    def define(self, definition: Definition) -> None:
+        """Store a definition, new or changed. A new one has id 0 and is given one."""
+
+
+class Log(Protocol):
+    """See the top of this module."""
+
+    one_lock: bool
+    after_commit: Callable[[list[Note]], None]
+
+    def write(self, op: Callable[[Any], T]) -> T:
+        """Run `op(txn)` and commit. Raises what op raised, or why it could not be committed."""
+
+    def read(self) -> Snapshot:
+        """A snapshot; keep it short."""
+
+    def prepare(self, record: Record) -> Draft:
+        """All work on a record that needs no lock."""
+
+    def size_of(self, draft: Draft) -> int:
+        """Bytes of a draft's body, as far as they are known."""
+
+    def decode(self, queue: int, position: Position, raw: Raw) -> Record:
+        """The record. Raises MessageCorrupted where its checksum does not match."""

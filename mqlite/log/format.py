@@ -1,0 +1,185 @@
+"""The bytes of the log, format version 1. All integers are big-endian: byte order is delivery order.
+
+One LMDB tree; the first byte of a key says what it is:
+
+    00                                   next seq u64 | crc u32
+    01                                   format u32 | store id 16 bytes | crc u32
+    02 | name utf-8                      crc u32 | JSON {id, name, options, version}
+    03 | queue u32                       total u64 | bytes u64 | settings version u32 | crc u32
+    04 | queue u32                       name utf-8
+    10 | queue u32 | rank u32 | seq u64  a message:
+
+    0        4     5     6      8         12     20          28                32               36
+    | crc    | ver | tag | 0 0  | extras n | id   | enqueued  | delivery count | acquired count | extras | body
+      u32      u8    u8           u32        u64    ns u64      u32              u32              JSON n bytes
+
+The crc (zlib's CRC-32) covers body, extras, the rest of the header, and the key,
+in this order: what is long is summed outside of the lock, before the key is known.
+The key is covered because a flipped bit in it would move the message.
+
+Good: no second index, a put is one leaf, a reopened store needs no rebuilding.
+Bad: a page that LMDB splits in the middle of a busy queue stays half empty, so a
+backlog takes up to twice the bytes of its records.
+
+L1  seq is never used again, even after everything was acknowledged: it is counted, not searched.
+L2  counters are changed in the commit that changes the messages.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import Any
+
+import attrs
+
+from ..codecs import BYTES, Payload
+from ..errors import MessageCorrupted, StoreCorrupted
+from ..message import Position, Record
+from . import Counters, Definition
+
+FORMAT = 1
+
+SEQ_KEY = b"\x00"
+STORE_KEY = b"\x01"
+DEFINITION = b"\x02"
+COUNTERS = b"\x03"
+NAME = b"\x04"
+MESSAGE = b"\x10"
+POSITION_BYTES = 12
+
+_HEADER = struct.Struct(">BBHIQQII")
+_CRC = struct.Struct(">I")
+_SEQ = struct.Struct(">QI")
+_STORE = struct.Struct(">I16sI")
+_COUNTERS = struct.Struct(">QQII")
+_ID = struct.Struct(">I")
+_VERSION = 1
+_HEADER_BYTES = _CRC.size + _HEADER.size
+#: Bytes of a stored message besides its body and extras, key included.
+OVERHEAD_BYTES = 1 + 4 + POSITION_BYTES + _HEADER_BYTES
+_crc32 = zlib.crc32
+
+
+def queue_key(kind: bytes, queue: int) -> bytes:
+    """The key, or the prefix of the keys, of one queue."""
+    return kind + _ID.pack(queue)
+
+
+def message_key(prefix: bytes, position: Position) -> bytes:
+    """prefix is queue_key(MESSAGE, queue)."""
+    return prefix + position.to_bytes(POSITION_BYTES, "big")
+
+
+def position_of(key: bytes) -> Position:
+    """The position in a message's key."""
+    return int.from_bytes(key[5:], "big")
+
+
+@attrs.define(eq=False)
+class Draft:
+    """A record as bytes, all but its key and id."""
+
+    record: Record
+    tag: int
+    tail: bytes
+    tail_crc: int
+    extras_bytes: int
+    body_bytes: int
+
+
+def draft_of(record: Record) -> Draft:
+    """The work on a record that needs neither key nor lock."""
+    tag, body = record.payload
+    if record.extras:
+        extras = json.dumps(record.extras, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        return Draft(record, tag, extras + body, _crc32(extras + body), len(extras), len(body))
+    return Draft(record, tag, body, _crc32(body), 0, len(body))
+
+
+def sealed(draft: Draft, key: bytes) -> bytes:
+    """The value to store under `key`."""
+    record = draft.record
+    header = _HEADER.pack(_VERSION, draft.tag, 0, draft.extras_bytes, record.id, record.enqueued_ns, record.delivery_count, record.acquired_count)
+    return _CRC.pack(_crc32(key, _crc32(header, draft.tail_crc))) + header + draft.tail
+
+
+def decoded(key: bytes, value: bytes) -> Record:
+    """The record stored under `key`. Raises MessageCorrupted."""
+    if len(value) >= _HEADER_BYTES:
+        header = value[_CRC.size : _HEADER_BYTES]
+        tail = value[_HEADER_BYTES:]
+        if _CRC.unpack_from(value)[0] == _crc32(key, _crc32(header, _crc32(tail))):
+            version, tag, _, extras_bytes, number, enqueued_ns, failures, acquired = _HEADER.unpack(header)
+            if version == _VERSION:
+                payload: Payload = (tag, tail[extras_bytes:] if extras_bytes else tail)
+                extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
+                return Record(payload, enqueued_ns, number, failures, acquired, extras)
+    raise MessageCorrupted(f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue")
+
+
+def salvaged(key: bytes, value: bytes, now_ns: int) -> Record:
+    """A record for the dead-letter queue that carries the bytes of a damaged one. Its id is guessed from the key."""
+    return Record((BYTES, value), now_ns, int.from_bytes(key[-8:], "big"))
+
+
+def packed_counters(counters: Counters) -> bytes:
+    """The value of a COUNTERS key."""
+    head = _COUNTERS.pack(counters.total, counters.bytes, counters.settings_version, 0)[: -_CRC.size]
+    return head + _CRC.pack(_crc32(head))
+
+
+def unpacked_counters(value: bytes | None) -> Counters:
+    """Raises StoreCorrupted."""
+    if value is None:
+        return Counters()
+    _check(value, _COUNTERS.size, "the counters of a queue")
+    total, size, version, _ = _COUNTERS.unpack(value)
+    return Counters(total, size, version)
+
+
+def packed_seq(seq: int) -> bytes:
+    """The value of SEQ_KEY."""
+    head = _SEQ.pack(seq, 0)[: -_CRC.size]
+    return head + _CRC.pack(_crc32(head))
+
+
+def unpacked_seq(value: bytes | None) -> int:
+    """Raises StoreCorrupted."""
+    if value is None:
+        return 0
+    _check(value, _SEQ.size, "the counter of message numbers")
+    return int(_SEQ.unpack(value)[0])
+
+
+def packed_store(store_id: str) -> bytes:
+    """The value of STORE_KEY."""
+    head = _STORE.pack(FORMAT, bytes.fromhex(store_id), 0)[: -_CRC.size]
+    return head + _CRC.pack(_crc32(head))
+
+
+def unpacked_store(value: bytes) -> tuple[int, str]:
+    """(format, store id). Raises StoreCorrupted."""
+    _check(value, _STORE.size, "the record that names the store")
+    version, number, _ = _STORE.unpack(value)
+    return version, number.hex()
+
+
+def _check(value: bytes, size: int, what: str) -> None:
+    if len(value) != size or _crc32(value[: -_CRC.size]) != _CRC.unpack(value[-_CRC.size :])[0]:
+        raise StoreCorrupted(f"{what} does not match its checksum: restore the store from a backup")
+
+
+def packed_definition(definition: Definition) -> bytes:
+    """The value of a DEFINITION key."""
+    body = json.dumps(attrs.asdict(definition)).encode()
+    return _CRC.pack(_crc32(body)) + body
+
+
+def unpacked_definition(value: bytes) -> Definition:
+    """Raises StoreCorrupted."""
+    if len(value) < _CRC.size or _CRC.unpack_from(value)[0] != _crc32(value[_CRC.size :]):
+        raise StoreCorrupted("the stored settings of a queue do not match their checksum: restore the store from a backup")
+    fields: dict[str, Any] = json.loads(value[_CRC.size :])
+    return Definition(**fields)

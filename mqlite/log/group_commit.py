@@ -1,0 +1,215 @@
+"""One commit for all threads that wait for one (leader and followers).
+
+The first thread that comes leads: it begins the write transaction, and when it has
+it, takes everybody who came meanwhile into it, commits once, and hands the lead to
+the first of those who came during the commit. Who is alone waits for nobody. (As
+LevelDB's writer queue and bbolt's DB.Batch do, with each operation answered alone.)
+
+An operation that raises an MqliteError or ShutDown has changed nothing (its
+contract), and the others go on. Any other error poisons the transaction: it is
+aborted, the culprit gets the error, and the rest are run again without it. A commit
+that fails fails for everybody in it.
+
+A KeyboardInterrupt can strike the leader between any two bytecodes. What decides
+is whether the commit was made, and `_COMMIT` is called through `list.extend`, which
+runs it and notes its return without a bytecode in between. Before the commit, the
+others are left to the next leader; after it, everybody gets his result.
+
+Locks    `write_lock` (the caller's) is held from begin to commit. `_lock` guards
+         `_waiting`, `_led` and who leads; nothing is waited for under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import threading
+from _thread import LockType, allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+from ..errors import MqliteError, ShutDown
+from . import Note
+
+T = TypeVar("T")
+_COMMIT = operator.methodcaller("commit")
+MAX_BATCH = 512
+
+
+class Transaction(Protocol):
+    """What a group needs of a write transaction."""
+
+    notes: list[Note]
+
+    @property
+    def changed(self) -> bool: ...
+    def seal(self) -> Any:
+        """All but the commit; returns the object whose commit(), in C, is the commit."""
+
+    def abort(self) -> None: ...
+
+
+class _Request:
+    """One thread's operation. `gate` is held until there is an answer, or the lead to take."""
+
+    __slots__ = ("batch", "decided", "done", "error", "gate", "leads", "notes", "op", "result")
+
+    def __init__(self, op: Callable[[Any], Any]) -> None:
+        self.op = op
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.gate: LockType | None = None
+        self.leads = False
+        # while it leads:
+        self.batch: list[_Request] = [self]
+        self.decided: list[None] = []  # not empty once the outcome of the batch is certain
+        self.notes: list[Note] = []
+
+
+class GroupCommit:
+    """Runs operations in transactions made by `begin`, and `after(notes)` behind each commit.
+
+    translated turns an error of the storage (one of the types in `foreign`) into ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        write_lock: LockType,
+        begin: Callable[[], Transaction],
+        after: Callable[[list[Note]], None],
+        foreign: type[Exception],
+        translated: Callable[[Any], MqliteError],
+    ) -> None:
+        self._write_lock = write_lock
+        self._begin = begin
+        self._after = after
+        self._foreign = foreign
+        self._translated = translated
+        self._lock = threading.Lock()
+        self._waiting: deque[_Request] = deque()
+        self._led = False
+
+    def run(self, op: Callable[[Any], T]) -> T:
+        """The result of `op(txn)`, once it is committed. Raises what it raised, or why it was not."""
+        request = _Request(op)
+        try:
+            with self._lock:
+                if self._led:
+                    request.gate = allocate_lock()
+                    request.gate.acquire()
+                    self._waiting.append(request)
+                else:
+                    self._led = request.leads = True
+            if request.gate is not None:
+                request.gate.acquire()
+            if request.leads:
+                self._lead(request)
+        finally:
+            if not request.done:
+                self._interrupted(request)
+        if request.error is not None:
+            raise request.error
+        return cast(T, request.result)
+
+    def _lead(self, own: _Request) -> None:
+        try:
+            with self._write_lock:
+                self._commit_batch(own)
+        except (MqliteError, self._foreign) as error:  # begin or commit failed, and with it everybody's operation
+            ours = error if isinstance(error, MqliteError) else self._translated(error)
+            own.notes = []
+            for request in own.batch:
+                request.error = request.error or ours
+            own.decided.append(None)
+        self._conclude(own)
+
+    def _commit_batch(self, own: _Request) -> None:
+        pending: list[_Request] = []
+        while True:
+            txn = self._begin()
+            try:
+                if not pending:
+                    self._gather(own.batch)
+                    pending = list(own.batch)
+                culprit = self._apply(txn, pending)
+                if culprit is None:
+                    own.notes = txn.notes
+                    if txn.changed:
+                        own.decided.extend(map(_COMMIT, (txn.seal(),)))
+                        return
+            except BaseException:
+                if not own.decided:
+                    with contextlib.suppress(self._foreign):
+                        txn.abort()
+                raise
+            txn.abort()
+            if culprit is not None:
+                pending.remove(culprit)
+            if culprit is None or not pending:
+                own.decided.append(None)
+                return
+
+    def _gather(self, batch: list[_Request]) -> None:
+        with self._lock:
+            while self._waiting and len(batch) < MAX_BATCH:
+                batch.append(self._waiting.popleft())
+
+    def _apply(self, txn: Transaction, pending: list[_Request]) -> _Request | None:
+        """Run all operations; returns the one that poisoned the transaction, if one did."""
+        for request in pending:
+            request.error = None
+            try:
+                request.result = request.op(txn)
+            except (MqliteError, ShutDown) as error:
+                request.error = error
+                if isinstance(error.__cause__, self._foreign):
+                    return request
+            except self._foreign as error:
+                request.error = self._translated(error)
+                request.error.__cause__ = error
+                return request
+            except Exception as error:
+                request.error = error
+                return request
+        return None
+
+    def _conclude(self, own: _Request) -> None:
+        """The outcome is certain: pass the lead, do what follows the commit, answer everybody."""
+        self._pass_lead(own)
+        try:
+            if own.notes:
+                notes, own.notes = own.notes, []
+                self._after(notes)
+        finally:
+            for request in own.batch:
+                if not request.done:
+                    request.done = True
+                    if request is not own and request.gate is not None:
+                        request.gate.release()
+
+    def _pass_lead(self, own: _Request) -> None:
+        with self._lock:
+            if not own.leads:
+                return
+            own.leads = False
+            if self._waiting:
+                following = self._waiting.popleft()
+                following.leads = True
+                assert following.gate is not None
+                following.gate.release()
+            else:
+                self._led = False
+
+    def _interrupted(self, request: _Request) -> None:
+        """A KeyboardInterrupt is on its way through `run`. Leave nobody waiting."""
+        if request.decided:
+            self._conclude(request)
+            return
+        with self._lock:
+            if request in self._waiting:
+                self._waiting.remove(request)
+            self._waiting.extendleft(reversed(request.batch[1:]))
+        self._pass_lead(request)

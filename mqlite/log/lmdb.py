@@ -1,0 +1,269 @@
+"""The log on disk: one tree in one LMDB environment. The bytes are drawn in `format.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+import lmdb
+
+from ..errors import NotSupported, StoreCorrupted
+from ..message import Position, Record
+from ..system.environment import Environment
+from . import Counters, Definition, Note
+from . import format as fmt
+from .group_commit import GroupCommit
+from .space import PAGE, Space
+
+T = TypeVar("T")
+#: Pages that one small change may take: a path from root to leaf in the tree and in LMDB's list of free pages.
+_PATH_PAGES = 16
+
+
+class LmdbSnapshot:
+    """One state of the log. Also the reading half of a write transaction."""
+
+    def __init__(self, txn: lmdb.Transaction, environment: Environment) -> None:
+        self._txn = txn
+        self._environment = environment
+
+    def __enter__(self) -> LmdbSnapshot:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self._environment.end_read(self._txn)
+        if isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error
+
+    def counters(self, queue: int) -> Counters:
+        """The numbers of a queue."""
+        return fmt.unpacked_counters(self._txn.get(fmt.queue_key(fmt.COUNTERS, queue)))
+
+    def raw(self, queue: int, position: Position) -> bytes | None:
+        """The stored bytes at a position, or None."""
+        return self._txn.get(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+
+    def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, bytes]]:
+        """Stored records behind the cursor of their rank. One seek per rank that lies wholly before its cursor."""
+        prefix = fmt.queue_key(fmt.MESSAGE, queue)
+        walk = self._txn.cursor()
+        rank = -1
+        found = walk.set_range(prefix)
+        while found:
+            key = walk.key()
+            if not key.startswith(prefix):
+                return
+            position = fmt.position_of(key)
+            if position >> 64 != rank:
+                rank = position >> 64
+                passed = cursor(rank)
+                if position <= passed:
+                    found = walk.set_range(fmt.message_key(prefix, passed + 1))
+                    continue
+            yield position, walk.value()
+            found = walk.next()
+
+    def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, bytes]]:
+        """All stored records from a position on."""
+        prefix = fmt.queue_key(fmt.MESSAGE, queue)
+        walk = self._txn.cursor()
+        found = walk.set_range(fmt.message_key(prefix, start))
+        while found and walk.key().startswith(prefix):
+            yield fmt.position_of(walk.key()), walk.value()
+            found = walk.next()
+
+    def definition(self, name: str) -> Definition | None:
+        """The queue of that name."""
+        value = self._txn.get(fmt.DEFINITION + name.encode())
+        return None if value is None else fmt.unpacked_definition(value)
+
+    def definition_by_id(self, queue: int) -> Definition | None:
+        """The queue of that id."""
+        name = self._txn.get(fmt.queue_key(fmt.NAME, queue))
+        return None if name is None else self.definition(name.decode())
+
+    def definitions(self) -> list[Definition]:
+        """All declared queues, by name."""
+        found = []
+        walk = self._txn.cursor()
+        more = walk.set_range(fmt.DEFINITION)
+        while more and walk.key().startswith(fmt.DEFINITION):
+            found.append(fmt.unpacked_definition(walk.value()))
+            more = walk.next()
+        return found
+
+
+class LmdbTxn(LmdbSnapshot):
+    """The write transaction. Counters and the seq are kept here and stored once, before the commit."""
+
+    def __init__(self, txn: lmdb.Transaction, environment: Environment, space: Space) -> None:
+        super().__init__(txn, environment)
+        self._space = space
+        self._pages = 0
+        self._counters: dict[int, Counters] = {}
+        self._seq = 0
+        self._written = False
+        self.notes: list[Note] = []
+        self.last_id = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return self._written
+
+    def counters(self, queue: int) -> Counters:
+        """The numbers of a queue, to be changed here only."""
+        counters = self._counters.get(queue)
+        if counters is None:
+            counters = self._counters[queue] = super().counters(queue)
+        return counters
+
+    def reserve(self, size_bytes: int) -> None:
+        """Raises StoreFull. Two system calls, no more than once per put."""
+        pages = self._pages + _PATH_PAGES + 2 * size_bytes // PAGE
+        self._space.ensure(pages)
+        self._pages = pages
+
+    def append(self, queue: int, rank: int, draft: fmt.Draft) -> None:
+        """Store at a new position. O(log n)."""
+        if not self._seq:
+            self._seq = fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
+        self._written = True
+        self._seq = seq = self._seq + 1
+        record = draft.record
+        record.id = self.last_id = record.id or seq
+        key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
+        value = fmt.sealed(draft, key)
+        self._txn.put(key, value)
+        counters = self.counters(queue)
+        counters.total += 1
+        counters.bytes += len(value)
+
+    def remove(self, queue: int, position: Position) -> bytes | None:
+        """Take a record out. O(log n)."""
+        value = self._txn.pop(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+        if value is not None:
+            self._written = True
+            counters = self.counters(queue)
+            counters.total -= 1
+            counters.bytes -= len(value)
+        return value
+
+    def define(self, definition: Definition) -> None:
+        """Store a definition, new or changed."""
+        if not definition.id:
+            walk = self._txn.cursor()
+            found = walk.set_range(bytes([fmt.NAME[0] + 1]))
+            last = walk.prev() if found else walk.last()
+            key = walk.key() if last else b""
+            definition.id = int.from_bytes(key[1:], "big") + 1 if key.startswith(fmt.NAME) else 1
+            self._txn.put(fmt.queue_key(fmt.NAME, definition.id), definition.name.encode())
+        self._written = True
+        self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
+        self.counters(definition.id).settings_version = definition.version
+
+    def seal(self) -> lmdb.Transaction:
+        """Store the counters; what is left is the commit itself."""
+        if self._seq:
+            self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
+        for queue, counters in self._counters.items():
+            self._txn.put(fmt.queue_key(fmt.COUNTERS, queue), fmt.packed_counters(counters))
+        return self._txn
+
+    def abort(self) -> None:
+        """Undo everything."""
+        self._txn.abort()
+
+
+class LmdbLog:
+    """A log on disk, shared by threads (here) and by processes (through LMDB)."""
+
+    one_lock = False
+
+    def __init__(self, environment: Environment, store_id: str) -> None:
+        self._environment = environment
+        self._store_id = store_id
+        self._space = Space(environment)
+        self.after_commit: Callable[[list[Note]], None] = lambda notes: None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._group = GroupCommit(
+            write_lock=self._environment.write_lock,
+            begin=self._begin,
+            after=lambda notes: self.after_commit(notes),
+            foreign=lmdb.Error,
+            translated=self._environment.failed,
+        )
+
+    def _begin(self) -> LmdbTxn:
+        return LmdbTxn(self._environment.begin_write(), self._environment, self._space)
+
+    # ------------------------------------------------------------------ log
+    def write(self, op: Callable[[Any], T]) -> T:
+        """Run `op(txn)` in the next group's commit; two flushes of the disk per group, none if nothing changed."""
+        return self._group.run(op)
+
+    def read(self) -> LmdbSnapshot:
+        """A snapshot of the last commit. Cost: under a microsecond."""
+        return LmdbSnapshot(self._environment.begin_read(), self._environment)
+
+    def prepare(self, record: Record) -> fmt.Draft:
+        """The record as bytes, with the checksum of its long part."""
+        return fmt.draft_of(record)
+
+    def size_of(self, draft: fmt.Draft) -> int:
+        """Bytes of the encoded body."""
+        return draft.body_bytes
+
+    def decode(self, queue: int, position: Position, raw: bytes) -> Record:
+        """The record. Raises MessageCorrupted."""
+        return fmt.decoded(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position), raw)
+
+    def salvage(self, queue: int, position: Position, raw: bytes, now_ns: int) -> Record:
+        """A record that carries the bytes of a damaged one."""
+        return fmt.salvaged(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position), raw, now_ns)
+
+    # ------------------------------------------------------------------ lifetime
+    def initialise(self) -> None:
+        """Write the record that names the store; for a new file, before it gets its name."""
+        with self._environment.write_lock:
+            txn = self._environment.begin_write()
+            try:
+                txn.put(fmt.STORE_KEY, fmt.packed_store(self._store_id))
+                txn.put(fmt.SEQ_KEY, fmt.packed_seq(0))
+                txn.commit()
+            except lmdb.Error as error:
+                raise self._environment.failed(error) from error
+
+    @staticmethod
+    def store_id(environment: Environment) -> str:
+        """The id that the log itself carries. Raises StoreCorrupted where it is no log of ours, NotSupported where it is newer."""
+        txn = environment.begin_read()
+        try:
+            value = txn.get(fmt.STORE_KEY)
+        except lmdb.Error as error:
+            raise environment.failed(error) from error
+        finally:
+            environment.end_read(txn)
+        if value is None:
+            raise StoreCorrupted(f"{environment.path!r} is an LMDB file, but not a log of mqlite: give another path, or restore it from a backup")
+        version, store_id = fmt.unpacked_store(value)
+        if version > fmt.FORMAT:
+            raise NotSupported(f"{environment.path!r} has format {version}, this version reads up to {fmt.FORMAT}: upgrade mqlite")
+        return store_id
+
+    def reserve_existing(self) -> None:
+        """See `Space`."""
+        self._space.reserve_existing()
+
+    def close(self) -> None:
+        """Release what is open; the next use opens it again."""
+        self._space.close()
+        self._environment.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: start afresh. The descriptor for preallocation may be shared; it is closed."""
+        self._space.close()
+        self._reset()

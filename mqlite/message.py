@@ -1,0 +1,166 @@
+"""What travels: a Record inside the engine, a Message in the user's hands."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol
+
+import attrs
+
+from .errors import NotClaimed
+from .options import PRIORITY_MAX
+
+#: A place in a queue's delivery order: rank << 64 | seq. Smaller is delivered first.
+Position = int
+
+
+def rank_of(priority: int) -> int:
+    """The unsigned 32-bit rank of a priority; the highest priority has rank 0."""
+    return PRIORITY_MAX - priority
+
+
+def priority_at(position: Position) -> int:
+    """The priority of the message at a position."""
+    return PRIORITY_MAX - (position >> 64)
+
+
+@attrs.define(eq=False)
+class Record:
+    """One message as the log keeps it.
+
+    payload is a codec's (tag, bytes) on disk, and the body itself in memory.
+    id is 0 until the log gives it one. extras holds what few messages have:
+    headers, type, group, reply_to, correlation_id, death.
+    """
+
+    payload: Any
+    enqueued_ns: int
+    id: int = 0
+    delivery_count: int = 0
+    acquired_count: int = 0
+    extras: dict[str, Any] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Death:
+    """Why and how a message came into a dead-letter queue.
+
+    reason is "max_deliveries", "rejected" or "corrupted"; error and traceback are
+    texts, where there was an exception; queue is the one it came from.
+    """
+
+    reason: str
+    queue: str
+    died_at: datetime
+    delivery_count: int
+    error: str | None = None
+    traceback: str | None = None
+
+
+class Settler(Protocol):
+    """The claim behind a message; see `lease.py`."""
+
+    def ack(self) -> None: ...
+    def nack(self, error: object) -> None: ...
+    def reject(self, reason: str | None) -> None: ...
+    def release(self) -> None: ...
+    def extend(self, seconds: float) -> None: ...
+    @property
+    def settled(self) -> bool: ...
+
+
+@attrs.define(eq=False)
+class Message:
+    """A message that was received, and the claim on it.
+
+    Settle it once: `ack`, `nack`, `reject` or `release`, from any thread of the
+    process that received it. As a context manager it settles itself: ack at the
+    end of the block, nack on an exception, release on what is no failure of the
+    message (KeyboardInterrupt, SystemExit). A message that was peeked at, or
+    received with auto_ack, cannot be settled.
+
+    id is unique in the store and never used again. delivery_count counts failed
+    deliveries so far, acquired_count claims, this one included; redelivered says
+    that somebody had it before. enqueued_at is an aware datetime (UTC).
+    """
+
+    body: Any
+    id: int
+    priority: int
+    headers: dict[str, Any]
+    type: str | None
+    group: str | None
+    routing_key: str | None
+    enqueued_at: datetime
+    delivery_count: int
+    acquired_count: int
+    redelivered: bool
+    expires_at: datetime | None
+    reply_to: str | None
+    correlation_id: str | None
+    queue: str
+    death: Death | None = None
+    _lease: Settler | None = attrs.field(default=None, repr=False, alias="lease")
+
+    @property
+    def lease(self) -> Settler:
+        """The claim. Raises NotClaimed where there is none."""
+        if self._lease is None:
+            raise NotClaimed(f"message {self.id} of queue {self.queue!r} is not claimed (peeked at, or settled on receipt): only receive() and consumer() give messages to settle")
+        return self._lease
+
+    def ack(self) -> None:
+        """Done: the message is removed, for good when this returns. One commit.
+
+        Raises LeaseLost where the claim was lost meanwhile, NotClaimed where the
+        message was settled before; then nothing is changed.
+        """
+        self.lease.ack()
+
+    def nack(self, *, error: object = None) -> None:
+        """Failed: delivery_count + 1, and back to its place at once; dead after max_deliveries.
+
+        error (an exception or a text) is kept with a message that becomes dead.
+        No commit of the log unless it does. Raises as `ack`.
+        """
+        self.lease.nack(error)
+
+    def reject(self, reason: str | None = None) -> None:
+        """Hopeless: straight to the dead-letter queue. One commit. Raises as `ack`."""
+        self.lease.reject(reason)
+
+    def release(self) -> None:
+        """Give it back to its place without blame. No commit of the log. Raises as `ack`."""
+        self.lease.release()
+
+    def extend(self, seconds: float) -> None:
+        """The claim now times out in `seconds` from now (a queue with ack_timeout=None: never). Raises as `ack`."""
+        self.lease.extend(seconds)
+
+    def __enter__(self) -> Message:
+        _ = self.lease
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        if self.lease.settled:
+            return
+        if error is None:
+            self.ack()
+        elif isinstance(error, Exception):
+            self.nack(error=error)
+        else:
+            self.release()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"message {self.id} of queue {self.queue!r} cannot be pickled: its claim belongs to this process. Send its body, or let the other process receive it")
+
+
+def error_texts(error: object) -> tuple[str | None, str | None]:
+    """(error, traceback) as texts, from what was given to `nack`."""
+    if error is None:
+        return None, None
+    if isinstance(error, BaseException):
+        return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    return str(error), None

@@ -1,0 +1,231 @@
+"""The directory of a store: what lies in it, whether it is ours, whether it is whole.
+
+    app.mq/            0700
+      store.json       the marker: format version, store id, settings of the store; written last
+      log.mdb(-lock)   what exists (durable)
+      open.lock        held while a process opens or leaves
+      run/<session>/   what lasts for one boot of the machine and this very log.mdb:
+        claims.mdb(-lock)   who holds what
+        owners/<id>         one per process: locked, and held open, while it lives
+        bells/<id>          one per process: written to, it wakes the process's sleepers
+
+Creation: log.mdb is made as log.mdb.new and renamed, then the marker is written,
+synced and renamed. A crash before the marker leaves no accepted message behind,
+only a log.mdb that opens and is adopted.
+
+LMDB takes a zero-byte file for a new store, and a truncated one ends in SIGBUS;
+`check_data_file` looks at its size and meta pages first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import attrs
+
+from ..errors import NetworkFilesystemWarning, NotSupported, StoreCorrupted, StoreError
+from .mounts import network_filesystem
+
+FORMAT = 1
+_META = struct.Struct("=IIQQ")  # magic, version, address, map size; native order, as LMDB writes it
+_META_MAGIC = 0xBEEFC0DE
+_PAGE_HEADER = 16
+
+
+@attrs.frozen(kw_only=True)
+class Marker:
+    """What `store.json` says."""
+
+    format: int
+    store_id: str
+    durability: str
+    max_store_bytes: int
+
+
+@attrs.frozen
+class StoreDirectory:
+    """The paths of one store. `path` is absolute and has its links resolved."""
+
+    path: str
+
+    @property
+    def log(self) -> str:
+        """The LMDB file of the log."""
+        return os.path.join(self.path, "log.mdb")
+
+    @property
+    def marker(self) -> str:
+        """The file that says that this is a store."""
+        return os.path.join(self.path, "store.json")
+
+    def identity(self) -> tuple[int, int]:
+        """Device and inode: the same for every name of the directory."""
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino
+
+    # ------------------------------------------------------------------ opening
+    @classmethod
+    def locate(cls, path: str | os.PathLike[str]) -> StoreDirectory:
+        """The directory for `path`, made if missing. Raises StoreError, saying what to do."""
+        given = os.fspath(path)
+        if not isinstance(given, str) or not given:
+            raise StoreError(f"a store's path is a non-empty str, not {given!r}")
+        real = os.path.realpath(given)
+        if os.path.exists(real) and not os.path.isdir(real):
+            raise StoreError(f"{given!r} is a file, but a store is a directory: give a path that is free or a store")
+        if not os.path.isdir(os.path.dirname(real)):
+            raise StoreError(f"cannot make the store {given!r}: its parent directory does not exist; make it first")
+        try:
+            os.makedirs(real, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the store {given!r} ({error.strerror}): choose a directory you may write to") from error
+        if not os.access(real, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreError(f"the store {given!r} is not readable and writable for this user: change its permissions or its path")
+        kind = network_filesystem(real)
+        if kind is not None:
+            warnings.warn(
+                f"the store {given!r} lies on a network file system ({kind}), where locks and shared memory are not reliable: move it to a local disk",
+                NetworkFilesystemWarning,
+                stacklevel=6,
+            )
+        return cls(real)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone among all processes in opening, joining for the first time, or leaving."""
+        fd = self._open_lock()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _open_lock(self) -> int:
+        try:
+            return os.open(os.path.join(self.path, "open.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"the store {self.path!r} cannot be opened ({error.strerror}): check its permissions and whether it still exists") from error
+
+    def read_marker(self) -> Marker | None:
+        """The marker, or None where there is none."""
+        try:
+            with open(self.marker, encoding="utf-8") as file:
+                fields = json.load(file)
+            version = fields["format"]
+            if version > FORMAT:
+                raise NotSupported(f"the store {self.path!r} has format {version}, this version reads up to {FORMAT}: upgrade mqlite")
+            return Marker(format=version, store_id=fields["store_id"], durability=fields["durability"], max_store_bytes=fields["max_store_bytes"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreCorrupted(f"the marker {self.marker!r} cannot be read ({error}): restore it from a backup") from error
+
+    def write_marker(self, marker: Marker) -> None:
+        """Write, sync and rename into place."""
+        temporary = self.marker + ".new"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(attrs.asdict(marker), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, self.marker)
+        self.sync()
+
+    def sync(self) -> None:
+        """Make names in the directory durable, and the directory's own name."""
+        for path in (self.path, os.path.dirname(self.path)):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            except OSError:  # some file systems cannot sync a directory; they need not
+                pass
+            finally:
+                os.close(fd)
+
+    def check_is_ours(self) -> None:
+        """Raise StoreError where a directory without marker holds something else."""
+        ours = {"open.lock", "run", "store.json.new", "log.mdb", "log.mdb-lock", "log.mdb.new", "log.mdb.new-lock"}
+        strangers = sorted(set(os.listdir(self.path)) - ours)
+        if strangers:
+            raise StoreError(f"{self.path!r} is not a store of mqlite (it holds {strangers[0]!r}): give an empty or new directory")
+
+    # ------------------------------------------------------------------ session
+    def session(self, store_id: str) -> str:
+        """The folder for this boot and this very log file, made if missing; older ones are removed.
+
+        A restored or copied log.mdb has another inode, and so starts without the
+        claims of the one it was copied from.
+        """
+        log = os.stat(self.log)
+        key = f"{boot_id()} {store_id} {log.st_dev} {log.st_ino}"
+        boot = hashlib.sha256(boot_id().encode()).hexdigest()[:12]
+        name = f"{boot}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        run = os.path.join(self.path, "run")
+        os.makedirs(run, mode=0o700, exist_ok=True)
+        for other in os.listdir(run):
+            if not other.startswith(boot):
+                shutil.rmtree(os.path.join(run, other), ignore_errors=True)
+        session = os.path.join(run, name)
+        for folder in (session, os.path.join(session, "owners"), os.path.join(session, "bells")):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        return session
+
+
+def new_store_id() -> str:
+    """A name that no other store has."""
+    return secrets.token_hex(16)
+
+
+def check_data_file(path: str) -> None:
+    """Raise StoreCorrupted unless `path` holds all pages that its meta pages speak of."""
+    with open(path, "rb") as file:
+        head = file.read(2 * 65536)
+        size = os.fstat(file.fileno()).st_size
+    if len(head) < 2 * 4096:
+        raise StoreCorrupted(f"{path!r} is truncated ({size} bytes): restore it from a backup")
+    newest = max((meta for offset in _meta_offsets(head) if (meta := _meta(head, offset)) is not None), default=None)
+    if newest is None:
+        raise StoreCorrupted(f"{path!r} is not an LMDB file, or its first pages are damaged: restore it from a backup")
+    page_size = struct.unpack_from("=I", head, _PAGE_HEADER + _META.size)[0] or 4096
+    needed = (newest[1] + 1) * page_size
+    if size < needed:
+        raise StoreCorrupted(f"{path!r} is truncated (it has {size} bytes and needs {needed}): restore it from a backup")
+
+
+def _meta_offsets(head: bytes) -> tuple[int, int]:
+    page_size = struct.unpack_from("=I", head, _PAGE_HEADER + _META.size)[0]
+    return 0, page_size if page_size in (4096, 8192, 16384, 32768, 65536) else 4096
+
+
+def _meta(head: bytes, offset: int) -> tuple[int, int] | None:
+    """(transaction id, last page) of the meta page at `offset`, or None where that is no meta page."""
+    tail = offset + _PAGE_HEADER + _META.size + 96  # behind the records of the two core trees
+    if len(head) < tail + 16 or _META.unpack_from(head, offset + _PAGE_HEADER)[0] != _META_MAGIC:
+        return None
+    last_page, transaction = struct.unpack_from("=QQ", head, tail)
+    return transaction, last_page
+
+
+def boot_id() -> str:
+    """A name for this boot of the machine."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+        if asked.returncode == 0 and asked.stdout.strip():
+            return asked.stdout.strip()
+    raise NotSupported("cannot tell one boot of this machine from another, so claims cannot be kept: use a queue in memory")

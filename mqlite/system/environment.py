@@ -1,0 +1,222 @@
+"""One LMDB environment of this process: opened lazily, closed around fork, errors in our words.
+
+Three rules of LMDB shape this module. A file may be open once per process, so
+`store.py` shares the object. A forked child must not touch the parent's
+environment, so `quiesce` closes it before the fork and both sides open it again
+when they next need it. A reader slot is taken per open read transaction, so
+reads take one of READ_TOKENS tokens; taking all of them means that nobody reads.
+
+Locks    write_lock guards the one write transaction this process may have; it is
+         taken before LMDB's own (interprocess) write mutex and released after it.
+Order    log.write_lock, then claims.write_lock, then tokens. A holder of a token
+         waits for no lock.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+
+import lmdb
+
+from ..errors import MqliteError, StoreCorrupted, StoreError, StoreFull
+
+READ_TOKENS = 64
+MAX_READERS = 1024
+LOCK_FILE_BYTES = MAX_READERS * 64
+
+
+class Environment:
+    """An LMDB environment with one tree, at `path` (a file), of at most `map_size` bytes.
+
+    durable=True commits with LMDB's own flushes; durable=False writes through a
+    preallocated shared map without any flush (kill -9 loses nothing, a power
+    cut may corrupt the file).
+    """
+
+    def __init__(self, path: str, *, map_size: int, durable: bool) -> None:
+        self.path = path
+        self.map_size = map_size
+        self.durable = durable
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lmdb: lmdb.Environment | None = None
+        self._broken = False
+        self.write_lock = threading.Lock()
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(READ_TOKENS):
+            self._tokens.put(None)
+        self._opening = threading.Lock()
+
+    # ------------------------------------------------------------------ open and close
+    def _open(self) -> lmdb.Environment:
+        with self._opening:
+            if self._lmdb is not None:
+                return self._lmdb
+            if not self.durable:
+                preallocate(self.path, self.map_size)
+            preallocate(self.path + "-lock", LOCK_FILE_BYTES)
+            try:
+                opened = lmdb.open(
+                    self.path,
+                    subdir=False,
+                    mode=0o600,
+                    map_size=self.map_size,
+                    max_readers=MAX_READERS,
+                    sync=self.durable,
+                    metasync=self.durable,
+                    writemap=not self.durable,
+                    lib_version=0,
+                )
+            except lmdb.Error as error:
+                raise translated(error, self.path) from error
+            opened.reader_check()
+            self._lmdb = opened
+            return opened
+
+    def ensure_open(self) -> None:
+        """Open now, so that what is wrong with the file is said here."""
+        if self._lmdb is None:
+            self._open()
+
+    def close(self) -> None:
+        """Close; the next use opens again. The caller knows that nobody is inside."""
+        opened, self._lmdb = self._lmdb, None
+        if opened is not None:
+            opened.close()
+
+    # ------------------------------------------------------------------ transactions
+    def begin_write(self) -> lmdb.Transaction:
+        """The write transaction; the caller holds `write_lock`."""
+        if self._broken:
+            self._heal()
+        try:
+            return (self._lmdb or self._open()).begin(write=True)
+        except lmdb.Error as error:
+            raise self.failed(error) from error
+
+    def begin_read(self) -> lmdb.Transaction:
+        """A snapshot of the last commit; give it back with `end_read`."""
+        self._tokens.get()
+        try:
+            try:
+                return (self._lmdb or self._open()).begin()
+            except lmdb.ReadersFullError:
+                (self._lmdb or self._open()).reader_check()
+                return (self._lmdb or self._open()).begin()
+        except BaseException as error:
+            self._tokens.put(None)
+            if isinstance(error, lmdb.Error):
+                raise self.failed(error) from error
+            raise
+
+    def end_read(self, snapshot: lmdb.Transaction) -> None:
+        """End a snapshot made by `begin_read`."""
+        snapshot.abort()
+        self._tokens.put(None)
+
+    def last_pgno(self) -> int:
+        """Number of the last page that the last commit uses."""
+        return int((self._lmdb or self._open()).info()["last_pgno"])
+
+    def last_txnid(self) -> int:
+        """Number of the last commit, also of other processes."""
+        return int((self._lmdb or self._open()).info()["last_txnid"])
+
+    def live_pages(self) -> int:
+        """Pages in use by the tree (what is free inside the file is not counted)."""
+        stat = (self._lmdb or self._open()).stat()
+        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+    def reader_check(self) -> None:
+        """Free the reader slots of processes that died."""
+        (self._lmdb or self._open()).reader_check()
+
+    # ------------------------------------------------------------------ trouble
+    def failed(self, error: lmdb.Error) -> MqliteError:
+        """The error to raise for `error`; remembers that LMDB wants to be opened anew."""
+        if isinstance(error, lmdb.PanicError):
+            self._broken = True
+        return translated(error, self.path)
+
+    def _heal(self) -> None:
+        """LMDB refuses everything after a failed write of its meta page, until it is opened anew."""
+        for _ in range(READ_TOKENS):
+            self._tokens.get()
+        try:
+            self.close()
+            self._broken = False
+            self._open()
+        finally:
+            for _ in range(READ_TOKENS):
+                self._tokens.put(None)
+
+    # ------------------------------------------------------------------ fork
+    def quiesce(self) -> None:
+        """Wait until nobody in this process is inside, keep everybody out, close."""
+        self.write_lock.acquire()
+        for _ in range(READ_TOKENS):
+            self._tokens.get()
+        self.close()
+
+    def resume(self) -> None:
+        """Undo `quiesce` in the process that called it."""
+        for _ in range(READ_TOKENS):
+            self._tokens.put(None)
+        self.write_lock.release()
+
+    def forget(self) -> None:
+        """In a forked child: the parent closed the environment before the fork; start afresh."""
+        self._reset()
+
+
+def preallocate(path: str, size: int) -> None:
+    """Make a new file of `size` bytes that are really on the disk.
+
+    A hole in a file that is written through a map kills the process with SIGBUS
+    when the disk is full. An existing file is left alone: it was made here.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        reserve(fd, 0, size)
+    except OSError as error:
+        os.unlink(path)
+        raise StoreFull(f"no room on the disk for {path} ({size} bytes): free some space and open the store again") from error
+    finally:
+        os.close(fd)
+
+
+def reserve(fd: int, start: int, size: int) -> None:
+    """Have the file system set aside blocks for `size` bytes of the file from `start`."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, start, size)
+        return
+    block = bytes(1 << 20)  # macOS has no posix_fallocate: write zeros
+    for offset in range(start, start + size, len(block)):
+        os.pwrite(fd, block[: min(len(block), start + size - offset)], offset)
+
+
+def translated(error: lmdb.Error, path: str) -> MqliteError:
+    """What an LMDB error means to a user of the store."""
+    if isinstance(error, lmdb.MapFullError):
+        return StoreFull(f"the store {path} has reached its maximum size: take and acknowledge messages, or open it with a larger max_store_bytes")
+    if isinstance(error, lmdb.ReadersFullError):
+        return StoreError(f"too many readers of {path} at once (at most {MAX_READERS}): use fewer processes")
+    if isinstance(error, lmdb.VersionMismatchError | lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
+        return StoreCorrupted(f"the store {path} is damaged ({error}): restore it from a backup")
+    if isinstance(error, lmdb.DiskError) or _disk_is_full(path):
+        return StoreFull(f"no room left on the disk of {path} ({error}): free some space; messages can still be taken and acknowledged")
+    return StoreError(f"the store {path} could not be read or written ({error}): check the disk, then try again")
+
+
+def _disk_is_full(path: str) -> bool:
+    try:
+        disk = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < 1 << 20

@@ -1,0 +1,194 @@
+"""The bell between processes: one named pipe per process, read by the sleeper that leads.
+
+A ring is the 8-byte id of a sleeper, written to the pipe of its process. Among
+the sleeping threads of a process one leads: it polls the pipe and the pipes of
+the watched owners (a hang-up there is a death), opens the gates of those that
+were rung, and hands the lead on when it leaves. So a process needs one pipe
+however many of its threads wait, a lone waiter is woken without a detour, and no
+thread of ours runs in the background.
+
+The owner opens its pipe for reading and writing, so that it never sees an end of
+file. A pipe that is full (8,192 unread rings) wakes everybody when it is read.
+
+Locks    `_lock` guards the sleepers, their gates, the lead and the open pipes;
+         nothing is waited for under it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import struct
+import threading
+import time
+
+from ..system.liveness import Liveness
+from . import Sleeper
+
+_RING = struct.Struct("=Q")
+_FULL = 65536 - 4096
+_NUDGE = _RING.pack(0)  # wakes the leader only, so that it polls anew
+LOOK_AGAIN = 0.05  # seconds between looks where a death cannot be polled
+
+
+class FifoBell:
+    """Rings threads of all processes that share `folder`."""
+
+    def __init__(self, folder: str, owner: int, liveness: Liveness) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._liveness = liveness
+        self._lock = threading.Lock()
+        self._sleepers: dict[int, Sleeper] = {}
+        self._asleep: dict[int, Sleeper] = {}
+        self._leader: Sleeper | None = None
+        self._pipes: dict[int, int] = {}
+        os.mkfifo(self._path(owner), 0o600)
+        self._fd = os.open(self._path(owner), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def _path(self, owner: int) -> str:
+        return os.path.join(self._folder, f"{owner:016x}")
+
+    # ------------------------------------------------------------------ sleeping
+    def sleeper(self) -> Sleeper:
+        """A new sleeper of the calling thread."""
+        sleeper = Sleeper()
+        with self._lock:
+            self._sleepers[sleeper.id] = sleeper
+        return sleeper
+
+    def forget(self, sleeper: Sleeper) -> None:
+        """The sleeper stays awake from now on."""
+        with self._lock:
+            self._sleepers.pop(sleeper.id, None)
+
+    def drain(self, sleeper: Sleeper) -> None:
+        """Forget rings so far. Unread ones in the pipe stay: they cost one more look."""
+        with self._lock:
+            sleeper.rung = False
+            sleeper.close_gate()
+
+    def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
+        """Until rung, until a watched process died, or for `timeout` seconds."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                with self._lock:
+                    if sleeper.rung:
+                        return
+                    leads = self._leader is None
+                    if leads:
+                        self._leader = sleeper
+                    else:
+                        self._asleep[sleeper.id] = sleeper
+                left = end - time.monotonic()
+                if left <= 0:
+                    return
+                if leads:
+                    self._lead(left)
+                else:
+                    sleeper.gate.acquire(timeout=-1 if left == math.inf else left)
+                    with self._lock:
+                        self._asleep.pop(sleeper.id, None)
+        finally:
+            self._wake_up(sleeper)
+
+    def _lead(self, left: float) -> None:
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        for fd in self._liveness.descriptors():
+            poller.register(fd, 0)
+        if self._liveness.unseen:
+            left = min(left, LOOK_AGAIN)
+        ready = poller.poll(None if left == math.inf else math.ceil(left * 1000))
+        rings = b""
+        if any(fd == self._fd for fd, _ in ready):
+            try:
+                rings = os.read(self._fd, 65536)
+            except BlockingIOError:
+                pass
+        everybody = len(rings) >= _FULL or any(fd != self._fd for fd, _ in ready) or self._liveness.unseen
+        with self._lock:
+            leader, self._leader = self._leader, None
+            if leader is not None and everybody:
+                leader.rung = True
+            rung = list(self._sleepers) if everybody else [number for (number,) in _RING.iter_unpack(rings)]
+            for number in rung:
+                sleeper = self._sleepers.get(number)
+                if sleeper is not None:
+                    sleeper.rung = True
+                    sleeper.open_gate()
+
+    def _wake_up(self, sleeper: Sleeper) -> None:
+        with self._lock:
+            self._asleep.pop(sleeper.id, None)
+            if self._leader is sleeper:
+                self._leader = None
+            if self._leader is None:
+                for other in self._asleep.values():
+                    other.open_gate()  # it takes the lead
+                    break
+
+    # ------------------------------------------------------------------ ringing
+    def ring(self, owner: int, sleeper_id: int) -> bool:
+        """Wake that sleeper. Cost: a lock, or a write(2) to the pipe of its process."""
+        if owner == self._owner:
+            with self._lock:
+                sleeper = self._sleepers.get(sleeper_id)
+                if sleeper is None:
+                    return False
+                sleeper.rung = True
+                sleeper.open_gate()
+                if self._leader is sleeper:
+                    self._send(self._fd, _NUDGE)
+            return True
+        with self._lock:
+            fd = self._pipes.get(owner, -1)
+            if fd < 0:
+                try:
+                    fd = os.open(self._path(owner), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                except OSError:
+                    return False
+                self._pipes[owner] = fd
+            if self._send(fd, _RING.pack(sleeper_id)):
+                return True
+            os.close(self._pipes.pop(owner))
+            return False
+
+    @staticmethod
+    def _send(fd: int, ring: bytes) -> bool:
+        try:
+            os.write(fd, ring)
+        except BlockingIOError:
+            pass  # full: its reader wakes everybody
+        except OSError:
+            return False
+        return True
+
+    # ------------------------------------------------------------------ lifetime
+    def watching_changed(self) -> None:
+        """Other owners are to be watched now: whoever leads polls anew."""
+        with self._lock:
+            if self._leader is not None:
+                self._send(self._fd, _NUDGE)
+
+    def bury(self, owner: int) -> None:
+        """Remove what is left of a dead owner."""
+        with self._lock:
+            fd = self._pipes.pop(owner, -1)
+            if fd >= 0:
+                os.close(fd)
+        try:
+            os.unlink(self._path(owner))
+        except FileNotFoundError:
+            pass
+
+    def close(self, owner: int | None = None) -> None:
+        """Close all descriptors; with `owner`, remove its pipe as well."""
+        for fd in (self._fd, *self._pipes.values()):
+            os.close(fd)
+        self._pipes.clear()
+        self._fd = -1
+        if owner is not None:
+            self.bury(owner)
