@@ -85,6 +85,15 @@ class BodyCodec:
         raise CodecError(f"a stored body was written by another codec than {self.name!r}")
 
 
+def check_json(value: Any, what: str) -> Any:
+    """`value`, if it is a JSON value that comes back unchanged. Raises CodecError."""
+    try:
+        _encode_json(value)
+    except CodecError as error:
+        raise CodecError(f"{what}: {error}") from error
+    return value
+
+
 def _encode_json(body: Any) -> bytes:
     try:
         text = _dumps(body)

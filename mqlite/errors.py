@@ -46,6 +46,10 @@ class CodecError(MqliteError):
     """The codec cannot carry this body, or cannot read what is stored."""
 
 
+class MessageTooLarge(MqliteError, ValueError):
+    """The body has more bytes than the queue's max_message_bytes."""
+
+
 class SettingsMismatch(MqliteError):
     """A queue was opened with another value than the one stored for it."""
 

@@ -11,13 +11,15 @@ Lock order: the log's write lock (L), then C. Never wait for L while holding C.
 
 A position of the log is, as far as the claims know, in one of three places: ahead of
 the cursor of its rank; in a row, which is a claim; or among the returned ones, which
-lie behind the cursor and are merged with the scan.
+lie behind the cursor and are merged with the scan. A claimer passes over positions
+that have a row, and takes one that it meets twice once; so a cursor is only a
+shortcut, and may be forgotten at any time.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -34,7 +36,6 @@ class Row(NamedTuple):
 
     token: int
     owner: int
-    message_id: int
     deadline_ns: int
     flags: int
     failures: int
@@ -95,8 +96,8 @@ class Reading(Protocol):
     def deadline_ns(self, queue: int) -> int:
         """No row of the queue times out before this; 0 = none does."""
 
-    def waiting(self, queue: int, kind: Kind) -> list[Waiting]:
-        """Registered sleepers, in order of arrival."""
+    def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
+        """Registered sleepers; in a process, those that came first come first."""
 
     def tasks(self, queue: int) -> dict[int, int]:
         """Per owner, what it took by `get` and has not reported by `task_done`."""
@@ -141,8 +142,8 @@ class Writing(Reading, Protocol):
     def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Remove the row of a sleeper."""
 
-    def leave_all(self, owner: int) -> None:
-        """Remove all rows of an owner's sleepers, and its tasks."""
+    def leave_all(self, owner: int) -> list[int]:
+        """Remove all rows of an owner's sleepers, and its tasks; returns the queues in which it had tasks."""
 
     def add_tasks(self, queue: int, owner: int, count: int) -> None:
         """Count tasks of an owner; the sum may be negative."""
@@ -172,7 +173,3 @@ class Claims(Protocol):
     def write(self) -> AbstractContextManager[Any]: ...
     def read(self) -> AbstractContextManager[Any]: ...
 
-
-def total_tasks(tasks: Iterable[int]) -> int:
-    """The sum of the tasks of all owners."""
-    return sum(tasks)

@@ -14,6 +14,8 @@ from sortedcontainers import SortedDict
 from ..message import Position
 from . import Kind, Returned, Row, Shut, Waiting
 
+_CURSORS_KEPT = 4096
+
 
 class _Desk:
     """The claims on one queue."""
@@ -85,10 +87,10 @@ class MemoryClaims:
         """The earliest deadline."""
         return self._desk(queue).deadline_ns
 
-    def waiting(self, queue: int, kind: Kind) -> list[Waiting]:
+    def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers."""
         waiting = self._desk(queue).waiting[kind]
-        return list(waiting.values()) if waiting else []
+        return iter(list(waiting.values()) if waiting else ())
 
     def tasks(self, queue: int) -> dict[int, int]:
         """Open tasks per owner."""
@@ -141,7 +143,10 @@ class MemoryClaims:
 
     def advance(self, queue: int, position: Position) -> None:
         """Move a cursor."""
-        self._desk(queue).cursors[position >> 64] = position
+        cursors = self._desk(queue).cursors
+        cursors[position >> 64] = position
+        if len(cursors) > _CURSORS_KEPT:
+            cursors.clear()
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
         """Set the earliest deadline."""
@@ -155,12 +160,14 @@ class MemoryClaims:
         """Remove a sleeper."""
         self._desk(queue).waiting[kind].pop(sleeper, None)
 
-    def leave_all(self, owner: int) -> None:
+    def leave_all(self, owner: int) -> list[int]:
         """Remove all sleepers and tasks (there is one owner)."""
+        queues = [queue for queue, desk in self._desks.items() if desk.tasks]
         for desk in self._desks.values():
             desk.tasks.clear()
             for waiting in desk.waiting.values():
                 waiting.clear()
+        return queues
 
     def add_tasks(self, queue: int, owner: int, count: int) -> None:
         """Count tasks."""
@@ -183,3 +190,10 @@ class MemoryClaims:
     def remove_owner(self, owner: int) -> None:
         """This process is gone."""
         self._owners = []
+
+    def after_fork(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+        """In a forked child: another lock, and nobody waits."""
+        self.lock = lock
+        for desk in self._desks.values():
+            for waiting in desk.waiting.values():
+                waiting.clear()

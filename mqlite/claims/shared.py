@@ -9,10 +9,10 @@ One tree; all integers big-endian; q = queue u32:
     47 g                           u64                          generation of the owners
     4b k  q                        u64                          number of rows
     4f o  owner u64                -                            a process that joined
-    52 R  q | position             token, owner, message id, deadline u64 | flags u8 | failures, acquired u32
+    52 R  q | position             token, owner, deadline u64 | flags u8 | failures, acquired u32
     53 s  q                        mode u8                      shut down
     54 t  q | owner u64            count i64                    open tasks
-    57 w  q | kind u8 | arrival u64 | owner u64 | sleeper u64   wake u64    a registered sleeper
+    77 w  q | kind u8 | sleeper u64 | owner u64   wake u64      a registered sleeper
     72 r  q | position             failures, acquired u32       given back
 
 C1  `k` is the number of `R` keys of its queue, in every commit.
@@ -34,15 +34,17 @@ from ..system.environment import Environment
 from . import Kind, Returned, Row, Shut, Waiting
 
 MAP_BYTES = 16 << 20
-#: Rows beyond this are refused, so that the preallocated file always has room to give back.
-MAX_ROWS = 65536
+#: Claims are refused beyond this many entries, so that the preallocated file always has room to give back.
+MAX_ENTRIES = 65536
+#: With more entries than this, cursors (one per priority in use) make room.
+CURSORS_YIELD = 16384
 
 _Q = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _I64 = struct.Struct(">q")
-_ROW = struct.Struct(">QQQQBII")
+_ROW = struct.Struct(">QQQBII")
 _RETURNED = struct.Struct(">II")
-_WAITER = struct.Struct(">BQQQ")
+_WAITER = struct.Struct(">BQQ")
 
 
 def _key(kind: bytes, queue: int) -> bytes:
@@ -111,13 +113,11 @@ class SharedView:
         """The earliest deadline."""
         return self._number(_key(b"d", queue))
 
-    def waiting(self, queue: int, kind: Kind) -> list[Waiting]:
+    def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers."""
-        found = []
         for key, value in self._walk(_key(b"w", queue) + bytes([kind])):
-            _, _, owner, sleeper = _WAITER.unpack(key[5:])
-            found.append(Waiting(sleeper, owner, int.from_bytes(value, "big")))
-        return found
+            _, sleeper, owner = _WAITER.unpack(key[5:])
+            yield Waiting(sleeper, owner, int.from_bytes(value, "big"))
 
     def tasks(self, queue: int) -> dict[int, int]:
         """Open tasks per owner."""
@@ -136,12 +136,12 @@ class SharedView:
         """Changes with the owners."""
         return self._number(b"g")
 
-    def waiting_queues(self) -> list[tuple[int, Kind, Waiting]]:
-        """All registered sleepers of all queues."""
+    def all_waiting(self) -> list[Waiting]:
+        """Registered sleepers of all queues."""
         found = []
         for key, value in self._walk(b"w"):
-            kind, _, owner, sleeper = _WAITER.unpack(key[5:])
-            found.append((int.from_bytes(key[1:5], "big"), Kind(kind), Waiting(sleeper, owner, int.from_bytes(value, "big"))))
+            _, sleeper, owner = _WAITER.unpack(key[5:])
+            found.append(Waiting(sleeper, owner, int.from_bytes(value, "big")))
         return found
 
 
@@ -171,14 +171,17 @@ class SharedTxn(SharedView):
         """The number of this transaction: no earlier commit had it."""
         return int(self._txn.id())
 
+    def _entries(self) -> int:
+        return int(self._txn.stat(self._environment.main)["entries"])
+
     def _count(self, queue: int, change: int) -> None:
         key = _key(b"k", queue)
         self._txn.put(key, _U64.pack(self._number(key) + change))
 
     def claim(self, queue: int, position: Position, row: Row) -> bool:
-        """Make a row. Raises StoreFull at MAX_ROWS claims on the queue."""
-        if self.claimed(queue) >= MAX_ROWS:
-            raise StoreFull(f"{MAX_ROWS} messages of one queue are claimed and not settled: settle some before taking more")
+        """Make a row. Raises StoreFull where MAX_ENTRIES claims are open already."""
+        if self._entries() >= MAX_ENTRIES:
+            raise StoreFull(f"{MAX_ENTRIES} messages of this store are claimed and not settled: settle some before taking more")
         if not self._txn.put(_at(b"R", queue, position), _ROW.pack(*row), overwrite=False):
             return False
         self._count(queue, 1)
@@ -204,38 +207,31 @@ class SharedTxn(SharedView):
 
     def advance(self, queue: int, position: Position) -> None:
         """Move a cursor."""
-        self._txn.put(_key(b"c", queue) + _Q.pack(position >> 64), position.to_bytes(12, "big"))
+        key = _key(b"c", queue) + _Q.pack(position >> 64)
+        if self._entries() > CURSORS_YIELD and self._txn.get(key) is None:
+            for other in [other for other, _ in self._walk(b"c")]:
+                self._txn.delete(other)
+        self._txn.put(key, position.to_bytes(12, "big"))
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
         """Set the earliest deadline."""
         self._txn.put(_key(b"d", queue), _U64.pack(deadline_ns))
 
-    def _waiter(self, queue: int, kind: Kind, sleeper: int, owner: int) -> bytes | None:
-        for key, _ in self._walk(_key(b"w", queue) + bytes([kind])):
-            if key.endswith(_U64.pack(owner) + _U64.pack(sleeper)):
-                return key
-        return None
-
     def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
-        """Add or change a sleeper; new ones line up behind the others."""
-        key = self._waiter(queue, kind, waiting.sleeper, waiting.owner)
-        if key is None:
-            key = _key(b"w", queue) + _WAITER.pack(kind, self.token, waiting.owner, waiting.sleeper)
-        self._txn.put(key, _U64.pack(waiting.wake_ns))
+        """Add or change a sleeper."""
+        self._txn.put(_key(b"w", queue) + _WAITER.pack(kind, waiting.sleeper, waiting.owner), _U64.pack(waiting.wake_ns))
 
     def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Remove a sleeper."""
-        key = self._waiter(queue, kind, sleeper, owner)
-        if key is not None:
-            self._txn.delete(key)
+        self._txn.delete(_key(b"w", queue) + _WAITER.pack(kind, sleeper, owner))
 
-    def leave_all(self, owner: int) -> None:
+    def leave_all(self, owner: int) -> list[int]:
         """Remove all sleepers and tasks of an owner."""
         number = _U64.pack(owner)
-        gone = [key for key, _ in self._walk(b"w") if key[14:22] == number]
-        gone += [key for key, _ in self._walk(b"t") if key[5:] == number]
-        for key in gone:
+        tasks = [key for key, _ in self._walk(b"t") if key[5:] == number]
+        for key in tasks + [key for key, _ in self._walk(b"w") if key[-8:] == number]:
             self._txn.delete(key)
+        return [int.from_bytes(key[1:5], "big") for key in tasks]
 
     def add_tasks(self, queue: int, owner: int, count: int) -> None:
         """Count tasks."""

@@ -65,11 +65,17 @@ class Snapshot(Protocol):
     def raw(self, queue: int, position: Position) -> Raw | None:
         """The stored record at a position, or None."""
 
+    def has(self, queue: int, position: Position) -> bool:
+        """Whether there is a record at a position."""
+
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Raw]]:
         """Stored records behind `cursor(rank)` of their rank, in delivery order. To be used up before the snapshot ends."""
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Raw]]:
         """All stored records from a position on, in delivery order."""
+
+    def oldest_ns(self, queue: int) -> int | None:
+        """When the oldest stored message was put, among the first of each rank."""
 
     def definition(self, name: str) -> Definition | None:
         """The queue of that name."""
@@ -89,12 +95,8 @@ class Txn(Snapshot, Protocol):
     def reserve(self, size_bytes: int) -> None:
         """Raises StoreFull unless there is room for that much more, and for acknowledgements after it."""
 
-    def append(self, queue: int, rank: int, draft: Draft) -> Record | None:
-        """Store at a new position; gives the record an id if it has none. See `last_id`."""
-
-    @property
-    def last_id(self) -> int:
-        """The id of the record appended last."""
+    def append(self, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
+        """Store at a new position; returns the message's id, a new one unless it has one."""
 
     def remove(self, queue: int, position: Position) -> Raw | None:
         """Take a record out; None (and no change) where there is none."""
@@ -123,3 +125,6 @@ class Log(Protocol):
 
     def decode(self, queue: int, position: Position, raw: Raw) -> Record:
         """The record. Raises MessageCorrupted where its checksum does not match."""
+
+    def salvage(self, queue: int, position: Position, raw: Raw, now_ns: int) -> Record:
+        """A record that carries the bytes of a damaged one."""

@@ -119,6 +119,11 @@ def decoded(key: bytes, value: bytes) -> Record:
     raise MessageCorrupted(f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue")
 
 
+def enqueued_ns(value: bytes) -> int:
+    """Only the time of put, unchecked."""
+    return int(_HEADER.unpack_from(value, _CRC.size)[5]) if len(value) >= _HEADER_BYTES else 0
+
+
 def salvaged(key: bytes, value: bytes, now_ns: int) -> Record:
     """A record for the dead-letter queue that carries the bytes of a damaged one. Its id is guessed from the key."""
     return Record((BYTES, value), now_ns, int.from_bytes(key[-8:], "big"))

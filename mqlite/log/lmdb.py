@@ -44,6 +44,10 @@ class LmdbSnapshot:
         """The stored bytes at a position, or None."""
         return self._txn.get(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
 
+    def has(self, queue: int, position: Position) -> bool:
+        """Whether there is a record at a position; its bytes are not copied."""
+        return self._txn.cursor().set_key(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, bytes]]:
         """Stored records behind the cursor of their rank. One seek per rank that lies wholly before its cursor."""
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
@@ -72,6 +76,19 @@ class LmdbSnapshot:
         while found and walk.key().startswith(prefix):
             yield fmt.position_of(walk.key()), walk.value()
             found = walk.next()
+
+    def oldest_ns(self, queue: int) -> int | None:
+        """The smallest time of put among the first of each rank: one seek per rank."""
+        prefix = fmt.queue_key(fmt.MESSAGE, queue)
+        walk = self._txn.cursor()
+        oldest = None
+        found = walk.set_range(prefix)
+        while found and walk.key().startswith(prefix):
+            enqueued_ns = fmt.enqueued_ns(walk.value())
+            oldest = enqueued_ns if oldest is None else min(oldest, enqueued_ns)
+            next_rank = (fmt.position_of(walk.key()) >> 64) + 1
+            found = next_rank < 1 << 32 and walk.set_range(fmt.message_key(prefix, next_rank << 64))
+        return oldest
 
     def definition(self, name: str) -> Definition | None:
         """The queue of that name."""
@@ -105,7 +122,6 @@ class LmdbTxn(LmdbSnapshot):
         self._seq = 0
         self._written = False
         self.notes: list[Note] = []
-        self.last_id = 0
 
     @property
     def changed(self) -> bool:
@@ -125,20 +141,20 @@ class LmdbTxn(LmdbSnapshot):
         self._space.ensure(pages)
         self._pages = pages
 
-    def append(self, queue: int, rank: int, draft: fmt.Draft) -> None:
+    def append(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0) -> int:
         """Store at a new position. O(log n)."""
         if not self._seq:
             self._seq = fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
         self._written = True
         self._seq = seq = self._seq + 1
-        record = draft.record
-        record.id = self.last_id = record.id or seq
+        draft.record.id = message_id = message_id or seq
         key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
         value = fmt.sealed(draft, key)
         self._txn.put(key, value)
         counters = self.counters(queue)
         counters.total += 1
         counters.bytes += len(value)
+        return message_id
 
     def remove(self, queue: int, position: Position) -> bytes | None:
         """Take a record out. O(log n)."""

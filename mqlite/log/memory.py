@@ -46,7 +46,6 @@ class MemoryLog:
         self.lock = threading.RLock()
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.notes: list[Note] = []
-        self.last_id = 0
         self._seq = 0
         self._shelves: dict[int, _Shelf] = {}
         self._definitions: dict[str, Definition] = {}
@@ -85,6 +84,10 @@ class MemoryLog:
         """The record itself."""
         return raw
 
+    def salvage(self, queue: int, position: Position, raw: Record, now_ns: int) -> Record:
+        """The record itself: memory does not rot here."""
+        return raw
+
     # ------------------------------------------------------------------ reading
     def _shelf(self, queue: int) -> _Shelf:
         shelf = self._shelves.get(queue)
@@ -99,6 +102,10 @@ class MemoryLog:
     def raw(self, queue: int, position: Position) -> Record | None:
         """The record at a position, or None."""
         return self._shelf(queue).records.get(position)
+
+    def has(self, queue: int, position: Position) -> bool:
+        """Whether there is a record at a position."""
+        return position in self._shelf(queue).records
 
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Record]]:
         """Records behind the cursor; drops from the lanes what the cursor has passed. Amortised O(1) each."""
@@ -122,6 +129,11 @@ class MemoryLog:
         records = self._shelf(queue).records
         return iter([(position, records[position]) for position in sorted(records) if position >= start])
 
+    def oldest_ns(self, queue: int) -> int | None:
+        """When the message was put that is stored for longest."""
+        first = next(iter(self._shelf(queue).records.values()), None)
+        return None if first is None else first.enqueued_ns
+
     def definition(self, name: str) -> Definition | None:
         """The queue of that name."""
         return self._definitions.get(name)
@@ -138,10 +150,10 @@ class MemoryLog:
     def reserve(self, size_bytes: int) -> None:
         """Memory is not reserved."""
 
-    def append(self, queue: int, rank: int, draft: Record) -> None:
+    def append(self, queue: int, rank: int, draft: Record, message_id: int = 0) -> int:
         """Store at a new position. O(1), O(log r) at the first message of a rank."""
         self._seq = seq = self._seq + 1
-        draft.id = self.last_id = draft.id or seq
+        draft.id = message_id = message_id or seq
         shelf = self._shelves.get(queue) or self._shelf(queue)
         position = rank << 64 | seq
         shelf.records[position] = draft
@@ -152,6 +164,7 @@ class MemoryLog:
         counters = shelf.counters
         counters.total += 1
         counters.bytes += self.size_of(draft)
+        return message_id
 
     def remove(self, queue: int, position: Position) -> Record | None:
         """Take a record out. O(1)."""

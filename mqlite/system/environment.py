@@ -14,6 +14,7 @@ Order    log.write_lock, then claims.write_lock, then tokens. A holder of a toke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -55,26 +56,50 @@ class Environment:
         with self._opening:
             if self._lmdb is not None:
                 return self._lmdb
-            if not self.durable:
-                preallocate(self.path, self.map_size)
+            if not self.durable and not os.path.exists(self.path):
+                self._create_preallocated()
             preallocate(self.path + "-lock", LOCK_FILE_BYTES)
-            try:
-                opened = lmdb.open(
-                    self.path,
-                    subdir=False,
-                    mode=0o600,
-                    map_size=self.map_size,
-                    max_readers=MAX_READERS,
-                    sync=self.durable,
-                    metasync=self.durable,
-                    writemap=not self.durable,
-                    lib_version=0,
-                )
-            except lmdb.Error as error:
-                raise translated(error, self.path) from error
+            opened = self._lmdb_open(self.path)
             opened.reader_check()
+            self.main = opened.open_db()
             self._lmdb = opened
             return opened
+
+    def _lmdb_open(self, path: str) -> lmdb.Environment:
+        try:
+            return lmdb.open(
+                path,
+                subdir=False,
+                mode=0o600,
+                map_size=self.map_size,
+                max_readers=MAX_READERS,
+                sync=self.durable,
+                metasync=self.durable,
+                writemap=not self.durable,
+                lib_version=0,
+            )
+        except lmdb.Error as error:
+            raise translated(error, self.path) from error
+
+    def _create_preallocated(self) -> None:
+        """A new file whose every page is on the disk, under its name only when it is.
+
+        A hole in a file that is written through a map kills the process with SIGBUS
+        when the disk is full. The caller is alone in creating it.
+        """
+        new = self.path + ".new"
+        _unlink(new, new + "-lock")
+        self._lmdb_open(new).close()
+        fd = os.open(new, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            reserve(fd, 0, self.map_size)
+        except OSError as error:
+            _unlink(new)
+            raise _no_room(self.path, self.map_size) from error
+        finally:
+            os.close(fd)
+            _unlink(new + "-lock")
+        os.rename(new, self.path)
 
     def ensure_open(self) -> None:
         """Open now, so that what is wrong with the file is said here."""
@@ -173,22 +198,34 @@ class Environment:
 
 
 def preallocate(path: str, size: int) -> None:
-    """Make a new file of `size` bytes that are really on the disk.
+    """Make a new file of `size` zero bytes that are really on the disk; leave an existing one alone.
 
-    A hole in a file that is written through a map kills the process with SIGBUS
-    when the disk is full. An existing file is left alone: it was made here.
+    LMDB maps its lock file, too. The file must not be opened beside LMDB: closing it
+    would drop LMDB's locks on it.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         return
+    except OSError as error:
+        raise StoreError(f"{path!r} cannot be made ({error.strerror}): check the store's permissions") from error
     try:
         reserve(fd, 0, size)
     except OSError as error:
-        os.unlink(path)
-        raise StoreFull(f"no room on the disk for {path} ({size} bytes): free some space and open the store again") from error
+        _unlink(path)
+        raise _no_room(path, size) from error
     finally:
         os.close(fd)
+
+
+def _no_room(path: str, size: int) -> StoreFull:
+    return StoreFull(f"no room on the disk for {path!r} ({size} bytes): free some space and open the store again")
+
+
+def _unlink(*paths: str) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def reserve(fd: int, start: int, size: int) -> None:

@@ -1,0 +1,82 @@
+"""mqlite: the message queue you import.
+
+Queues with priorities and acknowledgements, in memory or in one directory on disk,
+shared by the threads and processes of a machine; no server.
+
+The map of the package, from the top; each floor uses only those below it:
+
+    broker.py                         open(): many queues over one store
+    queue.py                          what the user holds
+    producer.py  consumer.py          buffering puts; prefetching messages
+    lease.py  audit.py                settling a message once; the invariants of a store
+    store.py                          one engine per path and process; fork; exit
+    presence.py                       this process among the others: join, watch, leave
+    engine.py  waiting.py             the message state machine; sleeping without polling
+    log/  claims/  wake/              what exists; who holds what; who is woken
+      log/memory.py lmdb.py             in sorted containers; on disk
+      log/format.py                     every byte on disk
+      log/group_commit.py space.py      one commit for many threads; room before it is needed
+      claims/memory.py shared.py        in sorted containers; in LMDB, for one boot
+      wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
+    system/                           LMDB environments, the store's directory, signs of life, clocks
+    message.py  options.py  codecs.py
+    errors.py
+"""
+
+from .broker import Broker, open
+from .codecs import Codec
+from .consumer import Consumer
+from .errors import (
+    Closed,
+    CodecError,
+    Empty,
+    Full,
+    LeaseLost,
+    MessageCorrupted,
+    MessageTooLarge,
+    MqliteError,
+    NetworkFilesystemWarning,
+    NotClaimed,
+    NotSupported,
+    SettingsMismatch,
+    ShutDown,
+    StoreCorrupted,
+    StoreError,
+    StoreFull,
+)
+from .message import Death, Message
+from .options import QueueOptions
+from .producer import Producer, Receipt
+from .queue import Queue, QueueStats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Broker",
+    "Closed",
+    "Codec",
+    "CodecError",
+    "Consumer",
+    "Death",
+    "Empty",
+    "Full",
+    "LeaseLost",
+    "Message",
+    "MessageCorrupted",
+    "MessageTooLarge",
+    "MqliteError",
+    "NetworkFilesystemWarning",
+    "NotClaimed",
+    "NotSupported",
+    "Producer",
+    "Queue",
+    "QueueOptions",
+    "QueueStats",
+    "Receipt",
+    "SettingsMismatch",
+    "ShutDown",
+    "StoreCorrupted",
+    "StoreError",
+    "StoreFull",
+    "open",
+]

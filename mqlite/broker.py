@@ -1,0 +1,100 @@
+"""Many queues over one store, opened once."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any
+
+from .audit import problems
+from .errors import Closed
+from .queue import Queue, QueueStats
+from .store import open_store
+
+
+class Broker:
+    """A store and its queues. Made by `mqlite.open`; free for any thread; survives fork; pickles as its path."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, durability: str, max_store_bytes: int | None) -> None:
+        self._durability = durability
+        self._store = open_store(path, durability=durability, max_store_bytes=max_store_bytes)
+        self._queues: list[Queue[Any]] = []
+        self._closed = False
+
+    @property
+    def path(self) -> str | None:
+        """The directory of the store; None in memory."""
+        return self._store.path
+
+    def __repr__(self) -> str:
+        return f"<mqlite.Broker {'in memory' if self.path is None else repr(self.path)}>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(f"the broker of {self.path!r} was closed: open it again to use it")
+
+    def queue(self, name: str, **options: Any) -> Queue[Any]:
+        """The queue of that name, declared if it is new; options as of `Queue`. It is closed with the broker."""
+        self._check_open()
+        for wrong in ("path", "durability", "max_store_bytes"):
+            if wrong in options:
+                raise TypeError(f"{wrong} belongs to mqlite.open, not to a queue of a broker")
+        if self.path is None:
+            queue: Queue[Any] = Queue(name, _store=self._store, **options)
+        else:
+            queue = Queue(name, self.path, **options)
+        self._queues.append(queue)
+        return queue
+
+    def queues(self) -> list[str]:
+        """The names of all queues of the store, sorted."""
+        self._check_open()
+        with self._store.engine.log.read() as snapshot:
+            return sorted(definition.name for definition in snapshot.definitions())
+
+    def stats(self) -> dict[str, QueueStats]:
+        """The state of every queue, by name."""
+        self._check_open()
+        return {name: self._look(name).stats() for name in self.queues()}
+
+    def _look(self, name: str) -> Queue[Any]:
+        """A queue to ask for numbers: its codec does not matter."""
+        look: Queue[Any] = object.__new__(Queue)
+        look.attach(self._store, self._store.engine.declare(name, {}))
+        return look
+
+    def check(self) -> list[str]:
+        """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while nobody writes."""
+        self._check_open()
+        return problems(self._store.engine)
+
+    def close(self) -> None:
+        """Close the broker and the queues made by it. What this process holds goes back when the last handle is closed."""
+        if not self._closed:
+            self._closed = True
+            for queue in self._queues:
+                queue.close()
+            self._store.close()
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        if self.path is None:
+            raise TypeError("a broker in memory cannot be sent to another process: give it a path")
+        return Broker, (self.path, self._durability, None)
+
+
+def open(path: str | os.PathLike[str] | None = None, *, durability: str = "full", max_store_bytes: int | None = None) -> Broker:
+    """Open the store at `path`, a directory that is made if missing; None: one in memory.
+
+    durability: "full" - a returned put survives kill -9 and a power cut.
+    max_store_bytes: how large the store may grow (default 256 GiB; fixed when it is made).
+
+    Raises StoreError (a path that cannot be used), StoreCorrupted, NotSupported,
+    SettingsMismatch. Cost: milliseconds, at any backlog.
+    """
+    return Broker(path, durability, max_store_bytes)

@@ -1,0 +1,152 @@
+"""The claim behind a Message: settles it once, through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .engine import Claim, Engine, QueueState, utc
+from .errors import CodecError, NotClaimed
+from .message import Death, Message, Record, error_texts, priority_at
+
+Decode = Callable[[Any], Any]
+
+
+class Lease:
+    """One claim of this process. Free for any of its threads; the engine decides who settles first."""
+
+    __slots__ = ("_engine", "_on_end", "_outcome", "_owner", "claim")
+
+    def __init__(self, engine: Engine, claim: Claim, on_end: Callable[[Lease], None] | None) -> None:
+        self._engine = engine
+        self._owner = engine.presence.owner
+        self._outcome = ""
+        self._on_end = on_end
+        self.claim = claim
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was settled here."""
+        return bool(self._outcome)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of its store."""
+        return self._engine
+
+    def check(self) -> None:
+        """Raises NotClaimed where it cannot be settled here any more."""
+        what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
+        if self._outcome:
+            raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
+        if self._engine.presence.owner != self._owner:
+            raise NotClaimed(f"{what} was received by another process (or before its store was closed): only who received it settles it")
+
+    def end(self, outcome: str) -> None:
+        """It was settled, as `outcome` says."""
+        self._outcome = outcome
+        if self._on_end is not None:
+            self._on_end(self)
+
+    def ack(self) -> None:
+        """See Message.ack."""
+        self.check()
+        self._engine.ack([self.claim])
+        self.end("acknowledged")
+
+    def nack(self, error: object) -> None:
+        """See Message.nack."""
+        self.check()
+        text, trace = error_texts(error)
+        self._engine.nack(self.claim, text, trace)
+        self.end("given back as failed")
+
+    def reject(self, reason: str | None) -> None:
+        """See Message.reject."""
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"reason is a str or None, not {reason!r}")
+        self.check()
+        self._engine.bury(self.claim, "rejected", reason, None)
+        self.end("rejected")
+
+    def release(self) -> None:
+        """See Message.release."""
+        self.check()
+        self._engine.release_all([self.claim], lost_ok=False)
+        self.end("released")
+
+    def extend(self, seconds: float) -> None:
+        """See Message.extend."""
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"seconds is a number, not {seconds!r}")
+        if not 0 < seconds < 1e9:
+            raise ValueError(f"seconds is positive and below 1e9, not {seconds}")
+        self.check()
+        self._engine.extend(self.claim, seconds)
+
+
+def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
+    """Acknowledge all, in one commit, or none. Raises LeaseLost, NotClaimed."""
+    leases: dict[int, Lease] = {}
+    for message in messages:
+        if not isinstance(message, Message):
+            raise TypeError(f"ack_many takes messages, not {message!r}")
+        lease = message.lease
+        assert isinstance(lease, Lease)
+        if lease.engine is not engine:
+            raise NotClaimed(f"message {message.id} belongs to another store than queue {queue!r}: acknowledge it there")
+        lease.check()
+        if id(lease) in leases:
+            raise NotClaimed(f"message {message.id} of queue {queue!r} is named twice: name each once")
+        leases[id(lease)] = lease
+    if leases:
+        engine.ack([lease.claim for lease in leases.values()])
+    for lease in leases.values():
+        lease.end("acknowledged")
+
+
+def message_of(queue: QueueState, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
+    """A Message for the user."""
+    extras = record.extras or {}
+    return Message(
+        body,
+        record.id,
+        priority_at(position),
+        extras.get("headers", {}),
+        extras.get("type"),
+        extras.get("group"),
+        extras.get("routing_key"),
+        utc(record.enqueued_ns),
+        record.delivery_count,
+        record.acquired_count,
+        record.acquired_count > 1,
+        None,
+        extras.get("reply_to"),
+        extras.get("correlation_id"),
+        queue.name,
+        _death(extras.get("death")),
+        lease,
+    )
+
+
+def _death(fields: dict[str, Any] | None) -> Death | None:
+    if fields is None:
+        return None
+    return Death(
+        reason=fields["reason"],
+        queue=fields["queue"],
+        died_at=utc(fields["died_ns"]),
+        delivery_count=fields["delivery_count"],
+        error=fields["error"],
+        traceback=fields["traceback"],
+    )
+
+
+def claimed_message(engine: Engine, claim: Claim, decode: Decode, on_end: Callable[[Lease], None] | None) -> Message | None:
+    """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue."""
+    try:
+        body = decode(claim.record.payload)
+    except CodecError as error:
+        engine.bury(claim, "corrupted", str(error), None)
+        return None
+    return message_of(claim.queue, claim.position, claim.record, body, Lease(engine, claim, on_end))

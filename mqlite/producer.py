@@ -1,0 +1,212 @@
+"""A handle that buffers puts and commits them in groups, from a thread of its own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import time
+import weakref
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .errors import Closed, Empty, Full, MqliteError
+from .log import Draft
+from .message import rank_of
+from .options import check_priority, check_timeout
+from .store import Store
+
+if TYPE_CHECKING:
+    from .queue import Queue
+
+MAX_GROUP = 1000
+
+
+class Receipt:
+    """The fate of one buffered message. Free for any thread."""
+
+    __slots__ = ("_done", "_error", "_id", "_producer", "item")
+
+    def __init__(self, producer: Producer, item: Any) -> None:
+        self._producer = producer
+        self._done = False
+        self._id = 0
+        self._error: BaseException | None = None
+        self.item = item
+
+    @property
+    def done(self) -> bool:
+        """Whether the message is durable, or failed."""
+        return self._done
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the message was not stored, if it was not."""
+        return self._error
+
+    def result(self, timeout: float | None = None) -> int:
+        """Wait until the message is durable; its id. Raises why it was not stored, or Empty after `timeout` seconds."""
+        self._producer.wait_for(self, check_timeout(timeout))
+        if self._error is not None:
+            raise self._error
+        return self._id
+
+    def settle(self, message_id: int, error: BaseException | None) -> None:
+        """Called by the producer, once."""
+        self._id, self._error, self._done = message_id, error, True
+
+
+class Producer:
+    """Puts that return at once, committed in groups in the order of the puts.
+
+    What was put is durable once `flush` has returned, its receipt says so, or the
+    block was left. A thread commits whatever has gathered while the last commit was
+    under way, so messages leave without a flush, too. put() waits while max_buffered
+    messages are buffered, or, with block=False, raises Full.
+
+    A message that cannot be stored (StoreFull, ShutDown) has its error in its receipt;
+    flush() and leaving the block raise the first one. A full queue makes the producer wait.
+
+    Threads: free for any. Fork: the child has an empty buffer; what the parent had put
+    is the parent's to commit. Pickle: path, name and settings travel.
+    """
+
+    def __init__(self, queue: Queue[Any], store: Store, priority: int, max_buffered: int) -> None:
+        self._queue = queue
+        self._store = store
+        self.priority = priority
+        self.max_buffered = max_buffered
+        self._reset()
+        store.handles.add(self)
+        _producers.add(self)
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition(threading.Lock())  # guards all below
+        self._buffer: deque[tuple[int, Draft, Receipt]] = deque()
+        self._committing = 0
+        self._accepted = 0
+        self._decided = 0
+        self._first_error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    # ------------------------------------------------------------------ putting
+    def put(self, item: Any, block: bool = True, timeout: float | None = None, *, priority: int | None = None, **options: Any) -> Receipt:
+        """Buffer one message. Options as of Queue.put. Raises CodecError, MessageTooLarge, Full, Closed at once."""
+        wait = check_timeout(timeout) if block else 0
+        rank = rank_of(self.priority if priority is None else check_priority(priority))
+        draft = self._queue.draft(item, **options)
+        receipt = Receipt(self, item)
+        with self._changed:
+            if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):
+                raise Full(f"the producer of queue {self._queue.name!r} has {self.max_buffered} messages buffered: wait, or flush")
+            if self._closed:
+                raise Closed(f"the producer of queue {self._queue.name!r} was closed: make another one")
+            self._buffer.append((rank, draft, receipt))
+            self._accepted += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._queue.name}", daemon=True)
+                self._thread.start()
+            elif len(self._buffer) == 1:
+                self._changed.notify_all()
+        return receipt
+
+    def _wait(self, condition: Any, timeout: float | None) -> bool:
+        """Under `_changed`."""
+        if timeout == 0:
+            return bool(condition())
+        return bool(self._changed.wait_for(condition, timeout))
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all put so far is durable. Raises the first error since the last flush, or Empty after `timeout`."""
+        wait = check_timeout(timeout)
+        with self._changed:
+            target = self._accepted
+            if not self._wait(lambda: self._decided >= target, wait):
+                raise Empty(f"the producer of queue {self._queue.name!r} could not commit everything in time: {len(self._buffer) + self._committing} messages are left")
+            error, self._first_error = self._first_error, None
+        if error is not None:
+            raise error
+
+    def wait_for(self, receipt: Receipt, timeout: float | None) -> None:
+        """Wait until a receipt is done. Raises Empty."""
+        with self._changed:
+            if not self._wait(lambda: receipt.done, timeout):
+                raise Empty(f"the message was not committed to queue {self._queue.name!r} in time: it still may be")
+
+    # ------------------------------------------------------------------ committing
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._buffer or self._closed)
+                if not self._buffer:
+                    return
+                limit = min(MAX_GROUP, self._queue.maxsize or MAX_GROUP)
+                group = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+                self._committing = len(group)
+            self._commit(group)
+
+    def _commit(self, group: list[tuple[int, Draft, Receipt]]) -> None:
+        ids: list[int] = [0] * len(group)
+        failure: BaseException | None = None
+        try:
+            ids = self._queue.put_drafts([(rank, draft) for rank, draft, _ in group], None)
+        except BaseException as error:
+            failure = error
+        if failure is not None and len(group) > 1 and isinstance(failure, MqliteError) and not isinstance(failure, Closed):
+            for entry in group:  # one message may be what is too much: each gets its own answer
+                self._commit([entry])
+            return
+        with self._changed:
+            for (_, _, receipt), number in zip(group, ids, strict=True):
+                receipt.settle(number, failure)
+            self._first_error = self._first_error or failure
+            self._committing -= len(group)
+            self._decided += len(group)
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------------ the end
+    def close(self) -> None:
+        """Commit all that is buffered, then take nothing more. Raises what flush raises."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+        self.flush()
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        return _reopen, (self._queue, self.priority, self.max_buffered)
+
+    def after_fork(self) -> None:
+        """In the child: what was buffered, and the thread, are the parent's."""
+        closed = self._closed
+        self._reset()
+        self._closed = closed
+
+
+def _reopen(queue: Queue[Any], priority: int, max_buffered: int) -> Producer:
+    """A pickled producer again."""
+    return queue.producer(priority=priority, max_buffered=max_buffered)
+
+
+_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """What was put and not flushed is committed before the interpreter ends."""
+    end = time.monotonic() + 10
+    for producer in list(_producers):
+        with contextlib.suppress(Exception):
+            producer.flush(max(0.0, end - time.monotonic()))
+
+
+atexit.register(_at_exit)

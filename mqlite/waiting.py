@@ -1,0 +1,172 @@
+"""Waiting without losing a wake-up, and without polling.
+
+    write your row -> look -> sleep          [5]
+
+Whoever changes something commits first and then reads who waits, so either the
+change is seen by the look, or the row by the change. One sleeper is rung per
+change; one who was rung and leaves something for others passes the ring on [9].
+A ring, once sent, may meet a sleeper that has just timed out or died: who leaves
+looks for others first, and every process watches all others for death.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+from .claims import Claims, Kind, Waiting
+from .errors import Closed
+from .system.clock import Clock
+from .wake import Bell
+
+T = TypeVar("T")
+
+
+class Presence(Protocol):
+    """This process among those that share the store."""
+
+    bell: Bell
+    generation: int
+
+    @property
+    def owner(self) -> int:
+        """The id of this process, which joins the store if it has not. [6]"""
+
+    def watch(self, owners: Iterable[int], generation: int) -> None:
+        """See all these processes die."""
+
+    def someone_died(self) -> bool:
+        """Whether a watched process may have died."""
+
+    def is_alive(self, owner: int) -> bool:
+        """Whether a process lives."""
+
+    def bury(self, owner: int) -> None:
+        """Remove what a dead process left."""
+
+
+class Interrupt:
+    """Ends the waiting of one handle's threads when the handle is closed.
+
+    Each attempt calls `check`, which raises once closed; `close` sets the mark first
+    and then rings those that were seen, so nobody sleeps on.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.closed = False
+        self._sleepers: set[int] = set()
+
+    def check(self, sleeper: int = 0) -> None:
+        """Raises Closed once closed."""
+        if sleeper:
+            self._sleepers.add(sleeper)
+        if self.closed:
+            raise Closed(f"{self.what} was closed: open it again to use it")
+
+    def close(self, presence: Presence) -> None:
+        """Raise Closed in all threads that wait."""
+        self.closed = True
+        while self._sleepers:
+            presence.bell.ring(presence.owner, self._sleepers.pop())
+
+    def forget(self, sleeper: int) -> None:
+        """That thread waits no more."""
+        self._sleepers.discard(sleeper)
+
+
+class Waiters:
+    """The sleepers of one store, as the claims list them.
+
+    care(queue) -> (next deadline in ns or 0, anything taken back); 
+    promising(queue, kind): whether a sleeper would get what it waits for.
+    """
+
+    def __init__(self, claims: Claims, presence: Presence, clock: Clock, care: Callable[[int], tuple[int, bool]], promising: Callable[[int, Kind], bool]) -> None:
+        self._claims = claims
+        self._presence = presence
+        self._clock = clock
+        self._care = care
+        self._promising = promising
+
+    def wait(self, queue: int, kind: Kind, attempt: Callable[[int], T | None], timeout: float | None, interrupt: Interrupt) -> T | None:
+        """The first result of `attempt` that is not None, or None after `timeout` seconds. [16]
+
+        attempt gets the sleeper's number if it is registered, and removes its row in
+        the commit by which it claims; else 0.
+        """
+        end_ns = None if timeout is None else self._clock.monotonic_ns() + int(timeout * 1e9)
+        owner = self._presence.owner
+        bell = self._presence.bell
+        sleeper = bell.sleeper()
+        registered = False
+        involved = False
+        promised_ns = 0
+        try:
+            while True:
+                bell.drain(sleeper)
+                wake_ns, took_back = self._care(queue)
+                involved = involved or took_back
+                interrupt.check(sleeper.id)
+                result = attempt(sleeper.id if registered else 0)
+                if result is not None:
+                    return result
+                now_ns = self._clock.monotonic_ns()
+                if end_ns is not None and now_ns >= end_ns:
+                    return None
+                if not registered or wake_ns != promised_ns:
+                    registered = involved = True
+                    promised_ns = wake_ns
+                    with self._claims.lock, self._claims.write() as c:
+                        c.register(queue, kind, Waiting(sleeper.id, owner, wake_ns))
+                    continue
+                until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
+                bell.sleep(sleeper, max(0.0, (min(until) - now_ns) / 1e9) if until else None)
+        finally:
+            bell.forget(sleeper)
+            interrupt.forget(sleeper.id)
+            if registered:
+                self._leave(queue, kind, sleeper.id, owner)
+            if involved:
+                self._pass_on(queue, kind)
+
+    def _leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
+        with self._claims.read() as c:
+            if not any(w.sleeper == sleeper and w.owner == owner for w in c.waiting(queue, kind)):
+                return
+        with self._claims.lock, self._claims.write() as c:
+            c.leave(queue, kind, sleeper, owner)
+
+    def _pass_on(self, queue: int, kind: Kind) -> None:
+        """Others wait, and there is something for them: ring one."""
+        if not self.somebody(queue, kind):
+            return
+        with self._claims.read() as c:
+            deadline_ns = c.deadline_ns(queue) if kind is Kind.MESSAGE else 0
+        if self._promising(queue, kind) or (deadline_ns and self.uncovered(queue, deadline_ns)):
+            self.ring_one(queue, kind)
+
+    def somebody(self, queue: int, kind: Kind) -> bool:
+        """Whether anybody is registered."""
+        with self._claims.read() as c:
+            return next(c.waiting(queue, kind), None) is not None
+
+    def uncovered(self, queue: int, deadline_ns: int) -> bool:
+        """Whether sleepers wait, and none wakes by itself at or before the deadline."""
+        with self._claims.read() as c:
+            waiting = list(c.waiting(queue, Kind.MESSAGE))
+        return bool(waiting) and not any(0 < w.wake_ns <= deadline_ns for w in waiting)
+
+    def ring_one(self, queue: int, kind: Kind) -> None:
+        """Ring the first registered sleeper that can be reached."""
+        with self._claims.read() as c:
+            for waiting in c.waiting(queue, kind):
+                if self._presence.bell.ring(waiting.owner, waiting.sleeper):
+                    return
+
+    def ring_all(self, queue: int, kind: Kind) -> None:
+        """Ring every registered sleeper."""
+        with self._claims.read() as c:
+            waiting = list(c.waiting(queue, kind))
+        for w in waiting:
+            self._presence.bell.ring(w.owner, w.sleeper)
