@@ -61,6 +61,8 @@ def _queue_problems(engine: Engine, txn: Any, c: Any, queue: int) -> list[str]:
         found.append(f"{size} bytes are stored, {counters.bytes} are counted")
     if c.claimed(queue) != len(rows):
         found.append(f"{len(rows)} claims exist, {c.claimed(queue)} are counted")
-    found.extend(f"the position {position:#x} is claimed and given back at once" for position in rows.keys() & returned.keys())
+    found.extend(
+        f"the position {position:#x} is claimed and given back at once" for position in rows.keys() & returned.keys()
+    )
     found.extend(f"the position {position:#x} was given back, and is gone" for position in returned.keys() - seen)
     return found

@@ -7,8 +7,11 @@ from types import TracebackType
 from typing import Any
 
 from .audit import problems
+from .channel import Channel
+from .codecs import BodyCodec
 from .errors import Closed
-from .queue import Queue, QueueStats
+from .options import UNSET, QueueOptions, check_name
+from .queue import Queue, QueueStats, stats_of
 from .store import open_store
 
 
@@ -39,10 +42,11 @@ class Broker:
         for wrong in ("path", "durability", "max_store_bytes"):
             if wrong in options:
                 raise TypeError(f"{wrong} belongs to mqlite.open, not to a queue of a broker")
-        if self.path is None:
-            queue: Queue[Any] = Queue(name, _store=self._store, **options)
-        else:
-            queue = Queue(name, self.path, **options)
+        codec = options.get("codec", UNSET)
+        named = {**options, "codec": BodyCodec(codec).name} if "codec" in options else options
+        _ = QueueOptions(**named)
+        self._store.retain()
+        queue = Queue.of(Channel.open(self._store, check_name(name), named, codec))
         self._queues.append(queue)
         return queue
 
@@ -55,21 +59,18 @@ class Broker:
     def stats(self) -> dict[str, QueueStats]:
         """The state of every queue, by name."""
         self._check_open()
-        return {name: self._look(name).stats() for name in self.queues()}
-
-    def _look(self, name: str) -> Queue[Any]:
-        """A queue to ask for numbers: its codec does not matter."""
-        look: Queue[Any] = object.__new__(Queue)
-        look.attach(self._store, self._store.engine.declare(name, {}))
-        return look
+        engine = self._store.engine
+        return {name: stats_of(engine, engine.catalog.declare(name, {})) for name in self.queues()}
 
     def check(self) -> list[str]:
-        """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while nobody writes."""
+        """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while "
+        "nobody writes."""
         self._check_open()
         return problems(self._store.engine)
 
     def close(self) -> None:
-        """Close the broker and the queues made by it. What this process holds goes back when the last handle is closed."""
+        """Close the broker and the queues made by it. What this process holds goes back when the last handle is "
+        "closed."""
         if not self._closed:
             self._closed = True
             for queue in self._queues:
@@ -79,7 +80,9 @@ class Broker:
     def __enter__(self) -> Broker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.close()
 
     def __reduce__(self) -> Any:
@@ -88,7 +91,9 @@ class Broker:
         return Broker, (self.path, self._durability, None)
 
 
-def open(path: str | os.PathLike[str] | None = None, *, durability: str = "full", max_store_bytes: int | None = None) -> Broker:
+def open(
+    path: str | os.PathLike[str] | None = None, *, durability: str = "full", max_store_bytes: int | None = None
+) -> Broker:
     """Open the store at `path`, a directory that is made if missing; None: one in memory.
 
     durability: "full" - a returned put survives kill -9 and a power cut.

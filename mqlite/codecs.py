@@ -61,9 +61,13 @@ class BodyCodec:
             assert isinstance(self.codec, Codec)
             data = self.codec.encode(body)
         except Exception as error:
-            raise CodecError(f"the codec {self.name!r} cannot encode this {kind.__name__} ({error}): put something it can carry") from error
+            raise CodecError(
+                f"the codec {self.name!r} cannot encode this {kind.__name__} ({error}): put something it can carry"
+            ) from error
         if not isinstance(data, bytes):
-            raise CodecError(f"the codec {self.name!r} returned {type(data).__name__} where bytes are due: mend its encode()")
+            raise CodecError(
+                f"the codec {self.name!r} returned {type(data).__name__} where bytes are due: mend its encode()"
+            )
         return CUSTOM, data
 
     def decode(self, payload: Payload) -> Any:
@@ -98,7 +102,10 @@ def _encode_json(body: Any) -> bytes:
     try:
         text = _dumps(body)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CodecError(f"a body of type {type(body).__name__} is not bytes, str or a JSON value ({error}): convert it, or declare the queue with codec='pickle'") from error
+        raise CodecError(
+            f"a body of type {type(body).__name__} is not bytes, str or a JSON value ({error}): convert it, or "
+            "declare the queue with codec='pickle'"
+        ) from error
     if type(body) not in _JSON_ATOMS:
         _check_lossless(body)
     return text.encode("utf-8", "surrogatepass")
@@ -116,9 +123,15 @@ def _check_lossless(body: Any) -> None:
         if kind is dict:
             for key in value:
                 if type(key) is not str:
-                    raise CodecError(f"a dict with the key {key!r} would come back with another: JSON keys are str. Convert it, or declare the queue with codec='pickle'")
+                    raise CodecError(
+                        f"a dict with the key {key!r} would come back with another: JSON keys are str. Convert "
+                        "it, or declare the queue with codec='pickle'"
+                    )
             rest.extend(value.values())
         elif kind is list:
             rest.extend(value)
         elif kind not in _JSON_ATOMS:
-            raise CodecError(f"a {kind.__name__} inside the body would come back as another type: convert it to a JSON value, or declare the queue with codec='pickle'")
+            raise CodecError(
+                f"a {kind.__name__} inside the body would come back as another type: convert it to a JSON value, "
+                "or declare the queue with codec='pickle'"
+            )

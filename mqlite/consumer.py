@@ -5,20 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .engine import Claim, QueueState
+from .channel import Channel
+from .engine import Claim
 from .errors import CodecError, Empty, LeaseLost, ShutDown
 from .lease import Lease, claimed_message, message_of
 from .message import Message
 from .options import check_timeout
-from .store import Store
 from .waiting import Interrupt
-
-if TYPE_CHECKING:
-    from .queue import Queue
 
 
 class Consumer:
@@ -36,20 +33,22 @@ class Consumer:
     Fork: the child starts with an empty buffer. Pickle: path, name and settings travel.
     """
 
-    def __init__(self, queue: Queue[Any], store: Store, state: QueueState, decode: Callable[[Any], Any], prefetch: int, auto_ack: bool) -> None:
-        self._queue = queue
-        self._store = store
-        self._engine = store.engine
-        self._state = state
-        self._decode = decode
+    def __init__(self, channel: Channel, prefetch: int, auto_ack: bool, owns_channel: bool = False) -> None:
+        self._channel = channel
+        self._owns_channel = owns_channel
+        self._engine = channel.engine
+        self._state = channel.state
+        self._decode = channel.decode
         self.prefetch = prefetch
         self.auto_ack = auto_ack
         self._reset()
-        store.handles.add(self)
+        channel.store.handles.add(self)
 
     def _reset(self) -> None:
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
-        self._changed = threading.Condition(threading.Lock())  # guards the four below; nothing of the engine is called under it
+        self._changed = threading.Condition(
+            threading.Lock()
+        )  # guards the four below; nothing of the engine is called under it
         self._buffer: deque[Claim] = deque()
         self._held: dict[int, Claim] = {}  # by id(claim): buffered or in the user's hands, and unsettled
         self._asking = 0  # claims being asked for right now
@@ -96,7 +95,10 @@ class Consumer:
                         break
                     left = None if end is None else end - time.monotonic()
                     if left is not None and left <= 0:
-                        raise Empty(f"queue {self._state.name!r} had no message in time, or all {self.prefetch} prefetched ones are unsettled")
+                        raise Empty(
+                            f"queue {self._state.name!r} had no message in time, or all {self.prefetch} "
+                            "prefetched ones are unsettled"
+                        )
                     self._changed.wait(left)
             claims: list[Claim] = []
             try:
@@ -171,24 +173,22 @@ class Consumer:
             self._changed.notify_all()
         self._interrupt.close(self._engine.presence)
         self._engine.release_all(held)
+        if self._owns_channel:
+            self._channel.close()
 
     def __enter__(self) -> Consumer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.close()
 
     def __reduce__(self) -> Any:
-        return _reopen, (self._queue, self.prefetch, self.auto_ack)
+        return Consumer, (self._channel, self.prefetch, self.auto_ack, True)
 
     def after_fork(self) -> None:
         """In the child: the buffer and the waiting threads are the parent's."""
         ended = self._ended
         self._reset()
         self._ended = self._interrupt.closed = ended
-
-
-def _reopen(queue: Queue[Any], prefetch: int, auto_ack: bool) -> Consumer:
-    """A pickled consumer again; it keeps its queue open."""
-    consumer = queue.consumer(prefetch=prefetch, auto_ack=auto_ack)
-    return consumer

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
-from .engine import Claim, Engine, QueueState, utc
+from .engine import Claim, Engine, QueueState
 from .errors import CodecError, NotClaimed
 from .message import Death, Message, Record, error_texts, priority_at
 
@@ -40,7 +41,10 @@ class Lease:
         if self._outcome:
             raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
         if self._engine.presence.owner != self._owner:
-            raise NotClaimed(f"{what} was received by another process (or before its store was closed): only who received it settles it")
+            raise NotClaimed(
+                f"{what} was received by another process (or before its store was closed): only who received it "
+                "settles it"
+            )
 
     def end(self, outcome: str) -> None:
         """It was settled, as `outcome` says."""
@@ -94,7 +98,9 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
         lease = message.lease
         assert isinstance(lease, Lease)
         if lease.engine is not engine:
-            raise NotClaimed(f"message {message.id} belongs to another store than queue {queue!r}: acknowledge it there")
+            raise NotClaimed(
+                f"message {message.id} belongs to another store than queue {queue!r}: acknowledge it there"
+            )
         lease.check()
         if id(lease) in leases:
             raise NotClaimed(f"message {message.id} of queue {queue!r} is named twice: name each once")
@@ -103,6 +109,11 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
         engine.ack([lease.claim for lease in leases.values()])
     for lease in leases.values():
         lease.end("acknowledged")
+
+
+def utc(ns: int) -> datetime:
+    """An aware datetime for nanoseconds since the epoch."""
+    return datetime.fromtimestamp(ns / 1e9, UTC)
 
 
 def message_of(queue: QueueState, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
@@ -142,7 +153,9 @@ def _death(fields: dict[str, Any] | None) -> Death | None:
     )
 
 
-def claimed_message(engine: Engine, claim: Claim, decode: Decode, on_end: Callable[[Lease], None] | None) -> Message | None:
+def claimed_message(
+    engine: Engine, claim: Claim, decode: Decode, on_end: Callable[[Lease], None] | None
+) -> Message | None:
     """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue."""
     try:
         body = decode(claim.record.payload)

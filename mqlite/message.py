@@ -108,7 +108,10 @@ class Message:
     def lease(self) -> Settler:
         """The claim. Raises NotClaimed where there is none."""
         if self._lease is None:
-            raise NotClaimed(f"message {self.id} of queue {self.queue!r} is not claimed (peeked at, or settled on receipt): only receive() and consumer() give messages to settle")
+            raise NotClaimed(
+                f"message {self.id} of queue {self.queue!r} is not claimed (peeked at, or settled on receipt): "
+                "only receive() and consumer() give messages to settle"
+            )
         return self._lease
 
     def ack(self) -> None:
@@ -143,7 +146,7 @@ class Message:
         _ = self.lease
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, where: TracebackType | None) -> None:
         if self.lease.settled:
             return
         if error is None:
@@ -154,7 +157,10 @@ class Message:
             self.release()
 
     def __reduce__(self) -> Any:
-        raise TypeError(f"message {self.id} of queue {self.queue!r} cannot be pickled: its claim belongs to this process. Send its body, or let the other process receive it")
+        raise TypeError(
+            f"message {self.id} of queue {self.queue!r} cannot be pickled: its claim belongs to this process. "
+            "Send its body, or let the other process receive it"
+        )
 
 
 def error_texts(error: object) -> tuple[str | None, str | None]:

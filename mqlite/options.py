@@ -48,6 +48,10 @@ def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         raise ValueError(f"{attribute.name} is a positive number of seconds (or None), not {value}")
 
 
+def _or_none(check: Any) -> Any:
+    return attrs.validators.optional(check)
+
+
 def _seconds_to_float(value: Any) -> Any:
     return float(value) if type(value) is int else value
 
@@ -70,8 +74,8 @@ class QueueOptions:
 
     maxsize: int = attrs.field(default=0, converter=_maxsize, validator=_whole(0))
     max_message_bytes: int = attrs.field(default=16 << 20, validator=_whole(1))
-    max_deliveries: int | None = attrs.field(default=5, validator=attrs.validators.optional(_whole(1)))
-    ack_timeout: float | None = attrs.field(default=1800.0, converter=_seconds_to_float, validator=attrs.validators.optional(_seconds))
+    max_deliveries: int | None = attrs.field(default=5, validator=_or_none(_whole(1)))
+    ack_timeout: float | None = attrs.field(default=1800.0, converter=_seconds_to_float, validator=_or_none(_seconds))
     dead_letter: bool = attrs.field(default=True, validator=_flag)
     codec: str = attrs.field(default="json")
 
@@ -82,12 +86,19 @@ class QueueOptions:
             stored, asked = getattr(self, name), getattr(wanted, name)
             if stored != asked:
                 raise SettingsMismatch(
-                    f"queue {queue!r} is stored with {name}={stored!r}, not {asked!r}: leave {name} out to take what is stored, or change it for everybody with configure({name}=...)"
+                    f"queue {queue!r} is stored with {name}={stored!r}, not {asked!r}: leave {name} out to take "
+                    "what is stored, "
+                    f"or change it for everybody with configure({name}=...)"
                 )
 
 
 #: A dead-letter queue never loses a message by itself.
 DEAD_OPTIONS: Final = QueueOptions(max_deliveries=None, dead_letter=False)
+
+
+def named_options(**options: object) -> dict[str, Any]:
+    """The options that have a value."""
+    return {name: value for name, value in options.items() if value is not UNSET}
 
 
 def check_name(name: object) -> str:

@@ -161,4 +161,3 @@ class SharedPresence:
         self.bell.bury(owner)
         self._log.reader_check()
         self._claims.environment.reader_check()
-

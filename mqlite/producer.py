@@ -9,16 +9,14 @@ import time
 import weakref
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .channel import Channel
 from .errors import Closed, Empty, Full, MqliteError
 from .log import Draft
 from .message import rank_of
 from .options import check_priority, check_timeout
-from .store import Store
-
-if TYPE_CHECKING:
-    from .queue import Queue
+from .waiting import Interrupt
 
 MAX_GROUP = 1000
 
@@ -72,16 +70,18 @@ class Producer:
     is the parent's to commit. Pickle: path, name and settings travel.
     """
 
-    def __init__(self, queue: Queue[Any], store: Store, priority: int, max_buffered: int) -> None:
-        self._queue = queue
-        self._store = store
+    def __init__(self, channel: Channel, priority: int, max_buffered: int, owns_channel: bool = False) -> None:
+        self._channel = channel
+        self._owns_channel = owns_channel
+        self._name = channel.state.name
         self.priority = priority
         self.max_buffered = max_buffered
         self._reset()
-        store.handles.add(self)
+        channel.store.handles.add(self)
         _producers.add(self)
 
     def _reset(self) -> None:
+        self._interrupt = Interrupt(f"the producer of queue {self._name!r}")
         self._changed = threading.Condition(threading.Lock())  # guards all below
         self._buffer: deque[tuple[int, Draft, Receipt]] = deque()
         self._committing = 0
@@ -92,21 +92,31 @@ class Producer:
         self._closed = False
 
     # ------------------------------------------------------------------ putting
-    def put(self, item: Any, block: bool = True, timeout: float | None = None, *, priority: int | None = None, **options: Any) -> Receipt:
+    def put(
+        self,
+        item: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int | None = None,
+        **options: Any,
+    ) -> Receipt:
         """Buffer one message. Options as of Queue.put. Raises CodecError, MessageTooLarge, Full, Closed at once."""
         wait = check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
-        draft = self._queue.draft(item, **options)
+        draft = self._channel.draft(item, **options)
         receipt = Receipt(self, item)
         with self._changed:
             if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):
-                raise Full(f"the producer of queue {self._queue.name!r} has {self.max_buffered} messages buffered: wait, or flush")
+                raise Full(
+                    f"the producer of queue {self._name!r} has {self.max_buffered} messages buffered: wait, or flush"
+                )
             if self._closed:
-                raise Closed(f"the producer of queue {self._queue.name!r} was closed: make another one")
+                raise Closed(f"the producer of queue {self._name!r} was closed: make another one")
             self._buffer.append((rank, draft, receipt))
             self._accepted += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._queue.name}", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._name}", daemon=True)
                 self._thread.start()
             elif len(self._buffer) == 1:
                 self._changed.notify_all()
@@ -119,12 +129,16 @@ class Producer:
         return bool(self._changed.wait_for(condition, timeout))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all put so far is durable. Raises the first error since the last flush, or Empty after `timeout`."""
+        """Wait until all put so far is durable. Raises the first error since the last flush, or Empty after "
+        "`timeout`."""
         wait = check_timeout(timeout)
         with self._changed:
             target = self._accepted
             if not self._wait(lambda: self._decided >= target, wait):
-                raise Empty(f"the producer of queue {self._queue.name!r} could not commit everything in time: {len(self._buffer) + self._committing} messages are left")
+                raise Empty(
+                    f"the producer of queue {self._name!r} could not commit everything in time: "
+                    f"{len(self._buffer) + self._committing} messages are left"
+                )
             error, self._first_error = self._first_error, None
         if error is not None:
             raise error
@@ -133,7 +147,7 @@ class Producer:
         """Wait until a receipt is done. Raises Empty."""
         with self._changed:
             if not self._wait(lambda: receipt.done, timeout):
-                raise Empty(f"the message was not committed to queue {self._queue.name!r} in time: it still may be")
+                raise Empty(f"the message was not committed to queue {self._name!r} in time: it still may be")
 
     # ------------------------------------------------------------------ committing
     def _run(self) -> None:
@@ -142,7 +156,7 @@ class Producer:
                 self._changed.wait_for(lambda: self._buffer or self._closed)
                 if not self._buffer:
                     return
-                limit = min(MAX_GROUP, self._queue.maxsize or MAX_GROUP)
+                limit = min(MAX_GROUP, self._channel.state.options.maxsize or MAX_GROUP)
                 group = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
                 self._committing = len(group)
             self._commit(group)
@@ -151,10 +165,15 @@ class Producer:
         ids: list[int] = [0] * len(group)
         failure: BaseException | None = None
         try:
-            ids = self._queue.put_drafts([(rank, draft) for rank, draft, _ in group], None)
+            ids = self._channel.put([(rank, draft) for rank, draft, _ in group], None, self._interrupt)
         except BaseException as error:
             failure = error
-        if failure is not None and len(group) > 1 and isinstance(failure, MqliteError) and not isinstance(failure, Closed):
+        if (
+            failure is not None
+            and len(group) > 1
+            and isinstance(failure, MqliteError)
+            and not isinstance(failure, Closed)
+        ):
             for entry in group:  # one message may be what is too much: each gets its own answer
                 self._commit([entry])
             return
@@ -175,27 +194,28 @@ class Producer:
             thread = self._thread
         if thread is not None:
             thread.join()
-        self.flush()
+        try:
+            self.flush()
+        finally:
+            if self._owns_channel:
+                self._channel.close()
 
     def __enter__(self) -> Producer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.close()
 
     def __reduce__(self) -> Any:
-        return _reopen, (self._queue, self.priority, self.max_buffered)
+        return Producer, (self._channel, self.priority, self.max_buffered, True)
 
     def after_fork(self) -> None:
         """In the child: what was buffered, and the thread, are the parent's."""
         closed = self._closed
         self._reset()
         self._closed = closed
-
-
-def _reopen(queue: Queue[Any], priority: int, max_buffered: int) -> Producer:
-    """A pickled producer again."""
-    return queue.producer(priority=priority, max_buffered=max_buffered)
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()

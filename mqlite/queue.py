@@ -10,17 +10,17 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from .audit import problems
+from .channel import Channel, channel_at
 from .claims import Shut
-from .codecs import BodyCodec, check_json
+from .codecs import BodyCodec
 from .consumer import Consumer
-from .engine import QueueState
-from .errors import CodecError, Empty, Full, MessageTooLarge, NotSupported, SettingsMismatch
+from .engine import Engine, QueueState
+from .errors import CodecError, Empty, NotSupported
 from .lease import ack_many, claimed_message, message_of
-from .log import Draft
-from .message import Message, Record, rank_of
-from .options import UNSET, QueueOptions, Unset, check_count, check_name, check_priority, check_timeout
+from .message import Message, rank_of
+from .options import UNSET, Unset, check_count, check_name, check_priority, check_timeout, named_options
 from .producer import Producer
-from .store import Store, open_store
 from .waiting import Interrupt
 
 T = TypeVar("T")
@@ -42,6 +42,14 @@ class QueueStats:
     dead: int
     bytes: int
     oldest_age: float | None
+
+
+def stats_of(engine: Engine, state: QueueState) -> QueueStats:
+    """The state of a queue."""
+    numbers = engine.inspection.numbers(state)
+    oldest_ns = numbers.pop("oldest_ns")
+    age = None if oldest_ns is None else max(0.0, (engine.clock.wall_ns() - oldest_ns) / 1e9)
+    return QueueStats(delayed=0, oldest_age=age, **numbers)
 
 
 class Queue(Generic[T]):
@@ -70,48 +78,39 @@ class Queue(Generic[T]):
         max_store_bytes: int | None = None,
         maxsize: int | Unset = UNSET,
         max_message_bytes: int | Unset = UNSET,
-        max_deliveries: int | None | Unset = UNSET,
-        ack_timeout: float | None | Unset = UNSET,
+        max_deliveries: int | Unset | None = UNSET,
+        ack_timeout: float | Unset | None = UNSET,
         dead_letter: bool | Unset = UNSET,
         codec: object = UNSET,
-        _store: Store | None = None,
     ) -> None:
-        if type(name) is int:  # queue.Queue(maxsize)
+        if isinstance(name, int):  # queue.Queue(maxsize)
             if maxsize is not UNSET:
                 raise TypeError("maxsize is given twice, by position and by name")
-            name, maxsize = "queue", name
-        check_name(name)
-        if not isinstance(name, str):
-            raise TypeError(f"a queue's name is a str, not {name!r}")
-        options = {
-            "maxsize": maxsize,
-            "max_message_bytes": max_message_bytes,
-            "max_deliveries": max_deliveries,
-            "ack_timeout": ack_timeout,
-            "dead_letter": dead_letter,
-        }
-        named = {key: value for key, value in options.items() if value is not UNSET}
-        if codec is not UNSET:
-            named["codec"] = BodyCodec(codec).name
-        QueueOptions(**named)  # bad values are told before a store is made
-        self._store = _store or open_store(path, durability=durability, max_store_bytes=max_store_bytes)
-        try:
-            self._engine = self._store.engine
-            state = self._engine.declare(name, named)
-            self._codec = _codec_for(state, codec)
-        except BaseException:
-            if _store is None:
-                self._store.close()
-            raise
-        self._set_up(state)
+            maxsize, name = name, "queue"
+        named = named_options(
+            maxsize=maxsize,
+            max_message_bytes=max_message_bytes,
+            max_deliveries=max_deliveries,
+            ack_timeout=ack_timeout,
+            dead_letter=dead_letter,
+            codec=codec if codec is UNSET else BodyCodec(codec).name,
+        )
+        self._attach(channel_at(path, check_name(name), named, codec, durability, max_store_bytes))
 
-    def _set_up(self, state: QueueState) -> None:
-        self._state = state
-        self._interrupt = Interrupt(f"queue {state.name!r}")
-        self._closed = False
+    @classmethod
+    def of(cls, channel: Channel) -> Queue[Any]:
+        """A handle on an open channel, which is closed with it."""
+        queue: Queue[Any] = object.__new__(cls)
+        queue._attach(channel)
+        return queue
+
+    def _attach(self, channel: Channel) -> None:
+        self._channel = channel
+        self._engine = channel.engine
+        self._state = channel.state
+        self._interrupt = Interrupt(f"queue {channel.state.name!r}")
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
-        self._decode: Callable[[Any], Any] = _identity if self._store.in_memory else self._codec.decode
-        self._store.handles.add(self)
+        channel.store.handles.add(self)
 
     @property
     def name(self) -> str:
@@ -124,7 +123,8 @@ class Queue(Generic[T]):
         return self._state.options.maxsize
 
     def __repr__(self) -> str:
-        where = "in memory" if self._store.path is None else f"path={self._store.path!r}"
+        path = self._channel.store.path
+        where = "in memory" if path is None else f"path={path!r}"
         return f"<mqlite.Queue {self.name!r} {where}>"
 
     # ------------------------------------------------------------------ put
@@ -147,12 +147,10 @@ class Queue(Generic[T]):
         StoreFull; then nothing was stored. Cost: one commit, shared with other threads
         that put or settle at the same moment; O(log n).
         """
-        draft = self._draft(item, headers, type, reply_to, correlation_id)
+        self._interrupt.check()
+        draft = self._channel.draft(item, headers, type, reply_to, correlation_id)
         rank = rank_of(check_priority(priority))
-        ids = self._engine.put(self._state, [(rank, draft)], check_timeout(timeout) if block else 0, self._interrupt)
-        if ids is None:
-            raise Full(f"queue {self.name!r} holds its maxsize of {self.maxsize} messages: take some, or wait with a timeout")
-        return ids[0]
+        return self._channel.put([(rank, draft)], check_timeout(timeout) if block else 0, self._interrupt)[0]
 
     def put_nowait(self, item: T, **options: Any) -> int:
         """`put` that raises Full at once."""
@@ -174,40 +172,10 @@ class Queue(Generic[T]):
 
         Raises ValueError where there are more items than maxsize: they could never fit.
         """
-        rank = rank_of(check_priority(priority))
-        ranked = [(rank, self._draft(item, headers, type, reply_to, correlation_id)) for item in items]
         self._interrupt.check()
-        return self.put_drafts(ranked, check_timeout(timeout) if block else 0)
-
-    def put_drafts(self, ranked: list[tuple[int, Draft]], timeout: float | None) -> list[int]:
-        """Store prepared messages (see `draft`) in one commit."""
-        if not ranked:
-            return []
-        if 0 < self.maxsize < len(ranked):
-            raise ValueError(f"{len(ranked)} messages can never fit into queue {self.name!r} with maxsize={self.maxsize}: put them in smaller groups")
-        ids = self._engine.put(self._state, ranked, timeout, self._interrupt)
-        if ids is None:
-            raise Full(f"queue {self.name!r} has no room for {len(ranked)} messages (maxsize {self.maxsize}): take some, or wait with a timeout")
-        return ids
-
-    def draft(self, item: T, *, headers: Mapping[str, Any] | None = None, type: str | None = None, reply_to: str | None = None, correlation_id: str | None = None) -> Draft:
-        """A message checked, encoded and ready for `put_drafts`. Raises CodecError, MessageTooLarge."""
-        return self._draft(item, headers, type, reply_to, correlation_id)
-
-    def _draft(self, item: T, headers: Mapping[str, Any] | None, kind: str | None, reply_to: str | None, correlation_id: str | None) -> Draft:
-        engine = self._engine
-        if self._interrupt.closed:
-            self._interrupt.check()
-        extras: dict[str, Any] | None = None
-        if headers is not None or kind is not None or reply_to is not None or correlation_id is not None:
-            extras = _extras(headers, type=kind, reply_to=reply_to, correlation_id=correlation_id)
-        payload = item if self._store.in_memory else self._codec.encode(item)
-        draft = engine.log.prepare(Record(payload, engine.clock.wall_ns(), 0, 0, 0, extras))
-        if engine.log.size_of(draft) > self._state.options.max_message_bytes:
-            raise MessageTooLarge(
-                f"a body of {engine.log.size_of(draft)} bytes is larger than max_message_bytes={self._state.options.max_message_bytes} of queue {self.name!r}: store it elsewhere and put a reference, or configure(max_message_bytes=...)"
-            )
-        return draft
+        rank = rank_of(check_priority(priority))
+        ranked = [(rank, self._channel.draft(item, headers, type, reply_to, correlation_id)) for item in items]
+        return self._channel.put(ranked, check_timeout(timeout) if block else 0, self._interrupt)
 
     # ------------------------------------------------------------------ get
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -217,15 +185,16 @@ class Queue(Generic[T]):
         raises Empty. Raises ShutDown once the queue is shut down and empty. Cost: one
         commit. Use `receive` or `consumer` for work that must not be lost.
         """
-        if self._interrupt.closed:
-            self._interrupt.check()
-        body: _Box[T] | None = self._engine.get(self._state, check_timeout(timeout) if block else 0, self._interrupt, self._boxed)
+        self._interrupt.check()
+        body: _Box[T] | None = self._engine.get(
+            self._state, check_timeout(timeout) if block else 0, self._interrupt, self._boxed
+        )
         if body is None:
             raise Empty(f"queue {self.name!r} had no message in time")
         return body.content
 
     def _boxed(self, payload: Any) -> _Box[T]:
-        return _Box(self._decode(payload))
+        return _Box(self._channel.decode(payload))
 
     def get_nowait(self) -> T:
         """`get` that raises Empty at once."""
@@ -241,7 +210,11 @@ class Queue(Generic[T]):
         wait = check_timeout(timeout)
         self._interrupt.check()
         while claims := self._engine.receive(self._state, max_messages, wait, self._interrupt):
-            messages = [m for claim in claims if (m := claimed_message(self._engine, claim, self._decode, None)) is not None]
+            messages = [
+                m
+                for claim in claims
+                if (m := claimed_message(self._engine, claim, self._channel.decode, None)) is not None
+            ]
             if messages:
                 return messages
         raise Empty(f"queue {self.name!r} had no message in time")
@@ -252,7 +225,7 @@ class Queue(Generic[T]):
         if type(auto_ack) is not bool:
             raise TypeError(f"auto_ack is a bool, not {auto_ack!r}")
         self._interrupt.check()
-        consumer = Consumer(self, self._store, self._state, self._decode, prefetch, auto_ack)
+        consumer = Consumer(self._channel, prefetch, auto_ack)
         self._consumers.add(consumer)
         return consumer
 
@@ -261,7 +234,7 @@ class Queue(Generic[T]):
         check_priority(priority)
         check_count(max_buffered, "max_buffered")
         self._interrupt.check()
-        return Producer(self, self._store, priority, max_buffered)
+        return Producer(self._channel, priority, max_buffered)
 
     def ack_many(self, messages: Iterable[Message]) -> None:
         """Acknowledge all these messages in one commit, or none (LeaseLost, NotClaimed)."""
@@ -272,7 +245,7 @@ class Queue(Generic[T]):
     def qsize(self) -> int:
         """How many messages are ready. Exact at rest. O(1)."""
         self._interrupt.check()
-        return self._engine.ready(self._state)
+        return self._engine.inspection.ready(self._state)
 
     __len__ = qsize
 
@@ -286,13 +259,13 @@ class Queue(Generic[T]):
     def full(self) -> bool:
         """Whether a put would have to wait."""
         self._interrupt.check()
-        return 0 < self.maxsize <= self._engine.total(self._state)
+        return 0 < self.maxsize <= self._engine.inspection.total(self._state)
 
     @property
     def unfinished_tasks(self) -> int:
         """Messages in the queue, and those taken by `get` for which no `task_done` was called."""
         self._interrupt.check()
-        return self._engine.unfinished(self._state)
+        return self._engine.tasks.unfinished(self._state)
 
     def task_done(self) -> None:
         """What was taken by `get` is done. Messages that are acknowledged need no task_done.
@@ -301,13 +274,13 @@ class Queue(Generic[T]):
         process that died count as done.
         """
         self._interrupt.check()
-        if not self._engine.task_done(self._state):
+        if not self._engine.tasks.task_done(self._state):
             raise ValueError("task_done() called too many times")
 
     def join(self) -> None:
         """Wait until every message was settled, or taken and reported by `task_done`."""
         self._interrupt.check()
-        self._engine.join(self._state, self._interrupt)
+        self._engine.tasks.join(self._state, self._interrupt)
 
     def shutdown(self, immediate: bool = False) -> None:
         """No more puts: they raise ShutDown. Gets go on until the queue is empty, then raise it too.
@@ -317,7 +290,7 @@ class Queue(Generic[T]):
         them has closed it. Claimed messages can still be settled.
         """
         self._interrupt.check()
-        self._engine.shutdown(self._state, bool(immediate))
+        self._engine.tasks.shutdown(self._state, bool(immediate))
         for consumer in list(self._consumers):
             consumer.give_back_buffered()
 
@@ -325,7 +298,7 @@ class Queue(Generic[T]):
     def is_shutdown(self) -> bool:
         """Whether `shutdown` was called, here or in another process."""
         self._interrupt.check()
-        return self._engine.shut(self._state) is not Shut.OPEN
+        return self._engine.tasks.shut(self._state) is not Shut.OPEN
 
     # ------------------------------------------------------------------ looking and operating
     def peek(self, n: int = 1) -> list[Message]:
@@ -350,15 +323,15 @@ class Queue(Generic[T]):
         return self._browse(filter)
 
     def _browse(self, filter: Callable[[Message], bool] | None) -> Iterator[Message]:
-        start, count = 0, 1 << 62 if self._store.in_memory else 1
+        start, count = 0, 1 << 62 if self._channel.store.in_memory else 1
         while True:
-            found = self._engine.browse(self._state, start, count)
+            found = self._engine.inspection.browse(self._state, start, count)
             for position, record in found:
                 start = position + 1
                 if record is None:
                     continue
                 try:
-                    body = self._decode(record.payload)
+                    body = self._channel.decode(record.payload)
                 except CodecError:
                     continue
                 message = message_of(self._state, position, record, body, None)
@@ -371,20 +344,13 @@ class Queue(Generic[T]):
     def stats(self) -> QueueStats:
         """Exact counts. O(1), and O(priorities in use) for the age."""
         self._interrupt.check()
-        numbers = self._engine.numbers(self._state)
-        oldest_ns = numbers.pop("oldest_ns")
-        age = None if oldest_ns is None else max(0.0, (self._engine.clock.wall_ns() - oldest_ns) / 1e9)
-        return QueueStats(delayed=0, oldest_age=age, **numbers)
+        return stats_of(self._engine, self._state)
 
     @property
     def dead(self) -> Queue[Any]:
         """The dead-letter queue: itself a queue. `message.death` says why, `message.id` is unchanged."""
         self._interrupt.check()
-        dead: Queue[Any] = object.__new__(Queue)
-        dead._store, dead._engine, dead._codec = self._store, self._engine, self._codec
-        dead._set_up(self._engine.dead_of(self._state))
-        dead._interrupt = self._interrupt
-        return dead
+        return Queue.of(self._channel.dead())
 
     def configure(self, **changes: Any) -> None:
         """Change stored settings, for every process, at once. Names and values as in `Queue`; not the codec."""
@@ -393,15 +359,13 @@ class Queue(Generic[T]):
         for name in changes:
             if name not in allowed:
                 raise TypeError(f"{name!r} cannot be changed: configure takes {', '.join(sorted(allowed))}")
-        if self._state.name.endswith(".dead") and self._state.version == 0:
+        if self._state.is_dead:
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue, whose settings are fixed")
         attrs.evolve(self._state.options, **changes)  # bad values are told before anything is stored
-        self._engine.configure(self._state, changes)
+        self._engine.catalog.configure(self._state, changes)
 
     def check(self) -> list[str]:
         """What is wrong with the store of this queue; [] when all is well. See `Broker.check`."""
-        from .audit import problems
-
         self._interrupt.check()
         return problems(self._engine)
 
@@ -411,36 +375,27 @@ class Queue(Generic[T]):
 
         What this process holds goes back, without blame, when the store closes.
         """
-        if not self._closed and not self._interrupt.closed:
-            self._closed = True
+        if not self._interrupt.closed:
             for consumer in list(self._consumers):
                 consumer.close()
             self._interrupt.close(self._engine.presence)
-            self._store.close()
+            self._channel.close()
 
     def __enter__(self) -> Queue[T]:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.close()
 
     def __reduce__(self) -> Any:
-        if self._store.path is None:
-            raise TypeError(f"queue {self.name!r} is in memory and cannot be sent to another process: give it a path")
-        dead = bool(self._state.version == 0)
-        name = self.name.removesuffix(".dead") if dead else self.name
-        return _reopen, (name, self._store.path, self._codec.codec, dead)
+        return Queue.of, (self._channel,)
 
     def after_fork(self) -> None:
         """In the child: threads that waited here are the parent's."""
         closed, self._interrupt = self._interrupt.closed, Interrupt(f"queue {self.name!r}")
         self._interrupt.closed = closed
-
-
-def _reopen(name: str, path: str, codec: object, dead: bool) -> Queue[Any]:
-    """A pickled queue again, in this process."""
-    queue: Queue[Any] = Queue(name, path, codec=codec)
-    return queue.dead if dead else queue
 
 
 class _Box(Generic[T]):
@@ -450,33 +405,3 @@ class _Box(Generic[T]):
 
     def __init__(self, content: T) -> None:
         self.content = content
-
-
-def _identity(payload: Any) -> Any:
-    return payload
-
-
-def _codec_for(state: QueueState, codec: object) -> BodyCodec:
-    """The codec that the user named, or the stored one where naming it is not needed."""
-    if codec is not UNSET:
-        return BodyCodec(codec)
-    if state.options.codec == "json":
-        return BodyCodec("json")
-    if state.options.codec == "pickle":
-        raise SettingsMismatch(f"the bodies of queue {state.name!r} are pickled, and reading them can run code: pass codec='pickle' if you trust the store")
-    raise SettingsMismatch(f"queue {state.name!r} was made with the codec {state.options.codec!r}: pass codec= with one like it")
-
-
-def _extras(headers: Mapping[str, Any] | None, **texts: str | None) -> dict[str, Any]:
-    """The optional parts of a message, checked."""
-    extras: dict[str, Any] = {}
-    if headers is not None:
-        if not isinstance(headers, Mapping):
-            raise TypeError(f"headers is a dict, not {headers!r}")
-        extras["headers"] = check_json(dict(headers), "headers")
-    for name, text in texts.items():
-        if text is not None:
-            if not isinstance(text, str):
-                raise TypeError(f"{name} is a str or None, not {text!r}")
-            extras[name] = text
-    return extras

@@ -51,8 +51,11 @@ class Store:
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self.closed = False
 
+    def retain(self) -> None:
+        """One reference more."""
+
     def close(self) -> None:
-        """One handle less."""
+        """One reference less."""
 
     def check_open(self) -> None:
         """Raises Closed after the last close."""
@@ -122,14 +125,19 @@ class DiskStore(Store):
                 marker = Marker(format=1, store_id=store_id, durability="full", max_store_bytes=size)
                 directory.write_marker(marker)
             elif max_store_bytes is not None and max_store_bytes != marker.max_store_bytes:
-                raise SettingsMismatch(f"the store {path!r} was made with max_store_bytes={marker.max_store_bytes}, not {max_store_bytes}: leave it out to take what is stored")
+                raise SettingsMismatch(
+                    f"the store {path!r} was made with max_store_bytes={marker.max_store_bytes}, not "
+                    f"{max_store_bytes}: leave it out to take what is stored"
+                )
             if not os.path.exists(directory.log):
                 raise StoreCorrupted(f"the store {path!r} has a marker but no log: restore log.mdb from a backup")
             check_data_file(directory.log)
             self._environment = Environment(directory.log, map_size=marker.max_store_bytes, durable=True)
             try:
                 if LmdbLog.store_id(self._environment) != marker.store_id:
-                    raise StoreCorrupted(f"the log and the marker of {path!r} belong to different stores: restore both from one backup")
+                    raise StoreCorrupted(
+                        f"the log and the marker of {path!r} belong to different stores: restore both from one backup"
+                    )
                 self.log = LmdbLog(self._environment, marker.store_id)
                 session = directory.session(marker.store_id)
                 claims_path = os.path.join(session, "claims.mdb")
@@ -145,8 +153,14 @@ class DiskStore(Store):
         self.engine = Engine(self.log, self.claims, self.presence, clock)
         _ = self.presence.owner
 
+    def retain(self) -> None:
+        """One reference more."""
+        with _registry_lock:
+            self.check_open()
+            self.references += 1
+
     def close(self) -> None:
-        """One handle less; the last one gives back all claims and closes."""
+        """One reference less; the last one gives back all claims and closes."""
         with _registry_lock:
             if self.closed:
                 return
@@ -157,7 +171,7 @@ class DiskStore(Store):
             _open_stores.pop(self.key, None)
             try:
                 if self.presence.joined:
-                    self.engine.leave()
+                    self.engine.takeback.leave()
             finally:
                 self.presence.leave()
                 self.log.close()
@@ -203,13 +217,21 @@ def _create_log(path: str, store_id: str, size: int) -> None:
     os.unlink(new + "-lock")
 
 
-def open_store(path: str | os.PathLike[str] | None, *, durability: str = "full", max_store_bytes: int | None = None, clock: Clock | None = None) -> Store:
+def open_store(
+    path: str | os.PathLike[str] | None,
+    *,
+    durability: str = "full",
+    max_store_bytes: int | None = None,
+    clock: Clock | None = None,
+) -> Store:
     """The store at `path`, made if missing; None: a new one in memory. Each call is one reference to close.
 
     Raises StoreError, StoreCorrupted, NotSupported, SettingsMismatch.
     """
     if durability != "full":
-        raise NotSupported(f'durability is "full" in this version, not {durability!r}: a returned put survives kill -9 and a power cut')
+        raise NotSupported(
+            f'durability is "full" in this version, not {durability!r}: a returned put survives kill -9 and a power cut'
+        )
     if path is None:
         return MemoryStore(clock)
     if max_store_bytes is not None and (type(max_store_bytes) is not int or max_store_bytes < MIN_STORE_BYTES):

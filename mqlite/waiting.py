@@ -25,8 +25,13 @@ T = TypeVar("T")
 class Presence(Protocol):
     """This process among those that share the store."""
 
-    bell: Bell
-    generation: int
+    @property
+    def bell(self) -> Bell:
+        """Rings sleepers, here and elsewhere."""
+
+    @property
+    def generation(self) -> int:
+        """The generation of the owners that are watched."""
 
     @property
     def owner(self) -> int:
@@ -78,18 +83,27 @@ class Interrupt:
 class Waiters:
     """The sleepers of one store, as the claims list them.
 
-    care(queue) -> (next deadline in ns or 0, anything taken back); 
+    care(queue) -> (next deadline in ns or 0, anything taken back)
     promising(queue, kind): whether a sleeper would get what it waits for.
     """
 
-    def __init__(self, claims: Claims, presence: Presence, clock: Clock, care: Callable[[int], tuple[int, bool]], promising: Callable[[int, Kind], bool]) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        presence: Presence,
+        clock: Clock,
+        care: Callable[[int], tuple[int, bool]],
+        promising: Callable[[int, Kind], bool],
+    ) -> None:
         self._claims = claims
         self._presence = presence
         self._clock = clock
         self._care = care
         self._promising = promising
 
-    def wait(self, queue: int, kind: Kind, attempt: Callable[[int], T | None], timeout: float | None, interrupt: Interrupt) -> T | None:
+    def wait(
+        self, queue: int, kind: Kind, attempt: Callable[[int], T | None], timeout: float | None, interrupt: Interrupt
+    ) -> T | None:
         """The first result of `attempt` that is not None, or None after `timeout` seconds. [16]
 
         attempt gets the sleeper's number if it is registered, and removes its row in

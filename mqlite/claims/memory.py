@@ -35,8 +35,8 @@ class _Desk:
 class MemoryClaims:
     """It is its own transaction and snapshot. `lock` is the log's."""
 
-    def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]  # a function in typeshed
-        self.lock: threading._RLock = lock
+    def __init__(self, lock: threading.RLock) -> None:
+        self.lock = lock
         self._desks: dict[int, _Desk] = {}
         self._tokens = 0
         self._owners: list[int] = []
@@ -51,7 +51,9 @@ class MemoryClaims:
         self.lock.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.lock.release()
 
     def _desk(self, queue: int) -> _Desk:
@@ -191,7 +193,7 @@ class MemoryClaims:
         """This process is gone."""
         self._owners = []
 
-    def after_fork(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]
+    def after_fork(self, lock: threading.RLock) -> None:
         """In a forked child: another lock, and nobody waits."""
         self.lock = lock
         for desk in self._desks.values():

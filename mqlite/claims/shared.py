@@ -25,6 +25,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import lmdb
 
@@ -59,13 +60,15 @@ class SharedView:
     """One state of the claims."""
 
     def __init__(self, txn: lmdb.Transaction, environment: Environment) -> None:
-        self._txn = txn
+        self._txn: Any = txn  # py-lmdb's stubs allow for memoryviews, which are never asked for here
         self._environment = environment
 
     def __enter__(self) -> SharedView:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self._environment.end_read(self._txn)
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
@@ -155,7 +158,9 @@ class SharedTxn(SharedView):
         self._txn = self._environment.begin_write()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self._txn.commit()
@@ -181,7 +186,9 @@ class SharedTxn(SharedView):
     def claim(self, queue: int, position: Position, row: Row) -> bool:
         """Make a row. Raises StoreFull where MAX_ENTRIES claims are open already."""
         if self._entries() >= MAX_ENTRIES:
-            raise StoreFull(f"{MAX_ENTRIES} messages of this store are claimed and not settled: settle some before taking more")
+            raise StoreFull(
+                f"{MAX_ENTRIES} messages of this store are claimed and not settled: settle some before taking more"
+            )
         if not self._txn.put(_at(b"R", queue, position), _ROW.pack(*row), overwrite=False):
             return False
         self._count(queue, 1)
@@ -219,7 +226,9 @@ class SharedTxn(SharedView):
 
     def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
         """Add or change a sleeper."""
-        self._txn.put(_key(b"w", queue) + _WAITER.pack(kind, waiting.sleeper, waiting.owner), _U64.pack(waiting.wake_ns))
+        self._txn.put(
+            _key(b"w", queue) + _WAITER.pack(kind, waiting.sleeper, waiting.owner), _U64.pack(waiting.wake_ns)
+        )
 
     def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Remove a sleeper."""
@@ -266,7 +275,7 @@ class SharedClaims:
         self.environment = Environment(path, map_size=MAP_BYTES, durable=False)
 
     @property
-    def lock(self) -> threading.Lock:  # type: ignore[valid-type]
+    def lock(self) -> threading.Lock:
         """C, this process's part of it; LMDB's own mutex is the other."""
         return self.environment.write_lock
 

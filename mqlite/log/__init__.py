@@ -58,7 +58,9 @@ class Snapshot(Protocol):
     """The log as of one commit."""
 
     def __enter__(self) -> Snapshot: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None: ...
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue; not to be changed."""
 
@@ -69,7 +71,8 @@ class Snapshot(Protocol):
         """Whether there is a record at a position."""
 
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Raw]]:
-        """Stored records behind `cursor(rank)` of their rank, in delivery order. To be used up before the snapshot ends."""
+        """Stored records behind `cursor(rank)` of their rank, in delivery order. To be used up before the "
+        "snapshot ends."""
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Raw]]:
         """All stored records from a position on, in delivery order."""
@@ -122,6 +125,9 @@ class Log(Protocol):
 
     def size_of(self, draft: Draft) -> int:
         """Bytes of a draft's body, as far as they are known."""
+
+    def footprint(self, draft: Draft) -> int:
+        """Bytes that a draft takes in the log, for `reserve`."""
 
     def decode(self, queue: int, position: Position, raw: Raw) -> Record:
         """The record. Raises MessageCorrupted where its checksum does not match."""

@@ -101,7 +101,16 @@ def draft_of(record: Record) -> Draft:
 def sealed(draft: Draft, key: bytes) -> bytes:
     """The value to store under `key`."""
     record = draft.record
-    header = _HEADER.pack(_VERSION, draft.tag, 0, draft.extras_bytes, record.id, record.enqueued_ns, record.delivery_count, record.acquired_count)
+    header = _HEADER.pack(
+        _VERSION,
+        draft.tag,
+        0,
+        draft.extras_bytes,
+        record.id,
+        record.enqueued_ns,
+        record.delivery_count,
+        record.acquired_count,
+    )
     return _CRC.pack(_crc32(key, _crc32(header, draft.tail_crc))) + header + draft.tail
 
 
@@ -116,7 +125,9 @@ def decoded(key: bytes, value: bytes) -> Record:
                 payload: Payload = (tag, tail[extras_bytes:] if extras_bytes else tail)
                 extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
                 return Record(payload, enqueued_ns, number, failures, acquired, extras)
-    raise MessageCorrupted(f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue")
+    raise MessageCorrupted(
+        f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue"
+    )
 
 
 def enqueued_ns(value: bytes) -> int:
@@ -185,6 +196,8 @@ def packed_definition(definition: Definition) -> bytes:
 def unpacked_definition(value: bytes) -> Definition:
     """Raises StoreCorrupted."""
     if len(value) < _CRC.size or _CRC.unpack_from(value)[0] != _crc32(value[_CRC.size :]):
-        raise StoreCorrupted("the stored settings of a queue do not match their checksum: restore the store from a backup")
+        raise StoreCorrupted(
+            "the stored settings of a queue do not match their checksum: restore the store from a backup"
+        )
     fields: dict[str, Any] = json.loads(value[_CRC.size :])
     return Definition(**fields)

@@ -25,13 +25,15 @@ class LmdbSnapshot:
     """One state of the log. Also the reading half of a write transaction."""
 
     def __init__(self, txn: lmdb.Transaction, environment: Environment) -> None:
-        self._txn = txn
+        self._txn: Any = txn  # py-lmdb's stubs allow for memoryviews, which are never asked for here
         self._environment = environment
 
     def __enter__(self) -> LmdbSnapshot:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self._environment.end_read(self._txn)
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
@@ -42,11 +44,12 @@ class LmdbSnapshot:
 
     def raw(self, queue: int, position: Position) -> bytes | None:
         """The stored bytes at a position, or None."""
-        return self._txn.get(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+        value: bytes | None = self._txn.get(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+        return value
 
     def has(self, queue: int, position: Position) -> bool:
         """Whether there is a record at a position; its bytes are not copied."""
-        return self._txn.cursor().set_key(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+        return bool(self._txn.cursor().set_key(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)))
 
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, bytes]]:
         """Stored records behind the cursor of their rank. One seek per rank that lies wholly before its cursor."""
@@ -87,7 +90,7 @@ class LmdbSnapshot:
             enqueued_ns = fmt.enqueued_ns(walk.value())
             oldest = enqueued_ns if oldest is None else min(oldest, enqueued_ns)
             next_rank = (fmt.position_of(walk.key()) >> 64) + 1
-            found = next_rank < 1 << 32 and walk.set_range(fmt.message_key(prefix, next_rank << 64))
+            found = walk.set_range(fmt.message_key(prefix, next_rank << 64)) if next_rank < 1 << 32 else False
         return oldest
 
     def definition(self, name: str) -> Definition | None:
@@ -158,7 +161,7 @@ class LmdbTxn(LmdbSnapshot):
 
     def remove(self, queue: int, position: Position) -> bytes | None:
         """Take a record out. O(log n)."""
-        value = self._txn.pop(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+        value: bytes | None = self._txn.pop(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
         if value is not None:
             self._written = True
             counters = self.counters(queue)
@@ -179,7 +182,7 @@ class LmdbTxn(LmdbSnapshot):
         self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
         self.counters(definition.id).settings_version = definition.version
 
-    def seal(self) -> lmdb.Transaction:
+    def seal(self) -> Any:
         """Store the counters; what is left is the commit itself."""
         if self._seq:
             self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
@@ -233,6 +236,10 @@ class LmdbLog:
         """Bytes of the encoded body."""
         return draft.body_bytes
 
+    def footprint(self, draft: fmt.Draft) -> int:
+        """Bytes that a draft takes in the log."""
+        return len(draft.tail) + fmt.OVERHEAD_BYTES
+
     def decode(self, queue: int, position: Position, raw: bytes) -> Record:
         """The record. Raises MessageCorrupted."""
         return fmt.decoded(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position), raw)
@@ -255,19 +262,25 @@ class LmdbLog:
 
     @staticmethod
     def store_id(environment: Environment) -> str:
-        """The id that the log itself carries. Raises StoreCorrupted where it is no log of ours, NotSupported where it is newer."""
+        """The id that the log itself carries. Raises StoreCorrupted where it is no log of ours, NotSupported "
+        "where it is newer."""
         txn = environment.begin_read()
         try:
-            value = txn.get(fmt.STORE_KEY)
+            value: Any = txn.get(fmt.STORE_KEY)
         except lmdb.Error as error:
             raise environment.failed(error) from error
         finally:
             environment.end_read(txn)
         if value is None:
-            raise StoreCorrupted(f"{environment.path!r} is an LMDB file, but not a log of mqlite: give another path, or restore it from a backup")
+            raise StoreCorrupted(
+                f"{environment.path!r} is an LMDB file, but not a log of mqlite: give another path, or restore it "
+                "from a backup"
+            )
         version, store_id = fmt.unpacked_store(value)
         if version > fmt.FORMAT:
-            raise NotSupported(f"{environment.path!r} has format {version}, this version reads up to {fmt.FORMAT}: upgrade mqlite")
+            raise NotSupported(
+                f"{environment.path!r} has format {version}, this version reads up to {fmt.FORMAT}: upgrade mqlite"
+            )
         return store_id
 
     def reserve_existing(self) -> None:

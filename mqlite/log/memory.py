@@ -68,7 +68,9 @@ class MemoryLog:
         self.lock.acquire()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.lock.release()
 
     def prepare(self, record: Record) -> Record:
@@ -79,6 +81,10 @@ class MemoryLog:
         """Bytes of a body that is bytes or str, else 0: other objects have no size."""
         body = draft.payload
         return len(body) if isinstance(body, bytes | str) else 0
+
+    def footprint(self, draft: Record) -> int:
+        """Not known, and not needed."""
+        return 0
 
     def decode(self, queue: int, position: Position, raw: Record) -> Record:
         """The record itself."""

@@ -55,7 +55,10 @@ class Space:
             return
         if 3 * pages + 64 <= self._environment.last_pgno() + 1 - self._environment.live_pages():
             return  # pages freed by acknowledgements are enough
-        raise StoreFull(f"the store {self._path!r} is full (its disk, or its max_store_bytes): take and acknowledge messages, or free space on the disk; nothing was stored by this call")
+        raise StoreFull(
+            f"the store {self._path!r} is full (its disk, or its max_store_bytes): take and acknowledge messages, "
+            "or free space on the disk; nothing was stored by this call"
+        )
 
     def _grow(self, wanted: int) -> bool:
         if time.monotonic() < self._refused_at + _RETRY_SECONDS:

@@ -89,13 +89,18 @@ class StoreDirectory:
         try:
             os.makedirs(real, mode=0o700, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot make the store {given!r} ({error.strerror}): choose a directory you may write to") from error
+            raise StoreError(
+                f"cannot make the store {given!r} ({error.strerror}): choose a directory you may write to"
+            ) from error
         if not os.access(real, os.R_OK | os.W_OK | os.X_OK):
-            raise StoreError(f"the store {given!r} is not readable and writable for this user: change its permissions or its path")
+            raise StoreError(
+                f"the store {given!r} is not readable and writable for this user: change its permissions or its path"
+            )
         kind = network_filesystem(real)
         if kind is not None:
             warnings.warn(
-                f"the store {given!r} lies on a network file system ({kind}), where locks and shared memory are not reliable: move it to a local disk",
+                f"the store {given!r} lies on a network file system ({kind}), where locks and shared memory are "
+                "not reliable: move it to a local disk",
                 NetworkFilesystemWarning,
                 stacklevel=6,
             )
@@ -115,7 +120,10 @@ class StoreDirectory:
         try:
             return os.open(os.path.join(self.path, "open.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreError(f"the store {self.path!r} cannot be opened ({error.strerror}): check its permissions and whether it still exists") from error
+            raise StoreError(
+                f"the store {self.path!r} cannot be opened ({error.strerror}): check its permissions and whether "
+                "it still exists"
+            ) from error
 
     def read_marker(self) -> Marker | None:
         """The marker, or None where there is none."""
@@ -124,12 +132,21 @@ class StoreDirectory:
                 fields = json.load(file)
             version = fields["format"]
             if version > FORMAT:
-                raise NotSupported(f"the store {self.path!r} has format {version}, this version reads up to {FORMAT}: upgrade mqlite")
-            return Marker(format=version, store_id=fields["store_id"], durability=fields["durability"], max_store_bytes=fields["max_store_bytes"])
+                raise NotSupported(
+                    f"the store {self.path!r} has format {version}, this version reads up to {FORMAT}: upgrade mqlite"
+                )
+            return Marker(
+                format=version,
+                store_id=fields["store_id"],
+                durability=fields["durability"],
+                max_store_bytes=fields["max_store_bytes"],
+            )
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreCorrupted(f"the marker {self.marker!r} cannot be read ({error}): restore it from a backup") from error
+            raise StoreCorrupted(
+                f"the marker {self.marker!r} cannot be read ({error}): restore it from a backup"
+            ) from error
 
     def write_marker(self, marker: Marker) -> None:
         """Write, sync and rename into place."""
@@ -158,7 +175,9 @@ class StoreDirectory:
         ours = {"open.lock", "run", "store.json.new", "log.mdb", "log.mdb-lock", "log.mdb.new", "log.mdb.new-lock"}
         strangers = sorted(set(os.listdir(self.path)) - ours)
         if strangers:
-            raise StoreError(f"{self.path!r} is not a store of mqlite (it holds {strangers[0]!r}): give an empty or new directory")
+            raise StoreError(
+                f"{self.path!r} is not a store of mqlite (it holds {strangers[0]!r}): give an empty or new directory"
+            )
 
     # ------------------------------------------------------------------ session
     def session(self, store_id: str) -> str:
@@ -200,7 +219,9 @@ def check_data_file(path: str) -> None:
     page_size = struct.unpack_from("=I", head, _PAGE_HEADER + _META.size)[0] or 4096
     needed = (newest[1] + 1) * page_size
     if size < needed:
-        raise StoreCorrupted(f"{path!r} is truncated (it has {size} bytes and needs {needed}): restore it from a backup")
+        raise StoreCorrupted(
+            f"{path!r} is truncated (it has {size} bytes and needs {needed}): restore it from a backup"
+        )
 
 
 def _meta_offsets(head: bytes) -> tuple[int, int]:
@@ -228,4 +249,6 @@ def boot_id() -> str:
         asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
         if asked.returncode == 0 and asked.stdout.strip():
             return asked.stdout.strip()
-    raise NotSupported("cannot tell one boot of this machine from another, so claims cannot be kept: use a queue in memory")
+    raise NotSupported(
+        "cannot tell one boot of this machine from another, so claims cannot be kept: use a queue in memory"
+    )

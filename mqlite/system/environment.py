@@ -241,13 +241,19 @@ def reserve(fd: int, start: int, size: int) -> None:
 def translated(error: lmdb.Error, path: str) -> MqliteError:
     """What an LMDB error means to a user of the store."""
     if isinstance(error, lmdb.MapFullError):
-        return StoreFull(f"the store {path} has reached its maximum size: take and acknowledge messages, or open it with a larger max_store_bytes")
+        return StoreFull(
+            f"the store {path} has reached its maximum size: take and acknowledge messages, or open it with a "
+            "larger max_store_bytes"
+        )
     if isinstance(error, lmdb.ReadersFullError):
         return StoreError(f"too many readers of {path} at once (at most {MAX_READERS}): use fewer processes")
     if isinstance(error, lmdb.VersionMismatchError | lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
         return StoreCorrupted(f"the store {path} is damaged ({error}): restore it from a backup")
     if isinstance(error, lmdb.DiskError) or _disk_is_full(path):
-        return StoreFull(f"no room left on the disk of {path} ({error}): free some space; messages can still be taken and acknowledged")
+        return StoreFull(
+            f"no room left on the disk of {path} ({error}): free some space; messages can still be taken and "
+            "acknowledged"
+        )
     return StoreError(f"the store {path} could not be read or written ({error}): check the disk, then try again")
 
 

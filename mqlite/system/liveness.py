@@ -131,7 +131,9 @@ class Liveness:
         if not self._peers:
             return False
         with self._lock:
-            return bool(self._poll.poll(0)) or any(fd < 0 and not self.is_alive(owner) for owner, fd in self._peers.items())
+            return bool(self._poll.poll(0)) or any(
+                fd < 0 and not self.is_alive(owner) for owner, fd in self._peers.items()
+            )
 
     def descriptors(self) -> list[int]:
         """What a sleeper polls; a hang-up on one means a death."""

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 import os
 
-NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs", "glusterfs", "fuse.glusterfs", "ceph", "lustre", "afpfs", "webdav", "davfs"})
+NETWORK_FILESYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "9p",
+        "fuse.sshfs",
+        "glusterfs",
+        "fuse.glusterfs",
+        "ceph",
+        "lustre",
+        "afpfs",
+        "webdav",
+        "davfs",
+    }
+)
 
 
 def network_filesystem(path: str, mounts: str = "/proc/self/mounts") -> str | None:

@@ -20,44 +20,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import attrs
 
-from .claims import AUTO, STARTED, TASK, Claims, Kind, Returned, Row, Shut
-from .errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutDown
-from .log import DEAD_BIT, Definition, Draft, Log, Note, Raw, Snapshot
-from .message import Position, Record
-from .options import DEAD_OPTIONS, QueueOptions
-from .system.clock import Clock
-from .waiting import Interrupt, Presence, Waiters
+from ..claims import AUTO, STARTED, TASK, Claims, Kind, Returned, Row, Shut
+from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutDown
+from ..log import DEAD_BIT, Draft, Log, Note, Raw, Snapshot
+from ..message import Position, Record
+from ..system.clock import Clock
+from ..waiting import Interrupt, Presence, Waiters
+from .catalog import Catalog, QueueState
+from .inspection import Inspection
+from .steps import ARRIVED, CHANGED, SETTLED, Claim
+from .takeback import TakeBack
+from .tasks import Tasks, shut_mode
 
 T = TypeVar("T")
-
-ARRIVED = "arrived"  # (ARRIVED, queue): something may be claimable now
-SETTLED = "settled"  # (SETTLED, queue, position, token): gone from the log, its row may go
-CHANGED = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
-
-
-@attrs.define(eq=False)
-class QueueState:
-    """A queue as this process knows it. Options are read again when their version in the log changes."""
-
-    id: int
-    name: str
-    options: QueueOptions
-    version: int
-
-
-@attrs.frozen(eq=False)
-class Claim:
-    """A message that this process holds."""
-
-    queue: QueueState
-    position: Position
-    row: Row
-    record: Record
 
 
 class Engine:
@@ -68,93 +47,30 @@ class Engine:
         self.claims = claims
         self.presence = presence
         self.clock = clock
-        self.waiters = Waiters(claims, presence, clock, self._care, self._promising)
-        self._states: dict[int, QueueState] = {}
+        self.catalog = Catalog(log)
+        self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury)
+        self.waiters = Waiters(claims, presence, clock, self.takeback.care, self._promising)
+        self.tasks = Tasks(log, claims, presence, self.waiters)
+        self.inspection = Inspection(log, claims)
         self._leftover: list[Note] = []
         log.after_commit = self._after_commit
 
-    # ------------------------------------------------------------------ queues
-    def declare(self, name: str, named: dict[str, Any]) -> QueueState:
-        """The queue of that name, made with the options `named` if it is new.
-
-        Raises SettingsMismatch where a stored option differs from a named one.
-        """
-        def op(txn: Any) -> None:
-            if txn.definition(name) is None:
-                options = QueueOptions(**named)
-                txn.define(Definition(0, name, attrs.asdict(options)))
-
-        with self.log.read() as snapshot:
-            definition = snapshot.definition(name)
-        if definition is None:
-            self.log.write(op)
-            with self.log.read() as snapshot:
-                definition = snapshot.definition(name)
-        assert definition is not None
-        options = QueueOptions(**definition.options)
-        options.check_named(named, name)
-        return self._remember(QueueState(definition.id, name, options, definition.version))
-
-    def _remember(self, state: QueueState) -> QueueState:
-        known = self._states.setdefault(state.id, state)
-        known.options, known.version = state.options, state.version
-        return known
-
-    def configure(self, queue: QueueState, changes: dict[str, Any]) -> None:
-        """Change options for every process. One commit. Blocked puts look again."""
-
-        def op(txn: Any) -> None:
-            definition = txn.definition(queue.name)
-            definition.options = attrs.asdict(attrs.evolve(QueueOptions(**definition.options), **changes))
-            definition.version += 1
-            txn.define(definition)
-            txn.notes.append((CHANGED, queue.id))
-
-        self.log.write(op)
-        with self.log.read() as snapshot:
-            self._options(queue, snapshot)
-
-    def _options(self, queue: QueueState, snapshot: Snapshot) -> QueueOptions:
-        """The options in force in `snapshot`."""
-        if not queue.id & DEAD_BIT:
-            version = snapshot.counters(queue.id).settings_version
-            if version != queue.version:
-                definition = snapshot.definition(queue.name)
-                if definition is not None:
-                    queue.options, queue.version = QueueOptions(**definition.options), definition.version
-        return queue.options
-
-    def dead_of(self, queue: QueueState) -> QueueState:
-        """The dead-letter queue of a queue."""
-        return self._remember(QueueState(queue.id | DEAD_BIT, f"{queue.name}.dead", attrs.evolve(DEAD_OPTIONS, codec=queue.options.codec), 0))
-
-    def _state(self, queue: int, snapshot: Snapshot) -> QueueState:
-        """The queue of that id, also one that this process has not opened."""
-        state = self._states.get(queue)
-        if state is None:
-            definition = snapshot.definition_by_id(queue & ~DEAD_BIT)
-            if definition is None:
-                raise MqliteError(f"the store speaks of a queue {queue} that it does not have: run check()")
-            state = self._remember(QueueState(definition.id, definition.name, QueueOptions(**definition.options), definition.version))
-            if queue & DEAD_BIT:
-                state = self.dead_of(state)
-        self._options(state, snapshot)
-        return state
-
     # ------------------------------------------------------------------ put
-    def put(self, queue: QueueState, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt) -> list[int] | None:
+    def put(
+        self, queue: QueueState, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt
+    ) -> list[int] | None:
         """Store all (rank, draft) in one commit, or nothing; their ids.
 
         Waits for room up to `timeout` seconds (None: for ever); None when there was
         none. Raises ShutDown, StoreFull.
         """
-        size = sum(self.log.size_of(draft) for _, draft in ranked) + 128 * len(ranked)
+        size = sum(self.log.footprint(draft) for _, draft in ranked)
 
         def op(txn: Any) -> list[int] | None:
-            if self._shut(queue.id) is not Shut.OPEN:
+            if shut_mode(self.claims, queue.id) is not Shut.OPEN:
                 raise ShutDown(f"queue {queue.name!r} was shut down: nothing can be put any more")
             counters = txn.counters(queue.id)
-            maxsize = self._options(queue, txn).maxsize
+            maxsize = self.catalog.options(queue, txn).maxsize
             if maxsize and counters.total + len(ranked) > maxsize:
                 return None
             txn.reserve(size)
@@ -169,7 +85,16 @@ class Engine:
         return self.waiters.wait(queue.id, Kind.SPACE, lambda registered: self.log.write(op), timeout, interrupt)
 
     # ------------------------------------------------------------------ claim
-    def receive(self, queue: QueueState, count: int, timeout: float | None, interrupt: Interrupt, *, auto: bool = False, started: int | None = None) -> list[Claim]:
+    def receive(
+        self,
+        queue: QueueState,
+        count: int,
+        timeout: float | None,
+        interrupt: Interrupt,
+        *,
+        auto: bool = False,
+        started: int | None = None,
+    ) -> list[Claim]:
         """Up to `count` messages as soon as one is there; [] when none came in time.
 
         started: how many of them go to the user at once (None: all); the rest are
@@ -183,7 +108,9 @@ class Engine:
 
         return self._take(queue, attempt, timeout, interrupt) or []
 
-    def get(self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]) -> T | None:
+    def get(
+        self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
+    ) -> T | None:
         """The body of the next message, settled before it is returned; None when none came in time.
 
         The message counts as unfinished until `task_done`. One whose body `decode`
@@ -212,14 +139,16 @@ class Engine:
 
         return self._take(queue, attempt, timeout, interrupt)
 
-    def _take(self, queue: QueueState, attempt: Callable[[int], T | None], timeout: float | None, interrupt: Interrupt) -> T | None:
+    def _take(
+        self, queue: QueueState, attempt: Callable[[int], T | None], timeout: float | None, interrupt: Interrupt
+    ) -> T | None:
         if self.presence.someone_died():
-            self.take_back()
+            self.takeback.take_back()
         result = attempt(0)
         if result is not None:
             return result
         if timeout == 0:
-            return attempt(0) if self._care(queue.id)[1] else None
+            return attempt(0) if self.takeback.care(queue.id)[1] else None
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
 
     def _claim_and_settle(self, queue: QueueState, registered: int) -> Record | None:
@@ -257,7 +186,7 @@ class Engine:
         with self.claims.lock, self.claims.write() as c:
             generation = c.generation()
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
-                options = self._options(queue, snapshot)
+                options = self.catalog.options(queue, snapshot)
                 picked = self._pick(c, snapshot, queue.id, count, stale)
             for position in stale:
                 c.take_returned(queue.id, position)
@@ -269,7 +198,14 @@ class Engine:
             token = c.token
             for position, raw, returned in picked:
                 failures, acquired = returned or (0, 0)
-                row = Row(token, owner, deadline_ns, flags if len(taken) < started else flags & ~STARTED, failures, acquired + 1)
+                row = Row(
+                    token,
+                    owner,
+                    deadline_ns,
+                    flags if len(taken) < started else flags & ~STARTED,
+                    failures,
+                    acquired + 1,
+                )
                 if returned is not None:
                     c.take_returned(queue.id, position)
                 else:
@@ -285,7 +221,7 @@ class Engine:
         if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
         if generation != self.presence.generation or 0 < earliest_ns <= now_ns:
-            self._care(queue.id)
+            self.takeback.care(queue.id)
         return self._opened(queue, taken)
 
     def _opened(self, queue: QueueState, taken: list[tuple[Position, Raw, Row]]) -> list[Claim] | None:
@@ -299,11 +235,20 @@ class Engine:
                 with contextlib.suppress(MqliteError):  # no room to move it: it stays claimed until this process ends
                     self.bury(Claim(queue, position, row, record), "corrupted", f"MessageCorrupted: {error}", None)
                 continue
-            record = Record(record.payload, record.enqueued_ns, record.id, record.delivery_count + row.failures, record.acquired_count + row.acquired, record.extras)
+            record = Record(
+                record.payload,
+                record.enqueued_ns,
+                record.id,
+                record.delivery_count + row.failures,
+                record.acquired_count + row.acquired,
+                record.extras,
+            )
             claims.append(Claim(queue, position, row, record))
         return claims or None
 
-    def _pick(self, c: Any, snapshot: Snapshot, queue: int, count: int, stale: list[Position]) -> list[tuple[Position, Raw, Returned | None]]:
+    def _pick(
+        self, c: Any, snapshot: Snapshot, queue: int, count: int, stale: list[Position]
+    ) -> list[tuple[Position, Raw, Returned | None]]:
         """What a claimer takes: returned positions merged with those ahead of the cursors, in delivery order.
 
         Changes nothing; `stale` gets the returned positions whose key is gone.
@@ -339,12 +284,10 @@ class Engine:
                 return True
             if kind is Kind.MESSAGE:
                 return bool(self._pick(c, snapshot, queue, 1, []))
-            state = self._state(queue, snapshot)
-            return kind is Kind.DONE or not state.options.maxsize or snapshot.counters(queue).total < state.options.maxsize
-
-    def _shut(self, queue: int) -> Shut:
-        with self.claims.read() as c:
-            return Shut(c.shut(queue))
+            state = self.catalog.state(queue, snapshot)
+            return (
+                kind is Kind.DONE or not state.options.maxsize or snapshot.counters(queue).total < state.options.maxsize
+            )
 
     @staticmethod
     def _raise_if_shut(c: Any, queue: QueueState) -> None:
@@ -359,7 +302,9 @@ class Engine:
                 row = c.row(claim.queue.id, claim.position)
                 if row is None or row.token != claim.row.token or not txn.has(claim.queue.id, claim.position):
                     raise LeaseLost(
-                        f"the claim on message {claim.record.id} of queue {claim.queue.name!r} was lost (timed out, or given back): nothing was changed; another consumer has the message or will get it"
+                        f"the claim on message {claim.record.id} of queue {claim.queue.name!r} was lost (timed "
+                        "out, or given back): nothing was changed; another consumer has the message or will get "
+                        "it"
                     )
 
     def ack(self, claims: list[Claim]) -> None:
@@ -378,7 +323,7 @@ class Engine:
 
         def op(txn: Any) -> None:
             failures = claim.record.delivery_count + 1
-            maximum = self._options(claim.queue, txn).max_deliveries
+            maximum = self.catalog.options(claim.queue, txn).max_deliveries
             if maximum is not None and failures >= maximum:
                 self._check(txn, [claim])
                 self._bury(txn, claim, "max_deliveries", error, trace, failures)
@@ -423,8 +368,15 @@ class Engine:
         """Under L: move the record to the dead-letter queue (or drop it), with how it died."""
         queue, record = claim.queue, claim.record
         txn.remove(queue.id, claim.position)
-        if not queue.id & DEAD_BIT and (self._options(queue, txn).dead_letter or reason == "corrupted"):
-            death = {"reason": reason, "queue": queue.name, "died_ns": self.clock.wall_ns(), "delivery_count": failures, "error": error, "traceback": trace}
+        if not queue.id & DEAD_BIT and (self.catalog.options(queue, txn).dead_letter or reason == "corrupted"):
+            death = {
+                "reason": reason,
+                "queue": queue.name,
+                "died_ns": self.clock.wall_ns(),
+                "delivery_count": failures,
+                "error": error,
+                "traceback": trace,
+            }
             corpse = attrs.evolve(record, delivery_count=failures, extras={**(record.extras or {}), "death": death})
             dead = queue.id | DEAD_BIT
             txn.append(dead, claim.position >> 64, self.log.prepare(corpse), record.id)
@@ -454,7 +406,9 @@ class Engine:
             if row is None or row.token != claim.row.token:
                 return False
             timeout = claim.queue.options.ack_timeout
-            deadline_ns = self.clock.monotonic_ns() + int(timeout * 1e9) if timeout is not None and row.deadline_ns else 0
+            deadline_ns = (
+                self.clock.monotonic_ns() + int(timeout * 1e9) if timeout is not None and row.deadline_ns else 0
+            )
             c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
             return True
 
@@ -502,194 +456,6 @@ class Engine:
                     return
             self.waiters.ring_all(queue, Kind.DONE)
 
-    # ------------------------------------------------------------------ the dead, the hung
-    def _care(self, queue: int) -> tuple[int, bool]:
-        """Watch all owners, take back what the dead and the hung hold. (next deadline or 0, whether anything was taken back)"""
-        with self.claims.read() as c:
-            generation, owners, deadline_ns = c.generation(), c.owners(), c.deadline_ns(queue)
-        self.presence.watch(owners, generation)
-        if self.presence.someone_died() or 0 < deadline_ns <= self.clock.monotonic_ns():
-            self.take_back()
-            with self.claims.read() as c:
-                return c.deadline_ns(queue), True
-        return deadline_ns, False
-
-    def take_back(self) -> None:
-        """Give back what dead owners hold, and what has timed out. [15]"""
-
-        def op(txn: Any) -> None:
-            doomed: list[tuple[Claim, int]] = []
-            now_ns = self.clock.monotonic_ns()
-            with self.claims.lock, self.claims.write() as c:
-                owners = c.owners()
-                dead = {owner for owner in owners if not self.presence.is_alive(owner)}
-                living = set(owners) - dead
-                touched = set()
-                for queue, position, row in list(c.rows()):
-                    if row.owner in living and not 0 < row.deadline_ns <= now_ns:
-                        continue
-                    touched.add(queue)
-                    raw = txn.raw(queue, position)
-                    if raw is None:  # settled; its row was left behind
-                        c.drop(queue, position)
-                        txn.notes.append((CHANGED, queue))
-                        continue
-                    failures = row.failures + (1 if row.flags & STARTED and not row.flags & AUTO else 0)
-                    claim = self._last_failure(txn, queue, position, raw, row, failures)
-                    if claim is not None:
-                        doomed.append((claim, claim.record.delivery_count + failures))
-                        dead.discard(row.owner)  # its row stays until the log has moved the message
-                        continue
-                    c.give_back(queue, position, Returned(failures, row.acquired))
-                    txn.notes.append((ARRIVED, queue))
-                for owner in dead:
-                    txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
-                    c.remove_owner(owner)
-                    self.presence.bury(owner)
-                for queue in touched:
-                    c.note_deadline(queue, min((row.deadline_ns for _, _, row in c.rows(queue) if row.deadline_ns > now_ns), default=0))
-            for claim, failures in doomed:
-                self._bury(txn, claim, "max_deliveries", "the holder died or did not settle in time", None, failures)
-
-        self.log.write(op)
-
-    def _last_failure(self, txn: Any, queue: int, position: Position, raw: Raw, row: Row, failures: int) -> Claim | None:
-        """A claim to bury the message with, if its failures have reached the maximum."""
-        state = self._state(queue, txn)
-        maximum = state.options.max_deliveries
-        if maximum is None or failures == row.failures:
-            return None
-        try:
-            record = self.log.decode(queue, position, raw)
-        except MessageCorrupted:
-            return None  # found out when it is claimed again
-        return Claim(state, position, row, attrs.evolve(record)) if record.delivery_count + failures >= maximum else None
-
-    def leave(self) -> None:
-        """This process stops using the store: all it holds goes back, without blame."""
-        owner = self.presence.owner
-
-        def op(txn: Any) -> None:
-            with self.claims.lock, self.claims.write() as c:
-                for queue, position, row in [entry for entry in c.rows() if entry[2].owner == owner]:
-                    if txn.has(queue, position):
-                        c.give_back(queue, position, Returned(row.failures, row.acquired))
-                        txn.notes.append((ARRIVED, queue))
-                    else:
-                        c.drop(queue, position)
-                txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
-                c.remove_owner(owner)
-
-        self.log.write(op)
-
-    # ------------------------------------------------------------------ tasks and shutdown
-    def unfinished(self, queue: QueueState) -> int:
-        """Messages in the queue, and those taken by `get` and not yet reported done. Exact: read under L."""
-        return self.log.write(lambda txn: self._unfinished(queue, txn))
-
-    def _unfinished(self, queue: QueueState, txn: Any) -> int:
-        with self.claims.read() as c:
-            taken = sum(1 for _, position, row in c.rows(queue.id) if row.flags & TASK and not txn.has(queue.id, position))
-            stored = c.claimed(queue.id) - taken if c.shut(queue.id) is Shut.IMMEDIATE else txn.counters(queue.id).total
-            return max(0, stored + taken + sum(c.tasks(queue.id).values()))
-
-    def task_done(self, queue: QueueState) -> bool:
-        """One task less; False where none was open."""
-
-        def op(txn: Any) -> bool:
-            unfinished = self._unfinished(queue, txn)
-            if unfinished <= 0:
-                return False
-            with self.claims.lock, self.claims.write() as c:
-                tasks = c.tasks(queue.id)
-                mine = self.presence.owner
-                owner = mine if tasks.get(mine, 0) > 0 else next((o for o, n in tasks.items() if n > 0), mine)
-                c.add_tasks(queue.id, owner, -1)
-            if unfinished == 1:
-                txn.notes.append((CHANGED, queue.id))
-            return True
-
-        _ = self.presence.owner
-        return self.log.write(op)
-
-    def join(self, queue: QueueState, interrupt: Interrupt) -> None:
-        """Wait until nothing is unfinished."""
-
-        def attempt(registered: int) -> bool | None:
-            return self.unfinished(queue) == 0 or None
-
-        if not attempt(0):
-            self.waiters.wait(queue.id, Kind.DONE, attempt, None, interrupt)
-
-    def shutdown(self, queue: QueueState, immediate: bool) -> None:
-        """No more puts; gets go on until the queue is empty, or end now. For all processes that have the store open."""
-
-        def op(txn: Any) -> None:
-            with self.claims.lock, self.claims.write() as c:
-                mode = Shut.IMMEDIATE if immediate else max(Shut.DRAINING, c.shut(queue.id))
-                c.set_shut(queue.id, mode)
-                if immediate and self.log.one_lock:
-                    for position, _ in list(txn.scan(queue.id)):
-                        if c.row(queue.id, position) is None:
-                            txn.remove(queue.id, position)
-                            c.take_returned(queue.id, position)
-            txn.notes.append((CHANGED, queue.id))
-
-        _ = self.presence.owner
-        self.log.write(op)
-
-    def shut(self, queue: QueueState) -> Shut:
-        """Whether the queue was shut down."""
-        return self._shut(queue.id)
-
-    # ------------------------------------------------------------------ numbers
-    def ready(self, queue: QueueState) -> int:
-        """Messages that could be claimed. Exact at rest."""
-        with self.claims.read() as c, self.log.read() as snapshot:
-            if c.shut(queue.id) is Shut.IMMEDIATE:
-                return 0
-            return max(0, snapshot.counters(queue.id).total - int(c.claimed(queue.id)))
-
-    def browse(self, queue: QueueState, start: Position, count: int) -> list[tuple[Position, Record | None]]:
-        """The first `count` messages from a position on that are not claimed, in delivery order; None for a damaged one."""
-        found: list[tuple[Position, Record | None]] = []
-        with self.claims.read() as c, self.log.read() as snapshot:
-            if c.shut(queue.id) is Shut.IMMEDIATE:
-                return []
-            for position, raw in snapshot.scan(queue.id, start):
-                if c.row(queue.id, position) is None:
-                    try:
-                        found.append((position, self.log.decode(queue.id, position, raw)))
-                    except MessageCorrupted:
-                        found.append((position, None))
-                    if len(found) == count:
-                        break
-        return found
-
-    def numbers(self, queue: QueueState) -> dict[str, Any]:
-        """ready, claimed, dead, bytes, oldest_ns (None: empty). O(priorities in use)."""
-        with self.claims.read() as c, self.log.read() as snapshot:
-            counters = snapshot.counters(queue.id)
-            claimed = min(int(c.claimed(queue.id)), counters.total)
-            return {
-                "ready": counters.total - claimed,
-                "claimed": claimed,
-                "dead": 0 if queue.id & DEAD_BIT else snapshot.counters(queue.id | DEAD_BIT).total,
-                "bytes": counters.bytes,
-                "oldest_ns": snapshot.oldest_ns(queue.id),
-            }
-
-    def total(self, queue: QueueState) -> int:
-        """Messages in the queue, claimed ones included: what maxsize limits."""
-        with self.log.read() as snapshot:
-            return snapshot.counters(queue.id).total
-
     def after_fork(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""
         self._leftover = []
-
-
-def utc(ns: int) -> datetime:
-    """An aware datetime for nanoseconds since the epoch."""
-    return datetime.fromtimestamp(ns / 1e9, UTC)
-

@@ -1,0 +1,160 @@
+"""One queue of one open store, as all its handles use it: what goes in, and how bodies are encoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .codecs import BodyCodec, check_json
+from .engine import QueueState
+from .errors import Full, MessageTooLarge, SettingsMismatch
+from .log import Draft
+from .message import Record
+from .options import UNSET, QueueOptions
+from .store import Store, open_store
+from .waiting import Interrupt
+
+
+class Channel:
+    """A declared queue, its store, and the codec of this process for it.
+
+    Holds one reference to the store, until `close`. Pickles as path, name and codec,
+    and opens the store anew where it is unpickled; stateless otherwise.
+    """
+
+    def __init__(self, store: Store, state: QueueState, codec: BodyCodec) -> None:
+        self.store = store
+        self.engine = store.engine
+        self.state = state
+        self.codec = codec
+        self.decode: Callable[[Any], Any] = _identity if store.in_memory else codec.decode
+        self._encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
+        self._closed = False
+
+    @classmethod
+    def open(cls, store: Store, name: str, named: dict[str, Any], codec: object) -> Channel:
+        """The queue of that name. Takes over one reference to `store`. Raises SettingsMismatch."""
+        try:
+            state = store.engine.catalog.declare(name, named)
+            return cls(store, state, _codec_for(state, codec))
+        except BaseException:
+            store.close()
+            raise
+
+    def dead(self) -> Channel:
+        """The channel of the queue's dead letters, with a reference of its own."""
+        self.store.retain()
+        return Channel(self.store, self.engine.catalog.dead_of(self.state), self.codec)
+
+    def close(self) -> None:
+        """Give the reference to the store back, once."""
+        if not self._closed:
+            self._closed = True
+            self.store.close()
+
+    def __reduce__(self) -> Any:
+        if self.store.path is None:
+            raise TypeError(
+                f"queue {self.state.name!r} is in memory and cannot be sent to another process: give it a path"
+            )
+        return _reopen, (self.store.path, self.state.origin, self.codec.codec, self.state.is_dead)
+
+    # ------------------------------------------------------------------ putting
+    def draft(
+        self,
+        item: Any,
+        headers: Mapping[str, Any] | None = None,
+        type: str | None = None,
+        reply_to: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Draft:
+        """A message checked, encoded and ready to be put. Raises CodecError, MessageTooLarge."""
+        engine = self.engine
+        extras: dict[str, Any] | None = None
+        if headers is not None or type is not None or reply_to is not None or correlation_id is not None:
+            extras = _extras(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
+        draft = engine.log.prepare(Record(self._encode(item), engine.clock.wall_ns(), 0, 0, 0, extras))
+        size, largest = engine.log.size_of(draft), self.state.options.max_message_bytes
+        if size > largest:
+            raise MessageTooLarge(
+                f"a body of {size} bytes is larger than max_message_bytes={largest} of queue {self.state.name!r}: "
+                "store it elsewhere and put a reference, or configure(max_message_bytes=...)"
+            )
+        return draft
+
+    def put(self, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt) -> list[int]:
+        """Store all (rank, draft) in one commit. Raises Full, ShutDown, StoreFull, ValueError."""
+        if not ranked:
+            return []
+        maxsize = self.state.options.maxsize
+        if 0 < maxsize < len(ranked):
+            raise ValueError(
+                f"{len(ranked)} messages can never fit into queue {self.state.name!r} with maxsize={maxsize}: put "
+                "them in smaller groups"
+            )
+        ids = self.engine.put(self.state, ranked, timeout, interrupt)
+        if ids is None:
+            raise Full(
+                f"queue {self.state.name!r} has no room (its maxsize is {self.state.options.maxsize}): take some "
+                "messages, or wait with a timeout"
+            )
+        return ids
+
+
+def _reopen(path: str, name: str, codec: object, dead: bool) -> Channel:
+    """A pickled channel again, in this process."""
+    channel = Channel.open(open_store(path), name, {}, codec)
+    if not dead:
+        return channel
+    letters = channel.dead()
+    channel.close()
+    return letters
+
+
+def channel_at(
+    path: str | os.PathLike[str] | None,
+    name: str,
+    named: dict[str, Any],
+    codec: object,
+    durability: str,
+    max_store_bytes: int | None,
+) -> Channel:
+    """The queue `name` of the store at `path`; bad options are told before a store is made."""
+    QueueOptions(**named)
+    return Channel.open(open_store(path, durability=durability, max_store_bytes=max_store_bytes), name, named, codec)
+
+
+def _identity(body: Any) -> Any:
+    return body
+
+
+def _codec_for(state: QueueState, codec: object) -> BodyCodec:
+    """The codec that the user named, or the stored one where it need not be named."""
+    if codec is not UNSET:
+        return BodyCodec(codec)
+    if state.options.codec == "json":
+        return BodyCodec("json")
+    if state.options.codec == "pickle":
+        raise SettingsMismatch(
+            f"the bodies of queue {state.name!r} are pickled, and reading them can run code: pass codec='pickle' "
+            "if you trust the store"
+        )
+    raise SettingsMismatch(
+        f"queue {state.name!r} was made with the codec {state.options.codec!r}: pass codec= with one like it"
+    )
+
+
+def _extras(headers: Mapping[str, Any] | None, **texts: str | None) -> dict[str, Any]:
+    """The optional parts of a message, checked."""
+    extras: dict[str, Any] = {}
+    if headers is not None:
+        if not isinstance(headers, Mapping):
+            raise TypeError(f"headers is a dict, not {headers!r}")
+        extras["headers"] = check_json(dict(headers), "headers")
+    for name, text in texts.items():
+        if text is not None:
+            if not isinstance(text, str):
+                raise TypeError(f"{name} is a str or None, not {text!r}")
+            extras[name] = text
+    return extras

@@ -1,0 +1,61 @@
+"""Looking without touching: counts, and messages that nobody has claimed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..claims import Claims, Shut
+from ..errors import MessageCorrupted
+from ..log import DEAD_BIT, Log
+from ..message import Position, Record
+from .catalog import QueueState
+
+
+class Inspection:
+    """Reads the claims first and then the log, so that the numbers lag rather than lie."""
+
+    def __init__(self, log: Log, claims: Claims) -> None:
+        self._log = log
+        self._claims = claims
+
+    def ready(self, queue: QueueState) -> int:
+        """Messages that could be claimed. Exact at rest."""
+        with self._claims.read() as c, self._log.read() as snapshot:
+            if c.shut(queue.id) is Shut.IMMEDIATE:
+                return 0
+            return max(0, snapshot.counters(queue.id).total - int(c.claimed(queue.id)))
+
+    def browse(self, queue: QueueState, start: Position, count: int) -> list[tuple[Position, Record | None]]:
+        """The first `count` messages from a position on that are not claimed, in delivery order; None for a "
+        "damaged one."""
+        found: list[tuple[Position, Record | None]] = []
+        with self._claims.read() as c, self._log.read() as snapshot:
+            if c.shut(queue.id) is Shut.IMMEDIATE:
+                return []
+            for position, raw in snapshot.scan(queue.id, start):
+                if c.row(queue.id, position) is None:
+                    try:
+                        found.append((position, self._log.decode(queue.id, position, raw)))
+                    except MessageCorrupted:
+                        found.append((position, None))
+                    if len(found) == count:
+                        break
+        return found
+
+    def numbers(self, queue: QueueState) -> dict[str, Any]:
+        """ready, claimed, dead, bytes, oldest_ns (None: empty). O(priorities in use)."""
+        with self._claims.read() as c, self._log.read() as snapshot:
+            counters = snapshot.counters(queue.id)
+            claimed = min(int(c.claimed(queue.id)), counters.total)
+            return {
+                "ready": counters.total - claimed,
+                "claimed": claimed,
+                "dead": 0 if queue.id & DEAD_BIT else snapshot.counters(queue.id | DEAD_BIT).total,
+                "bytes": counters.bytes,
+                "oldest_ns": snapshot.oldest_ns(queue.id),
+            }
+
+    def total(self, queue: QueueState) -> int:
+        """Messages in the queue, claimed ones included: what maxsize limits."""
+        with self._log.read() as snapshot:
+            return snapshot.counters(queue.id).total

@@ -1,0 +1,27 @@
+"""What the parts of the engine hand to each other: a claim, and notes on what follows a commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from ..claims import Row
+from ..message import Position, Record
+
+if TYPE_CHECKING:
+    from .catalog import QueueState
+
+ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
+SETTLED: Final = "settled"  # (SETTLED, queue, position, token): gone from the log, its row may go
+CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
+
+
+@attrs.frozen(eq=False)
+class Claim:
+    """A message that this process holds."""
+
+    queue: QueueState
+    position: Position
+    row: Row
+    record: Record

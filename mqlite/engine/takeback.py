@@ -1,0 +1,121 @@
+"""What the dead and the hung hold comes back, and what this process holds when it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from ..claims import AUTO, STARTED, Claims, Returned, Row
+from ..errors import MessageCorrupted
+from ..log import Log, Raw
+from ..message import Position
+from ..system.clock import Clock
+from ..waiting import Presence
+from .catalog import Catalog
+from .steps import ARRIVED, CHANGED, Claim
+
+#: bury(txn, claim, reason, error, traceback, failures), under L
+Bury = Callable[[Any, Claim, str, str | None, str | None, int], None]
+
+
+class TakeBack:
+    """Revokes claims, always under L then C. [2] [15]"""
+
+    def __init__(
+        self, log: Log, claims: Claims, presence: Presence, clock: Clock, catalog: Catalog, bury: Bury
+    ) -> None:
+        self._log = log
+        self._claims = claims
+        self._presence = presence
+        self._clock = clock
+        self._catalog = catalog
+        self._bury = bury
+
+    def care(self, queue: int) -> tuple[int, bool]:
+        """Watch all owners, take back what the dead and the hung hold. (next deadline or 0, whether anything "
+        "was taken back)"""
+        with self._claims.read() as c:
+            generation, owners, deadline_ns = c.generation(), c.owners(), c.deadline_ns(queue)
+        self._presence.watch(owners, generation)
+        if self._presence.someone_died() or 0 < deadline_ns <= self._clock.monotonic_ns():
+            self.take_back()
+            with self._claims.read() as c:
+                return c.deadline_ns(queue), True
+        return deadline_ns, False
+
+    def take_back(self) -> None:
+        """Give back what dead owners hold, and what has timed out. [15]"""
+
+        def op(txn: Any) -> None:
+            doomed: list[tuple[Claim, int]] = []
+            now_ns = self._clock.monotonic_ns()
+            with self._claims.lock, self._claims.write() as c:
+                owners = c.owners()
+                dead = {owner for owner in owners if not self._presence.is_alive(owner)}
+                living = set(owners) - dead
+                touched = set()
+                for queue, position, row in list(c.rows()):
+                    if row.owner in living and not 0 < row.deadline_ns <= now_ns:
+                        continue
+                    touched.add(queue)
+                    raw = txn.raw(queue, position)
+                    if raw is None:  # settled; its row was left behind
+                        c.drop(queue, position)
+                        txn.notes.append((CHANGED, queue))
+                        continue
+                    failures = row.failures + (1 if row.flags & STARTED and not row.flags & AUTO else 0)
+                    claim = self._last_failure(txn, queue, position, raw, row, failures)
+                    if claim is not None:
+                        doomed.append((claim, claim.record.delivery_count + failures))
+                        dead.discard(row.owner)  # its row stays until the log has moved the message
+                        continue
+                    c.give_back(queue, position, Returned(failures, row.acquired))
+                    txn.notes.append((ARRIVED, queue))
+                for owner in dead:
+                    txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
+                    c.remove_owner(owner)
+                    self._presence.bury(owner)
+                for queue in touched:
+                    c.note_deadline(
+                        queue,
+                        min((row.deadline_ns for _, _, row in c.rows(queue) if row.deadline_ns > now_ns), default=0),
+                    )
+            for claim, failures in doomed:
+                self._bury(txn, claim, "max_deliveries", "the holder died or did not settle in time", None, failures)
+
+        self._log.write(op)
+
+    def _last_failure(
+        self, txn: Any, queue: int, position: Position, raw: Raw, row: Row, failures: int
+    ) -> Claim | None:
+        """A claim to bury the message with, if its failures have reached the maximum."""
+        state = self._catalog.state(queue, txn)
+        maximum = state.options.max_deliveries
+        if maximum is None or failures == row.failures:
+            return None
+        try:
+            record = self._log.decode(queue, position, raw)
+        except MessageCorrupted:
+            return None  # found out when it is claimed again
+        return (
+            Claim(state, position, row, attrs.evolve(record)) if record.delivery_count + failures >= maximum else None
+        )
+
+    def leave(self) -> None:
+        """This process stops using the store: all it holds goes back, without blame."""
+        owner = self._presence.owner
+
+        def op(txn: Any) -> None:
+            with self._claims.lock, self._claims.write() as c:
+                for queue, position, row in [entry for entry in c.rows() if entry[2].owner == owner]:
+                    if txn.has(queue, position):
+                        c.give_back(queue, position, Returned(row.failures, row.acquired))
+                        txn.notes.append((ARRIVED, queue))
+                    else:
+                        c.drop(queue, position)
+                txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
+                c.remove_owner(owner)
+
+        self._log.write(op)

@@ -1,0 +1,93 @@
+"""Unfinished tasks, and shutting down: what `queue.Queue` counts and we keep exact across processes.
+
+A message is unfinished while it is in the log. One taken by `get` stays unfinished, as
+a task of its owner, until `task_done`, or until the owner dies. Between the commit that
+removes it from the log and the one that counts the task, its row tells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..claims import TASK, Claims, Kind, Shut
+from ..log import Log
+from ..waiting import Interrupt, Presence, Waiters
+from .catalog import QueueState
+from .steps import CHANGED
+
+
+def shut_mode(claims: Claims, queue: int) -> Shut:
+    """Whether a queue was shut down."""
+    with claims.read() as c:
+        return Shut(c.shut(queue))
+
+
+class Tasks:
+    """task_done, join and shutdown of the queues of one store."""
+
+    def __init__(self, log: Log, claims: Claims, presence: Presence, waiters: Waiters) -> None:
+        self._log = log
+        self._claims = claims
+        self._presence = presence
+        self._waiters = waiters
+
+    def unfinished(self, queue: QueueState) -> int:
+        """Messages in the queue, and those taken by `get` and not yet reported done. Exact: read under L."""
+        return self._log.write(lambda txn: self._unfinished(queue, txn))
+
+    def _unfinished(self, queue: QueueState, txn: Any) -> int:
+        with self._claims.read() as c:
+            taken = sum(
+                1 for _, position, row in c.rows(queue.id) if row.flags & TASK and not txn.has(queue.id, position)
+            )
+            stored = c.claimed(queue.id) - taken if c.shut(queue.id) is Shut.IMMEDIATE else txn.counters(queue.id).total
+            return max(0, int(stored + taken + sum(c.tasks(queue.id).values())))
+
+    def task_done(self, queue: QueueState) -> bool:
+        """One task less; False where none was open."""
+
+        def op(txn: Any) -> bool:
+            unfinished = self._unfinished(queue, txn)
+            if unfinished <= 0:
+                return False
+            with self._claims.lock, self._claims.write() as c:
+                tasks = c.tasks(queue.id)
+                mine = self._presence.owner
+                owner = mine if tasks.get(mine, 0) > 0 else next((o for o, n in tasks.items() if n > 0), mine)
+                c.add_tasks(queue.id, owner, -1)
+            if unfinished == 1:
+                txn.notes.append((CHANGED, queue.id))
+            return True
+
+        _ = self._presence.owner
+        return self._log.write(op)
+
+    def join(self, queue: QueueState, interrupt: Interrupt) -> None:
+        """Wait until nothing is unfinished."""
+
+        def attempt(registered: int) -> bool | None:
+            return self.unfinished(queue) == 0 or None
+
+        if not attempt(0):
+            self._waiters.wait(queue.id, Kind.DONE, attempt, None, interrupt)
+
+    def shutdown(self, queue: QueueState, immediate: bool) -> None:
+        """No more puts; gets go on until the queue is empty, or end now. For all processes that have the store open."""
+
+        def op(txn: Any) -> None:
+            with self._claims.lock, self._claims.write() as c:
+                mode = Shut.IMMEDIATE if immediate else max(Shut.DRAINING, c.shut(queue.id))
+                c.set_shut(queue.id, mode)
+                if immediate and self._log.one_lock:
+                    for position, _ in list(txn.scan(queue.id)):
+                        if c.row(queue.id, position) is None:
+                            txn.remove(queue.id, position)
+                            c.take_returned(queue.id, position)
+            txn.notes.append((CHANGED, queue.id))
+
+        _ = self._presence.owner
+        self._log.write(op)
+
+    def shut(self, queue: QueueState) -> Shut:
+        """Whether the queue was shut down."""
+        return shut_mode(self._claims, queue.id)
