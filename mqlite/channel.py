@@ -83,6 +83,13 @@ class Channel:
             )
         return draft
 
+    def put_one(self, draft: Draft, rank: int, timeout: float | None, interrupt: Interrupt) -> int:
+        """Store one message; its id. Raises Full, ShutDown, StoreFull."""
+        number = self.engine.put_one(self.state, rank, draft, timeout, interrupt)
+        if number is None:
+            raise self._full()
+        return number
+
     def put(self, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt) -> list[int]:
         """Store all (rank, draft) in one commit. Raises Full, ShutDown, StoreFull, ValueError."""
         if not ranked:
@@ -95,11 +102,14 @@ class Channel:
             )
         ids = self.engine.put(self.state, ranked, timeout, interrupt)
         if ids is None:
-            raise Full(
-                f"queue {self.state.name!r} has no room (its maxsize is {self.state.options.maxsize}): take some "
-                "messages, or wait with a timeout"
-            )
+            raise self._full()
         return ids
+
+    def _full(self) -> Full:
+        return Full(
+            f"queue {self.state.name!r} has no room (its maxsize is {self.state.options.maxsize}): "
+            "take some messages, or wait with a timeout"
+        )
 
 
 def _reopen(path: str, name: str, codec: object, dead: bool) -> Channel:

@@ -150,7 +150,7 @@ class Queue(Generic[T]):
         self._interrupt.check()
         draft = self._channel.draft(item, headers, type, reply_to, correlation_id)
         rank = rank_of(check_priority(priority))
-        return self._channel.put([(rank, draft)], check_timeout(timeout) if block else 0, self._interrupt)[0]
+        return self._channel.put_one(draft, rank, check_timeout(timeout) if block else 0, self._interrupt)
 
     def put_nowait(self, item: T, **options: Any) -> int:
         """`put` that raises Full at once."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from .claims.memory import MemoryClaims
 from .engine import Engine
+from .engine.local import LocalEngine
 from .errors import Closed, MqliteError, NotSupported, SettingsMismatch, StoreCorrupted
 from .log.memory import MemoryLog
 from .system.clock import Clock, SystemClock
@@ -81,7 +82,7 @@ class MemoryStore(Store):
         self.log = MemoryLog()
         self.claims = MemoryClaims(self.log.lock)
         self.presence = LocalPresence()
-        self.engine = Engine(self.log, self.claims, self.presence, self._clock)
+        self.engine = LocalEngine(self.log, self.claims, self.presence, self._clock)
         _memory_stores.add(self)
 
     def after_fork(self) -> None:

@@ -17,7 +17,7 @@ from . import Kind, Returned, Row, Shut, Waiting
 _CURSORS_KEPT = 4096
 
 
-class _Desk:
+class Desk:
     """The claims on one queue."""
 
     __slots__ = ("cursors", "deadline_ns", "returned", "rows", "shut", "tasks", "waiting")
@@ -37,7 +37,7 @@ class MemoryClaims:
 
     def __init__(self, lock: threading.RLock) -> None:
         self.lock = lock
-        self._desks: dict[int, _Desk] = {}
+        self._desks: dict[int, Desk] = {}
         self._tokens = 0
         self._owners: list[int] = []
 
@@ -56,51 +56,52 @@ class MemoryClaims:
     ) -> None:
         self.lock.release()
 
-    def _desk(self, queue: int) -> _Desk:
+    def desk(self, queue: int) -> Desk:
+        """The claims on a queue."""
         desk = self._desks.get(queue)
         if desk is None:
-            desk = self._desks[queue] = _Desk()
+            desk = self._desks[queue] = Desk()
         return desk
 
     # ------------------------------------------------------------------ reading
     def row(self, queue: int, position: Position) -> Row | None:
         """The claim on a position."""
-        return self._desk(queue).rows.get(position)
+        return self.desk(queue).rows.get(position)
 
     def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
         """(queue, position, claim)."""
         queues = list(self._desks) if queue is None else [queue]
-        return iter([(q, position, row) for q in queues for position, row in self._desk(q).rows.items()])
+        return iter([(q, position, row) for q in queues for position, row in self.desk(q).rows.items()])
 
     def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
         """Positions given back."""
-        returned = self._desk(queue).returned
+        returned = self.desk(queue).returned
         return iter(list(returned.items())) if returned else iter(())
 
     def cursor(self, queue: int, rank: int) -> Position:
         """The last position handed out."""
-        return self._desk(queue).cursors.get(rank, -1)
+        return self.desk(queue).cursors.get(rank, -1)
 
     def claimed(self, queue: int) -> int:
         """How many rows."""
-        return len(self._desk(queue).rows)
+        return len(self.desk(queue).rows)
 
     def deadline_ns(self, queue: int) -> int:
         """The earliest deadline."""
-        return self._desk(queue).deadline_ns
+        return self.desk(queue).deadline_ns
 
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers."""
-        waiting = self._desk(queue).waiting[kind]
+        waiting = self.desk(queue).waiting[kind]
         return iter(list(waiting.values()) if waiting else ())
 
     def tasks(self, queue: int) -> dict[int, int]:
         """Open tasks per owner."""
-        return self._desk(queue).tasks
+        return self.desk(queue).tasks
 
     def shut(self, queue: int) -> Shut:
         """Whether the queue was shut down."""
-        return self._desk(queue).shut
+        return self.desk(queue).shut
 
     def owners(self) -> list[int]:
         """This process."""
@@ -119,7 +120,7 @@ class MemoryClaims:
     # ------------------------------------------------------------------ writing
     def claim(self, queue: int, position: Position, row: Row) -> bool:
         """Make a row. O(1)."""
-        rows = self._desk(queue).rows
+        rows = self.desk(queue).rows
         if position in rows:
             return False
         rows[position] = row
@@ -127,40 +128,40 @@ class MemoryClaims:
 
     def replace(self, queue: int, position: Position, row: Row) -> None:
         """Change a row."""
-        self._desk(queue).rows[position] = row
+        self.desk(queue).rows[position] = row
 
     def drop(self, queue: int, position: Position) -> None:
         """Remove a row."""
-        self._desk(queue).rows.pop(position, None)
+        self.desk(queue).rows.pop(position, None)
 
     def give_back(self, queue: int, position: Position, returned: Returned) -> None:
         """Row -> returned. O(log n)."""
-        desk = self._desk(queue)
+        desk = self.desk(queue)
         desk.rows.pop(position, None)
         desk.returned[position] = returned
 
     def take_returned(self, queue: int, position: Position) -> None:
         """Forget a returned position."""
-        self._desk(queue).returned.pop(position, None)
+        self.desk(queue).returned.pop(position, None)
 
     def advance(self, queue: int, position: Position) -> None:
         """Move a cursor."""
-        cursors = self._desk(queue).cursors
+        cursors = self.desk(queue).cursors
         cursors[position >> 64] = position
         if len(cursors) > _CURSORS_KEPT:
             cursors.clear()
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
         """Set the earliest deadline."""
-        self._desk(queue).deadline_ns = deadline_ns
+        self.desk(queue).deadline_ns = deadline_ns
 
     def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
         """Add or change a sleeper."""
-        self._desk(queue).waiting[kind][waiting.sleeper] = waiting
+        self.desk(queue).waiting[kind][waiting.sleeper] = waiting
 
     def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Remove a sleeper."""
-        self._desk(queue).waiting[kind].pop(sleeper, None)
+        self.desk(queue).waiting[kind].pop(sleeper, None)
 
     def leave_all(self, owner: int) -> list[int]:
         """Remove all sleepers and tasks (there is one owner)."""
@@ -173,12 +174,12 @@ class MemoryClaims:
 
     def add_tasks(self, queue: int, owner: int, count: int) -> None:
         """Count tasks."""
-        tasks = self._desk(queue).tasks
+        tasks = self.desk(queue).tasks
         tasks[owner] = tasks.get(owner, 0) + count
 
     def set_shut(self, queue: int, mode: Shut) -> None:
         """Shut a queue down."""
-        self._desk(queue).shut = mode
+        self.desk(queue).shut = mode
 
     def forget_shutdowns(self) -> None:
         """Open all queues again."""

@@ -2,6 +2,7 @@
 
     machine.py     put, claim, settle: the transitions
     takeback.py    what the dead and the hung hold
+    local.py       put and get fused, for memory
     tasks.py       task_done, join, shutdown
     catalog.py     declared queues and their options
     inspection.py  counts and browsing

@@ -84,6 +84,13 @@ class Engine:
             return ids
         return self.waiters.wait(queue.id, Kind.SPACE, lambda registered: self.log.write(op), timeout, interrupt)
 
+    def put_one(
+        self, queue: QueueState, rank: int, draft: Draft, timeout: float | None, interrupt: Interrupt
+    ) -> int | None:
+        """As `put`, for one message; its id."""
+        ids = self.put(queue, [(rank, draft)], timeout, interrupt)
+        return None if ids is None else ids[0]
+
     # ------------------------------------------------------------------ claim
     def receive(
         self,

@@ -1,9 +1,9 @@
 """The log in memory: records as they are, in sorted containers, under one lock.
 
 Per queue a dict holds the records by position, and a SortedDict holds, per rank,
-a lane: the positions not yet passed by the claims' cursor, oldest first. Seqs
-only grow, so a lane is a deque, and putting and finding the next cost O(1) plus
-O(log r) in the number r of ranks in use.
+a lane: the positions not yet passed by a claimer, oldest first. Seqs only grow, so
+a lane is a deque, and putting and finding the next cost O(1), and O(log r) where
+one of r ranks comes into use or falls out of it.
 
 The claims of an in-memory queue use the same lock (`one_lock`), so nobody can
 look between two steps, and a claim that is settled at once needs no row.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,18 +23,33 @@ from ..message import Position, Record
 from . import Counters, Definition, Note
 
 T = TypeVar("T")
-_LANES_KEPT = 64
 
 
 class _Shelf:
-    """The messages of one queue."""
+    """The messages of one queue. `first` is the lane of the lowest rank; no other lane is empty."""
 
-    __slots__ = ("counters", "lanes", "records")
+    __slots__ = ("counters", "first", "first_rank", "lanes", "records")
 
     def __init__(self) -> None:
         self.records: dict[Position, Record] = {}
-        self.lanes: SortedDict[int, deque[Position]] = SortedDict()
+        self.first: deque[Position] = deque()
+        self.first_rank = 0
+        self.lanes: SortedDict[int, deque[Position]] = SortedDict({0: self.first})
         self.counters = Counters()
+
+    def lane(self, rank: int) -> deque[Position]:
+        """The lane of a rank that comes into use."""
+        if not self.first:
+            del self.lanes[self.first_rank]
+        lane = self.lanes.setdefault(rank, deque())
+        self.first_rank, self.first = self.lanes.peekitem(0)
+        return lane
+
+    def drop_empty(self) -> None:
+        """The first lane has become empty: the next is the first."""
+        while not self.first and len(self.lanes) > 1:
+            del self.lanes[self.first_rank]
+            self.first_rank, self.first = self.lanes.peekitem(0)
 
 
 class MemoryLog:
@@ -80,7 +95,7 @@ class MemoryLog:
     def size_of(self, draft: Record) -> int:
         """Bytes of a body that is bytes or str, else 0: other objects have no size."""
         body = draft.payload
-        return len(body) if isinstance(body, bytes | str) else 0
+        return len(body) if type(body) is bytes or type(body) is str else 0
 
     def footprint(self, draft: Record) -> int:
         """Not known, and not needed."""
@@ -116,19 +131,41 @@ class MemoryLog:
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Record]]:
         """Records behind the cursor; drops from the lanes what the cursor has passed. Amortised O(1) each."""
         shelf = self._shelf(queue)
-        records, lanes = shelf.records, shelf.lanes
-        for rank, lane in list(lanes.items()) if len(lanes) > 1 else lanes.items():
+        records = shelf.records
+        for rank in list(shelf.lanes):
+            lane = shelf.lanes[rank]
             passed = cursor(rank)
             while lane and (lane[0] <= passed or lane[0] not in records):
                 lane.popleft()
             if not lane:
-                if len(lanes) > _LANES_KEPT:
-                    del lanes[rank]
+                if lane is shelf.first:
+                    shelf.drop_empty()
+                else:
+                    del shelf.lanes[rank]
                 continue
             for position in lane:
                 record = records.get(position)
                 if record is not None:
                     yield position, record
+
+    def take(self, queue: int, claimed: Container[Position]) -> Record | None:
+        """Remove the first record that is not claimed; None where there is none. O(1)."""
+        shelf = self._shelves.get(queue)
+        if shelf is None:
+            return None
+        records = shelf.records
+        while shelf.first:
+            position = shelf.first.popleft()
+            if not shelf.first:
+                shelf.drop_empty()
+            if position not in claimed and (record := records.pop(position, None)) is not None:
+                counters = shelf.counters
+                counters.total -= 1
+                body = record.payload
+                if type(body) is bytes or type(body) is str:
+                    counters.bytes -= len(body)
+                return record
+        return None
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Record]]:
         """All records from `start` on. O(n log n)."""
@@ -163,13 +200,13 @@ class MemoryLog:
         shelf = self._shelves.get(queue) or self._shelf(queue)
         position = rank << 64 | seq
         shelf.records[position] = draft
-        lane = shelf.lanes.get(rank)
-        if lane is None:
-            lane = shelf.lanes[rank] = deque()
-        lane.append(position)
+        lane = shelf.first if rank == shelf.first_rank else shelf.lanes.get(rank)
+        (shelf.lane(rank) if lane is None else lane).append(position)
         counters = shelf.counters
         counters.total += 1
-        counters.bytes += self.size_of(draft)
+        body = draft.payload
+        if type(body) is bytes or type(body) is str:
+            counters.bytes += len(body)
         return message_id
 
     def remove(self, queue: int, position: Position) -> Record | None:
