@@ -8,10 +8,13 @@ The map of the package, from the top; each floor uses only those below it:
     broker.py                         open(): many queues over one store
     queue.py                          what the user holds
     producer.py  consumer.py          buffering puts; prefetching messages
+    channel.py                        one queue of an open store, as its handles use it
     lease.py  audit.py                settling a message once; the invariants of a store
-    store.py                          one engine per path and process; fork; exit
+    store.py                          one store per path and process; fork; exit
+    memory_store.py  disk_store.py    the parts of a store, put together
     presence.py                       this process among the others: join, watch, leave
-    engine.py  waiting.py             the message state machine; sleeping without polling
+    engine/                           the message state machine, and what it is made of
+    waiting.py                        sleeping without polling
     log/  claims/  wake/              what exists; who holds what; who is woken
       log/memory.py lmdb.py             in sorted containers; on disk
       log/format.py                     every byte on disk

@@ -12,7 +12,7 @@ from .codecs import BodyCodec
 from .errors import Closed
 from .options import UNSET, QueueOptions, check_name
 from .queue import Queue, QueueStats, stats_of
-from .store import open_store
+from .store import open_store, release, retain
 
 
 class Broker:
@@ -45,7 +45,7 @@ class Broker:
         codec = options.get("codec", UNSET)
         named = {**options, "codec": BodyCodec(codec).name} if "codec" in options else options
         _ = QueueOptions(**named)
-        self._store.retain()
+        retain(self._store)
         queue = Queue.of(Channel.open(self._store, check_name(name), named, codec))
         self._queues.append(queue)
         return queue
@@ -75,7 +75,7 @@ class Broker:
             self._closed = True
             for queue in self._queues:
                 queue.close()
-            self._store.close()
+            release(self._store)
 
     def __enter__(self) -> Broker:
         return self

@@ -12,7 +12,7 @@ from .errors import Full, MessageTooLarge, SettingsMismatch
 from .log import Draft
 from .message import Record
 from .options import UNSET, QueueOptions
-from .store import Store, open_store
+from .store import Store, open_store, release, retain
 from .waiting import Interrupt
 
 
@@ -39,19 +39,19 @@ class Channel:
             state = store.engine.catalog.declare(name, named)
             return cls(store, state, _codec_for(state, codec))
         except BaseException:
-            store.close()
+            release(store)
             raise
 
     def dead(self) -> Channel:
         """The channel of the queue's dead letters, with a reference of its own."""
-        self.store.retain()
+        retain(self.store)
         return Channel(self.store, self.engine.catalog.dead_of(self.state), self.codec)
 
     def close(self) -> None:
         """Give the reference to the store back, once."""
         if not self._closed:
             self._closed = True
-            self.store.close()
+            release(self.store)
 
     def __reduce__(self) -> Any:
         if self.store.path is None:

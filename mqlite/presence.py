@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable
 
 from .claims.shared import SharedClaims
+from .errors import Closed
 from .system.environment import Environment
 from .system.liveness import Liveness
 from .wake import Bell
@@ -51,7 +52,8 @@ class LocalPresence:
 class SharedPresence:
     """One process of several, by signs in `session` (a folder, see system/directory.py).
 
-    Locks    `_joining` is held while the process joins; it is taken before C.
+    Locks    `_joining` is held while the process joins or leaves; it is taken before all
+             locks of the store. `_watching` guards the list of watched owners.
     """
 
     def __init__(self, session: str, log: Environment, claims: SharedClaims) -> None:
@@ -62,10 +64,12 @@ class SharedPresence:
 
     def _reset(self) -> None:
         self._joining = threading.Lock()
+        self._watching = threading.Lock()
         self._liveness = Liveness(os.path.join(self._session, "owners"))
         self._owner = 0
         self._bell: FifoBell | PollingBell | None = None
         self.generation = -1
+        self._left = False
 
     # ------------------------------------------------------------------ joining and leaving
     @property
@@ -85,6 +89,8 @@ class SharedPresence:
         with self._joining:
             if self._owner:
                 return self._owner
+            if self._left:
+                raise Closed(f"the store of {self._session!r} was closed: open it again to use it")
             with self._claims.lock, self._claims.write() as c:
                 others = [owner for owner in c.owners() if self._liveness.is_alive(owner)]
                 if not others:
@@ -116,7 +122,8 @@ class SharedPresence:
                 assert self._bell is not None
                 self._bell.close(self._owner)
                 self._liveness.leave(self._owner)
-                self._reset()
+                self._owner = 0
+            self._left = True
 
     def forget(self) -> None:
         """In a forked child: drop what was inherited."""
@@ -141,10 +148,13 @@ class SharedPresence:
     # ------------------------------------------------------------------ the others
     def watch(self, owners: Iterable[int], generation: int) -> None:
         """See all these processes die. Free when nothing changed."""
-        if generation == self.generation:
+        if generation <= self.generation:
             return
-        self._liveness.watch(owner for owner in owners if owner != self.owner)
-        self.generation = generation
+        with self._watching:
+            if generation <= self.generation:
+                return  # another thread has read a newer list
+            self._liveness.watch(owner for owner in owners if owner != self.owner)
+            self.generation = generation
         self.bell.watching_changed()
 
     def someone_died(self) -> bool:

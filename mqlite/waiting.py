@@ -11,6 +11,7 @@ looks for others first, and every process watches all others for death.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
@@ -72,8 +73,8 @@ class Interrupt:
     def close(self, presence: Presence) -> None:
         """Raise Closed in all threads that wait."""
         self.closed = True
-        while self._sleepers:
-            presence.bell.ring(presence.owner, self._sleepers.pop())
+        for sleeper in list(self._sleepers):
+            presence.bell.ring(presence.owner, sleeper)
 
     def forget(self, sleeper: int) -> None:
         """That thread waits no more."""
@@ -139,10 +140,11 @@ class Waiters:
         finally:
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
-            if registered:
-                self._leave(queue, kind, sleeper.id, owner)
-            if involved:
-                self._pass_on(queue, kind)
+            with contextlib.suppress(Closed):  # closing removed the row
+                if registered:
+                    self._leave(queue, kind, sleeper.id, owner)
+                if involved:
+                    self._pass_on(queue, kind)
 
     def _leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         with self._claims.read() as c:

@@ -33,7 +33,9 @@ class LocalEngine(Engine):
         super().__init__(log, claims, presence, clock)
         self._owner = presence.owner
 
-    def put_one(self, queue: QueueState, rank: int, record: Record, timeout: float | None, interrupt: Interrupt) -> int | None:
+    def put_one(
+        self, queue: QueueState, rank: int, record: Record, timeout: float | None, interrupt: Interrupt
+    ) -> int | None:
         """As `put`, for one message."""
         desk = self.claims.desk(queue.id)
         with self.log.lock:
@@ -45,7 +47,9 @@ class LocalEngine(Engine):
                 return number
         return super().put_one(queue, rank, record, timeout, interrupt)
 
-    def get(self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]) -> T | None:
+    def get(
+        self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
+    ) -> T | None:
         """As the machine's `get`."""
         desk = self.claims.desk(queue.id)
         with self.log.lock:

@@ -2,14 +2,14 @@
 
 Three rules of LMDB shape this module. A file may be open once per process, so
 `store.py` shares the object. A forked child must not touch the parent's
-environment, so `quiesce` closes it before the fork and both sides open it again
+environment, so `quiet` closes it before the fork and both sides open it again
 when they next need it. A reader slot is taken per open read transaction, so
 reads take one of READ_TOKENS tokens; taking all of them means that nobody reads.
 
 Locks    write_lock guards the one write transaction this process may have; it is
          taken before LMDB's own (interprocess) write mutex and released after it.
-Order    log.write_lock, then claims.write_lock, then tokens. A holder of a token
-         waits for no lock.
+Order    log.write_lock, claims.write_lock, a token of the claims, a token of the log:
+         each may be held while waiting for those after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import threading
 
 import lmdb
 
-from ..errors import MqliteError, StoreCorrupted, StoreError, StoreFull
+from ..errors import Closed, MqliteError, StoreCorrupted, StoreError, StoreFull
 
 READ_TOKENS = 64
 MAX_READERS = 1024
@@ -45,6 +45,7 @@ class Environment:
     def _reset(self) -> None:
         self._lmdb: lmdb.Environment | None = None
         self._broken = False
+        self._closed = False
         self.write_lock = threading.Lock()
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(READ_TOKENS):
@@ -56,6 +57,8 @@ class Environment:
         with self._opening:
             if self._lmdb is not None:
                 return self._lmdb
+            if self._closed:
+                raise Closed(f"the store of {self.path!r} was closed: open it again to use it")
             if not self.durable and not os.path.exists(self.path):
                 self._create_preallocated()
             preallocate(self.path + "-lock", LOCK_FILE_BYTES)
@@ -178,16 +181,20 @@ class Environment:
             for _ in range(READ_TOKENS):
                 self._tokens.put(None)
 
-    # ------------------------------------------------------------------ fork
-    def quiesce(self) -> None:
-        """Wait until nobody in this process is inside, keep everybody out, close."""
+    # ------------------------------------------------------------------ quiet
+    def lock_writers(self) -> None:
+        """Wait until nobody of this process writes, and let nobody begin to."""
         self.write_lock.acquire()
+
+    def lock_readers(self) -> None:
+        """Wait until nobody of this process reads, and let nobody begin to."""
         for _ in range(READ_TOKENS):
             self._tokens.get()
-        self.close()
 
-    def resume(self) -> None:
-        """Undo `quiesce` in the process that called it."""
+    def unlock(self, closed: bool = False) -> None:
+        """Let readers and writers in again; they open the environment, or, with `closed`, are told that it is "
+        "closed."""
+        self._closed = closed
         for _ in range(READ_TOKENS):
             self._tokens.put(None)
         self.write_lock.release()
@@ -195,6 +202,19 @@ class Environment:
     def forget(self) -> None:
         """In a forked child: the parent closed the environment before the fork; start afresh."""
         self._reset()
+
+
+def quiet(log: Environment, claims: Environment) -> None:
+    """Wait until no thread of this process is inside, keep all out, and close both.
+
+    The order is that of all who nest: log writer, claims writer, claims reader, log reader.
+    """
+    log.lock_writers()
+    claims.lock_writers()
+    claims.lock_readers()
+    log.lock_readers()
+    log.close()
+    claims.close()
 
 
 def preallocate(path: str, size: int) -> None:

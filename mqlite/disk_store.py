@@ -1,0 +1,130 @@
+"""A store in a directory: opens what is there, makes what is not, and refuses what is not whole.
+
+Needs fcntl and named pipes, so it is imported only when a path is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from typing import Any
+
+from .claims.shared import SharedClaims
+from .engine import Engine
+from .errors import SettingsMismatch, StoreCorrupted
+from .log.lmdb import LmdbLog
+from .presence import SharedPresence
+from .system.clock import Clock
+from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id
+from .system.environment import Environment, quiet
+
+DEFAULT_MAX_STORE_BYTES = 256 << 30
+
+
+class DiskStore:
+    """The parts of a store on disk, for all handles of this process. Made by `store.open_store` only."""
+
+    in_memory = False
+
+    def __init__(self, directory: StoreDirectory, max_store_bytes: int | None, clock: Clock) -> None:
+        self.path: str | None = directory.path
+        self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        with directory.locked():
+            marker = directory.read_marker() or _new_marker(directory, max_store_bytes)
+            if max_store_bytes is not None and max_store_bytes != marker.max_store_bytes:
+                raise SettingsMismatch(
+                    f"the store {directory.path!r} was made with max_store_bytes={marker.max_store_bytes}, "
+                    f"not {max_store_bytes}: leave it out to take what is stored"
+                )
+            if not os.path.exists(directory.log):
+                raise StoreCorrupted(
+                    f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup"
+                )
+            check_data_file(directory.log)
+            self._environment = Environment(directory.log, map_size=marker.max_store_bytes, durable=True)
+            try:
+                if LmdbLog.store_id(self._environment) != marker.store_id:
+                    raise StoreCorrupted(
+                        f"the log and the marker of {directory.path!r} belong to different stores: restore both "
+                        "from one backup"
+                    )
+                self.log = LmdbLog(self._environment, marker.store_id)
+                session = directory.session(marker.store_id)
+                claims = os.path.join(session, "claims.mdb")
+                first_of_session = not os.path.exists(claims)
+                self.claims = SharedClaims(claims)
+                self.claims.environment.ensure_open()
+                if first_of_session:
+                    self.log.reserve_existing()
+            except BaseException:
+                self._environment.close()
+                raise
+        self.presence = SharedPresence(session, self._environment, self.claims)
+        self.engine = Engine(self.log, self.claims, self.presence, clock)
+        _ = self.presence.owner
+
+    def close(self) -> None:
+        """Give back what this process holds, and close. Threads that are inside finish first; later ones get Closed."""
+        try:
+            if self.presence.joined:
+                self.engine.takeback.leave()
+        finally:
+            self.presence.leave()
+            quiet(self._environment, self.claims.environment)
+            self.log.close()
+            self.claims.environment.unlock(closed=True)
+            self._environment.unlock(closed=True)
+
+    # ------------------------------------------------------------------ fork
+    def before_fork(self) -> None:
+        """Wait until nobody is inside; keep everybody out. Joining comes before all other locks."""
+        self.presence.hold()
+        quiet(self._environment, self.claims.environment)
+
+    def after_fork_in_parent(self) -> None:
+        """Let everybody in again."""
+        self.claims.environment.unlock()
+        self._environment.unlock()
+        self.presence.let_go()
+
+    def after_fork_in_child(self) -> None:
+        """Nothing of the parent's is touched, all is opened anew when needed."""
+        self._environment.forget()
+        self.claims.environment.forget()
+        self.presence.forget()
+        self.log.after_fork()
+        self.engine.after_fork()
+        for handle in list(self.handles):
+            handle.after_fork()
+
+
+def _new_marker(directory: StoreDirectory, max_store_bytes: int | None) -> Marker:
+    """Make a store where there is none. Raises StoreError where there is something else."""
+    directory.check_is_ours()
+    size = DEFAULT_MAX_STORE_BYTES if max_store_bytes is None else max_store_bytes
+    if os.path.exists(directory.log):  # a crash came between the log and its marker
+        check_data_file(directory.log)
+        found = Environment(directory.log, map_size=size, durable=True)
+        store_id = LmdbLog.store_id(found)
+        found.close()
+    else:
+        store_id = new_store_id()
+        _create_log(directory.log, store_id, size)
+    marker = Marker(format=FORMAT, store_id=store_id, durability="full", max_store_bytes=size)
+    directory.write_marker(marker)
+    return marker
+
+
+def _create_log(path: str, store_id: str, size: int) -> None:
+    """A log appears under its name only when it is whole."""
+    new = path + ".new"
+    for leftover in (new, new + "-lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
+    environment = Environment(new, map_size=size, durable=True)
+    log = LmdbLog(environment, store_id)
+    log.initialise()
+    log.close()
+    os.rename(new, path)
+    os.unlink(new + "-lock")
