@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .engine import Claim, Engine, QueueState
-from .errors import CodecError, NotClaimed
+from .errors import CodecError, LeaseLost, NotClaimed
 from .message import Death, Message, Record, error_texts, priority_at
 
 Decode = Callable[[Any], Any]
@@ -52,32 +52,34 @@ class Lease:
         if self._on_end is not None:
             self._on_end(self)
 
+    def _settle(self, outcome: str, how: Callable[[], None]) -> None:
+        self.check()
+        try:
+            how()
+        except LeaseLost:
+            if self._on_end is not None:
+                self._on_end(self)
+            raise
+        self.end(outcome)
+
     def ack(self) -> None:
         """See Message.ack."""
-        self.check()
-        self._engine.ack([self.claim])
-        self.end("acknowledged")
+        self._settle("acknowledged", lambda: self._engine.ack([self.claim]))
 
     def nack(self, error: object) -> None:
         """See Message.nack."""
-        self.check()
         text, trace = error_texts(error)
-        self._engine.nack(self.claim, text, trace)
-        self.end("given back as failed")
+        self._settle("given back as failed", lambda: self._engine.nack(self.claim, text, trace))
 
     def reject(self, reason: str | None) -> None:
         """See Message.reject."""
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"reason is a str or None, not {reason!r}")
-        self.check()
-        self._engine.bury(self.claim, "rejected", reason, None)
-        self.end("rejected")
+        self._settle("rejected", lambda: self._engine.bury(self.claim, "rejected", reason, None))
 
     def release(self) -> None:
         """See Message.release."""
-        self.check()
-        self._engine.release_all([self.claim], lost_ok=False)
-        self.end("released")
+        self._settle("released", lambda: self._engine.release_all([self.claim], lost_ok=False))
 
     def extend(self, seconds: float) -> None:
         """See Message.extend."""

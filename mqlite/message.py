@@ -67,6 +67,7 @@ class Settler(Protocol):
     def reject(self, reason: str | None) -> None: ...
     def release(self) -> None: ...
     def extend(self, seconds: float) -> None: ...
+    def check(self) -> None: ...
     @property
     def settled(self) -> bool: ...
 
@@ -143,7 +144,7 @@ class Message:
         self.lease.extend(seconds)
 
     def __enter__(self) -> Message:
-        _ = self.lease
+        self.lease.check()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, where: TracebackType | None) -> None:

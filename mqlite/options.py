@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import threading
 from typing import Any, Final, Literal
 
 import attrs
@@ -131,7 +132,7 @@ def check_timeout(timeout: object) -> float | None:
         raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
     if not timeout >= 0:
         raise ValueError("'timeout' must be a non-negative number")
-    return None if timeout == math.inf else float(timeout)
+    return None if timeout >= threading.TIMEOUT_MAX else float(timeout)
 
 
 def check_count(count: object, what: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -209,6 +210,7 @@ class Queue(Generic[T]):
         check_count(max_messages, "max_messages")
         wait = check_timeout(timeout)
         self._interrupt.check()
+        end = None if wait is None else time.monotonic() + wait
         while claims := self._engine.receive(self._state, max_messages, wait, self._interrupt):
             messages = [
                 m
@@ -217,6 +219,7 @@ class Queue(Generic[T]):
             ]
             if messages:
                 return messages
+            wait = None if end is None else max(0.0, end - time.monotonic())
         raise Empty(f"queue {self.name!r} had no message in time")
 
     def consumer(self, prefetch: int = 1, auto_ack: bool = False) -> Consumer:

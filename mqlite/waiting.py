@@ -15,12 +15,15 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
+import attrs
+
 from .claims import Claims, Kind, Waiting
 from .errors import Closed
 from .system.clock import Clock
 from .wake import Bell
 
 T = TypeVar("T")
+LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than 24 days, and who wakes early just looks again
 
 
 class Presence(Protocol):
@@ -81,6 +84,14 @@ class Interrupt:
         self._sleepers.discard(sleeper)
 
 
+@attrs.define
+class Seat:
+    """A waiting thread's row among the claims, while it has one. A claim removes it in its own commit."""
+
+    sleeper: int = 0
+    taken: bool = False
+
+
 class Waiters:
     """The sleepers of one store, as the claims list them.
 
@@ -103,18 +114,14 @@ class Waiters:
         self._promising = promising
 
     def wait(
-        self, queue: int, kind: Kind, attempt: Callable[[int], T | None], timeout: float | None, interrupt: Interrupt
+        self, queue: int, kind: Kind, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
     ) -> T | None:
-        """The first result of `attempt` that is not None, or None after `timeout` seconds. [16]
-
-        attempt gets the sleeper's number if it is registered, and removes its row in
-        the commit by which it claims; else 0.
-        """
+        """The first result of `attempt(seat)` that is not None, or None after `timeout` seconds. [16]"""
         end_ns = None if timeout is None else self._clock.monotonic_ns() + int(timeout * 1e9)
         owner = self._presence.owner
         bell = self._presence.bell
         sleeper = bell.sleeper()
-        registered = False
+        seat = Seat(sleeper.id)
         involved = False
         promised_ns = 0
         try:
@@ -123,25 +130,27 @@ class Waiters:
                 wake_ns, took_back = self._care(queue)
                 involved = involved or took_back
                 interrupt.check(sleeper.id)
-                result = attempt(sleeper.id if registered else 0)
+                result = attempt(seat)
                 if result is not None:
                     return result
                 now_ns = self._clock.monotonic_ns()
                 if end_ns is not None and now_ns >= end_ns:
                     return None
-                if not registered or wake_ns != promised_ns:
-                    registered = involved = True
+                if not seat.taken or wake_ns != promised_ns:
+                    seat.taken = involved = True
                     promised_ns = wake_ns
                     with self._claims.lock, self._claims.write() as c:
                         c.register(queue, kind, Waiting(sleeper.id, owner, wake_ns))
                     continue
+                if kind is Kind.SPACE and self._promising(queue, kind):
+                    self._ring_next(queue, kind, sleeper.id, owner)  # room for others, if not for this
                 until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
-                bell.sleep(sleeper, max(0.0, (min(until) - now_ns) / 1e9) if until else None)
+                bell.sleep(sleeper, max(0.0, min(LONGEST_SLEEP, (min(until) - now_ns) / 1e9)) if until else None)
         finally:
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
             with contextlib.suppress(Closed):  # closing removed the row
-                if registered:
+                if seat.taken:
                     self._leave(queue, kind, sleeper.id, owner)
                 if involved:
                     self._pass_on(queue, kind)
@@ -179,6 +188,14 @@ class Waiters:
             for waiting in c.waiting(queue, kind):
                 if self._presence.bell.ring(waiting.owner, waiting.sleeper):
                     return
+
+    def _ring_next(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
+        """Ring the sleeper that is registered behind this one."""
+        with self._claims.read() as c:
+            behind = [w for w in c.waiting(queue, kind) if (w.sleeper, w.owner) > (sleeper, owner)]
+        for w in sorted(behind, key=lambda w: (w.sleeper, w.owner)):
+            if self._presence.bell.ring(w.owner, w.sleeper):
+                return
 
     def ring_all(self, queue: int, kind: Kind) -> None:
         """Ring every registered sleeper."""

@@ -98,6 +98,9 @@ class Reading(Protocol):
     def deadline_ns(self, queue: int) -> int:
         """No row of the queue times out before this; 0 = none does."""
 
+    def deadlines(self) -> list[int]:
+        """The queues for which `deadline_ns` is noted."""
+
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers; in a process, those that came first come first."""
 

@@ -90,6 +90,10 @@ class MemoryClaims:
         """The earliest deadline."""
         return self.desk(queue).deadline_ns
 
+    def deadlines(self) -> list[int]:
+        """Queues with a noted deadline."""
+        return [queue for queue, desk in self._desks.items() if desk.deadline_ns]
+
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers."""
         waiting = self.desk(queue).waiting[kind]

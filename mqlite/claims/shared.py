@@ -116,6 +116,10 @@ class SharedView:
         """The earliest deadline."""
         return self._number(_key(b"d", queue))
 
+    def deadlines(self) -> list[int]:
+        """Queues with a noted deadline."""
+        return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"d")]
+
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers."""
         for key, value in self._walk(_key(b"w", queue) + bytes([kind])):

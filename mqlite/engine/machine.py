@@ -29,7 +29,7 @@ from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutD
 from ..log import DEAD_BIT, Draft, Log, Note, Raw, Snapshot
 from ..message import Position, Record
 from ..system.clock import Clock
-from ..waiting import Interrupt, Presence, Waiters
+from ..waiting import Interrupt, Presence, Seat, Waiters
 from .catalog import Catalog, QueueState
 from .inspection import Inspection
 from .steps import ARRIVED, CHANGED, SETTLED, Claim
@@ -82,7 +82,7 @@ class Engine:
         ids = self.log.write(op)
         if ids is not None or timeout == 0:
             return ids
-        return self.waiters.wait(queue.id, Kind.SPACE, lambda registered: self.log.write(op), timeout, interrupt)
+        return self.waiters.wait(queue.id, Kind.SPACE, lambda seat: self.log.write(op), timeout, interrupt)
 
     def put_one(
         self, queue: QueueState, rank: int, draft: Draft, timeout: float | None, interrupt: Interrupt
@@ -110,8 +110,8 @@ class Engine:
         """
         flags = STARTED | AUTO if auto else STARTED
 
-        def attempt(registered: int) -> list[Claim] | None:
-            return self._claim(queue, count, flags, count if started is None else started, registered)
+        def attempt(seat: Seat) -> list[Claim] | None:
+            return self._claim(queue, count, flags, count if started is None else started, seat)
 
         return self._take(queue, attempt, timeout, interrupt) or []
 
@@ -124,11 +124,11 @@ class Engine:
         refuses goes to the dead-letter queue. Raises ShutDown. [14]
         """
 
-        def attempt(registered: int) -> T | None:
+        def attempt(seat: Seat) -> T | None:
             if self.log.one_lock:
-                record = self._claim_and_settle(queue, registered)
+                record = self._claim_and_settle(queue, seat)
                 return None if record is None else decode(record.payload)
-            while claims := self._claim(queue, 1, AUTO | STARTED | TASK, 1, registered):
+            while claims := self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat):
                 [claim] = claims
                 try:
                     body = decode(claim.record.payload)
@@ -141,24 +141,23 @@ class Engine:
                 except BaseException:
                     self.release_all(claims)
                     raise
-                registered = 0
             return None
 
         return self._take(queue, attempt, timeout, interrupt)
 
     def _take(
-        self, queue: QueueState, attempt: Callable[[int], T | None], timeout: float | None, interrupt: Interrupt
+        self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
     ) -> T | None:
         if self.presence.someone_died():
             self.takeback.take_back()
-        result = attempt(0)
+        result = attempt(Seat())
         if result is not None:
             return result
         if timeout == 0:
-            return attempt(0) if self.takeback.care(queue.id)[1] else None
+            return attempt(Seat()) if self.takeback.care(queue.id)[1] else None
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
 
-    def _claim_and_settle(self, queue: QueueState, registered: int) -> Record | None:
+    def _claim_and_settle(self, queue: QueueState, seat: Seat) -> Record | None:
         """In memory: claim and settlement under the one lock, without a row in between."""
         with self.log.read() as log, self.claims.lock, self.claims.write() as c:
             picked = self._pick(c, log, queue.id, 1, [])
@@ -171,8 +170,9 @@ class Engine:
             else:
                 c.take_returned(queue.id, position)
             c.add_tasks(queue.id, self.presence.owner, 1)
-            if registered:
-                c.leave(queue.id, Kind.MESSAGE, registered, self.presence.owner)
+            if seat.taken:
+                c.leave(queue.id, Kind.MESSAGE, seat.sleeper, self.presence.owner)
+                seat.taken = False
             record: Record = raw
             record.acquired_count += (returned.acquired if returned else 0) + 1
             record.delivery_count += returned.failures if returned else 0
@@ -184,7 +184,7 @@ class Engine:
             self.log.write(op)
             return record
 
-    def _claim(self, queue: QueueState, count: int, flags: int, started: int, registered: int) -> list[Claim] | None:
+    def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat) -> list[Claim] | None:
         """One commit of the claims: rows for what is first in line. None where nothing is. [8]"""
         owner = self.presence.owner
         taken: list[tuple[Position, Raw, Row]] = []
@@ -201,7 +201,7 @@ class Engine:
                 self._raise_if_shut(c, queue)
                 return None
             now_ns = self.clock.monotonic_ns()
-            deadline_ns = 0 if options.ack_timeout is None else now_ns + int(options.ack_timeout * 1e9)
+            deadline_ns = 0 if options.ack_timeout is None else now_ns + ns_of(options.ack_timeout)
             token = c.token
             for position, raw, returned in picked:
                 failures, acquired = returned or (0, 0)
@@ -223,8 +223,9 @@ class Engine:
             if deadline_ns and not 0 < earliest_ns <= deadline_ns:
                 c.note_deadline(queue.id, deadline_ns)
                 uncovered = True
-            if registered:
-                c.leave(queue.id, Kind.MESSAGE, registered, owner)
+            if seat.taken:
+                c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
+        seat.taken = False
         if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
         if generation != self.presence.generation or 0 < earliest_ns <= now_ns:
@@ -398,7 +399,7 @@ class Engine:
             with self.claims.lock, self.claims.write() as c:
                 row = c.row(claim.queue.id, claim.position)
                 if row is not None and row.deadline_ns:
-                    deadline_ns = self.clock.monotonic_ns() + int(seconds * 1e9)
+                    deadline_ns = self.clock.monotonic_ns() + ns_of(seconds)
                     c.replace(claim.queue.id, claim.position, row._replace(deadline_ns=deadline_ns))
                     if deadline_ns < c.deadline_ns(claim.queue.id):
                         c.note_deadline(claim.queue.id, deadline_ns)
@@ -413,9 +414,7 @@ class Engine:
             if row is None or row.token != claim.row.token:
                 return False
             timeout = claim.queue.options.ack_timeout
-            deadline_ns = (
-                self.clock.monotonic_ns() + int(timeout * 1e9) if timeout is not None and row.deadline_ns else 0
-            )
+            deadline_ns = self.clock.monotonic_ns() + ns_of(timeout) if timeout is not None and row.deadline_ns else 0
             c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
             return True
 
@@ -466,3 +465,8 @@ class Engine:
     def after_fork(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""
         self._leftover = []
+
+
+def ns_of(seconds: float) -> int:
+    """Nanoseconds; thirty years at most, which fits every format."""
+    return int(min(seconds, 1e9) * 1e9)

@@ -55,11 +55,12 @@ class TakeBack:
                 owners = c.owners()
                 dead = {owner for owner in owners if not self._presence.is_alive(owner)}
                 living = set(owners) - dead
-                touched = set()
+                earliest_ns = dict.fromkeys(c.deadlines(), 0)
                 for queue, position, row in list(c.rows()):
                     if row.owner in living and not 0 < row.deadline_ns <= now_ns:
+                        if row.deadline_ns:
+                            earliest_ns[queue] = min(earliest_ns.get(queue) or row.deadline_ns, row.deadline_ns)
                         continue
-                    touched.add(queue)
                     raw = txn.raw(queue, position)
                     if raw is None:  # settled; its row was left behind
                         c.drop(queue, position)
@@ -77,11 +78,8 @@ class TakeBack:
                     txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
                     c.remove_owner(owner)
                     self._presence.bury(owner)
-                for queue in touched:
-                    c.note_deadline(
-                        queue,
-                        min((row.deadline_ns for _, _, row in c.rows(queue) if row.deadline_ns > now_ns), default=0),
-                    )
+                for queue, deadline_ns in earliest_ns.items():
+                    c.note_deadline(queue, deadline_ns)
             for claim, failures in doomed:
                 self._bury(txn, claim, "max_deliveries", "the holder died or did not settle in time", None, failures)
 

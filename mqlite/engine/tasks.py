@@ -11,7 +11,7 @@ from typing import Any
 
 from ..claims import TASK, Claims, Kind, Shut
 from ..log import Log
-from ..waiting import Interrupt, Presence, Waiters
+from ..waiting import Interrupt, Presence, Seat, Waiters
 from .catalog import QueueState
 from .steps import CHANGED
 
@@ -65,10 +65,10 @@ class Tasks:
     def join(self, queue: QueueState, interrupt: Interrupt) -> None:
         """Wait until nothing is unfinished."""
 
-        def attempt(registered: int) -> bool | None:
+        def attempt(seat: Seat) -> bool | None:
             return self.unfinished(queue) == 0 or None
 
-        if not attempt(0):
+        if not attempt(Seat()):
             self._waiters.wait(queue.id, Kind.DONE, attempt, None, interrupt)
 
     def shutdown(self, queue: QueueState, immediate: bool) -> None:
