@@ -46,9 +46,10 @@ class Consumer:
 
     def _reset(self) -> None:
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
+        self._lock = threading.Lock()  # guards the four below; nothing of the engine is called under it
         self._changed = threading.Condition(
-            threading.Lock()
-        )  # guards the four below; nothing of the engine is called under it
+            self._lock
+        )  # entered as `_lock`: a Condition's own __enter__ can be interrupted
         self._buffer: deque[Claim] = deque()
         self._held: dict[int, Claim] = {}  # by id(claim): buffered or in the user's hands, and unsettled
         self._asking = 0  # claims being asked for right now
@@ -84,38 +85,49 @@ class Consumer:
 
     def _next_claim(self, end: float | None) -> Claim:
         while True:
-            with self._changed:
-                while True:
-                    self._interrupt.check()
-                    if self._buffer:
-                        return self._buffer.popleft()
-                    room = self.prefetch - len(self._held) - self._asking
-                    if room > 0:
-                        self._asking += room
-                        break
-                    left = None if end is None else end - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise Empty(
-                            f"queue {self._state.name!r} had no message in time, or all {self.prefetch} "
-                            "prefetched ones are unsettled"
-                        )
-                    self._changed.wait(left)
+            asked = 0
             claims: list[Claim] = []
             try:
+                with self._lock:
+                    while not asked:
+                        self._interrupt.check()
+                        if self._buffer:
+                            return self._buffer.popleft()
+                        room = self.prefetch - len(self._held) - self._asking
+                        if room > 0:
+                            asked = room
+                            self._asking += room
+                        else:
+                            self._wait_for_room(end)
                 left = None if end is None else max(0.0, end - time.monotonic())
-                claims = self._engine.receive(self._state, room, left, self._interrupt, auto=self.auto_ack, started=0)
+                self._engine.receive(self._state, asked, left, self._interrupt, claims, auto=self.auto_ack, started=0)
             finally:
-                with self._changed:
-                    self._asking -= room
-                    closed = self._interrupt.closed
-                    if not closed:
-                        self._held.update((id(claim), claim) for claim in claims)
-                        self._buffer.extend(claims)
-                    self._changed.notify_all()
-                if closed:
-                    self._engine.release_all(claims)
+                self._keep(claims, asked)
             if not claims:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
+
+    def _wait_for_room(self, end: float | None) -> None:
+        """Under the lock: until a message was settled or buffered by another thread."""
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            raise Empty(
+                f"queue {self._state.name!r} had no message in time, or all {self.prefetch} prefetched ones are "
+                "unsettled"
+            )
+        self._changed.wait(left)
+
+    def _keep(self, claims: list[Claim], asked: int) -> None:
+        """What was claimed goes into the buffer, or back if the consumer was closed meanwhile."""
+        with self._lock:
+            self._asking -= asked
+            opened = [claim for claim in claims if hasattr(claim, "record")]  # not: interrupted before it was read
+            unread = [claim for claim in claims if not hasattr(claim, "record")]
+            if self._interrupt.closed:
+                unread, opened = claims, []
+            self._held.update((id(claim), claim) for claim in opened)
+            self._buffer.extend(opened)
+            self._changed.notify_all()
+        self._engine.release_all(unread)
 
     def _hand_out(self, claim: Claim) -> Message | None:
         """The message of a buffered claim; None where the claim was lost or the body went to the dead."""
@@ -134,7 +146,7 @@ class Consumer:
             body = self._decode(claim.record.payload)
             self._engine.ack([claim])
         except CodecError as error:
-            self._engine.bury(claim, "corrupted", str(error), None)
+            self._engine.bury_undecodable(claim, error)
             return None
         except LeaseLost:
             return None
@@ -146,14 +158,14 @@ class Consumer:
         self._drop(lease.claim)
 
     def _drop(self, claim: Claim) -> None:
-        with self._changed:
+        with self._lock:
             if self._held.pop(id(claim), None) is not None:
                 self._changed.notify()
 
     # ------------------------------------------------------------------ the end
     def give_back_buffered(self) -> None:
         """What is not yet in the user's hands goes back to the queue."""
-        with self._changed:
+        with self._lock:
             buffered = list(self._buffer)
             self._buffer.clear()
             for claim in buffered:
@@ -163,7 +175,7 @@ class Consumer:
 
     def close(self) -> None:
         """Give back what is unsettled, and end the iteration of all threads. Settling it later raises LeaseLost."""
-        with self._changed:
+        with self._lock:
             if self._ended:
                 return
             self._ended = self._interrupt.closed = True

@@ -30,6 +30,7 @@ class DiskStore:
     def __init__(self, directory: StoreDirectory, max_store_bytes: int | None, clock: Clock) -> None:
         self.path: str | None = directory.path
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._undo = contextlib.ExitStack()  # what `before_fork` locked
         with directory.locked():
             marker = directory.read_marker() or _new_marker(directory, max_store_bytes)
             if max_store_bytes is not None and max_store_bytes != marker.max_store_bytes:
@@ -71,25 +72,26 @@ class DiskStore:
                 self.engine.takeback.leave()
         finally:
             self.presence.leave()
-            quiet(self._environment, self.claims.environment)
-            self.log.close()
-            self.claims.environment.unlock(closed=True)
-            self._environment.unlock(closed=True)
+            with contextlib.ExitStack() as undo:
+                quiet(self._environment, self.claims.environment, undo)
+                self.log.close()
+                self.claims.environment.close_for_good()
+                self._environment.close_for_good()
 
     # ------------------------------------------------------------------ fork
     def before_fork(self) -> None:
         """Wait until nobody is inside; keep everybody out. Joining comes before all other locks."""
         self.presence.hold()
-        quiet(self._environment, self.claims.environment)
+        self._undo.callback(self.presence.let_go)
+        quiet(self._environment, self.claims.environment, self._undo)
 
     def after_fork_in_parent(self) -> None:
         """Let everybody in again."""
-        self.claims.environment.unlock()
-        self._environment.unlock()
-        self.presence.let_go()
+        self._undo.close()
 
     def after_fork_in_child(self) -> None:
         """Nothing of the parent's is touched, all is opened anew when needed."""
+        self._undo = contextlib.ExitStack()
         self._environment.forget()
         self.claims.environment.forget()
         self.presence.forget()

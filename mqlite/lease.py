@@ -162,6 +162,6 @@ def claimed_message(
     try:
         body = decode(claim.record.payload)
     except CodecError as error:
-        engine.bury(claim, "corrupted", str(error), None)
+        engine.bury_undecodable(claim, error)
         return None
     return message_of(claim.queue, claim.position, claim.record, body, Lease(engine, claim, on_end))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import threading
 from typing import Any, Final, Literal
 
@@ -14,6 +13,7 @@ from .errors import SettingsMismatch
 PRIORITY_MIN: Final = -(2**31)
 PRIORITY_MAX: Final = 2**31 - 1
 NAME_MAX_BYTES: Final = 255
+MAX_SECONDS: Final = 1e9
 
 
 class _Unset(enum.Enum):
@@ -45,8 +45,10 @@ def _flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if type(value) not in (int, float):
         raise TypeError(f"{attribute.name} is a number of seconds, not {value!r}")
-    if not (isinstance(value, int | float) and 0 < value < math.inf):
-        raise ValueError(f"{attribute.name} is a positive number of seconds (or None), not {value}")
+    if not (isinstance(value, int | float) and 0 < value <= MAX_SECONDS):
+        raise ValueError(
+            f"{attribute.name} is a positive number of seconds up to {MAX_SECONDS:.0f} (or None), not {value}"
+        )
 
 
 def _or_none(check: Any) -> Any:

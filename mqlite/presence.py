@@ -111,7 +111,7 @@ class SharedPresence:
 
     def _make_bell(self, owner: int) -> FifoBell | PollingBell:
         try:
-            return FifoBell(os.path.join(self._session, "bells"), owner, self._liveness)
+            return FifoBell(os.path.join(self._session, "bells"), owner, self._liveness, self._log.last_txnid)
         except OSError:
             return PollingBell(lambda: (self._log.last_txnid(), self._claims.environment.last_txnid()))
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from .channel import Channel
-from .errors import Closed, Empty, Full, MqliteError
+from .errors import Closed, Empty, Full
 from .log import Draft
 from .message import rank_of
 from .options import check_priority, check_timeout
@@ -82,7 +82,10 @@ class Producer:
 
     def _reset(self) -> None:
         self._interrupt = Interrupt(f"the producer of queue {self._name!r}")
-        self._changed = threading.Condition(threading.Lock())  # guards all below
+        self._lock = threading.Lock()  # guards all below
+        self._changed = threading.Condition(
+            self._lock
+        )  # entered as `_lock`: a Condition's own __enter__ can be interrupted
         self._buffer: deque[tuple[int, Draft, Receipt]] = deque()
         self._committing = 0
         self._accepted = 0
@@ -106,7 +109,7 @@ class Producer:
         rank = rank_of(self.priority if priority is None else check_priority(priority))
         draft = self._channel.draft(item, **options)
         receipt = Receipt(self, item)
-        with self._changed:
+        with self._lock:
             if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):
                 raise Full(
                     f"the producer of queue {self._name!r} has {self.max_buffered} messages buffered: wait, or flush"
@@ -123,7 +126,7 @@ class Producer:
         return receipt
 
     def _wait(self, condition: Any, timeout: float | None) -> bool:
-        """Under `_changed`."""
+        """Under `_lock`."""
         if timeout == 0:
             return bool(condition())
         return bool(self._changed.wait_for(condition, timeout))
@@ -132,7 +135,7 @@ class Producer:
         """Wait until all put so far is durable. Raises the first error since the last flush, or Empty after "
         "`timeout`."""
         wait = check_timeout(timeout)
-        with self._changed:
+        with self._lock:
             target = self._accepted
             if not self._wait(lambda: self._decided >= target, wait):
                 raise Empty(
@@ -145,50 +148,58 @@ class Producer:
 
     def wait_for(self, receipt: Receipt, timeout: float | None) -> None:
         """Wait until a receipt is done. Raises Empty."""
-        with self._changed:
+        with self._lock:
             if not self._wait(lambda: receipt.done, timeout):
                 raise Empty(f"the message was not committed to queue {self._name!r} in time: it still may be")
 
     # ------------------------------------------------------------------ committing
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._changed.wait_for(lambda: self._buffer or self._closed)
                 if not self._buffer:
                     return
-                limit = min(MAX_GROUP, self._channel.state.options.maxsize or MAX_GROUP)
-                group = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+                group = [self._buffer.popleft() for _ in range(min(MAX_GROUP, len(self._buffer)))]
                 self._committing = len(group)
             self._commit(group)
 
     def _commit(self, group: list[tuple[int, Draft, Receipt]]) -> None:
-        ids: list[int] = [0] * len(group)
-        failure: BaseException | None = None
+        """Commit in order, in as few commits as there is room for; each message gets its own answer."""
         try:
-            ids = self._channel.put([(rank, draft) for rank, draft, _ in group], None, self._interrupt)
+            wait = None if len(group) == 1 else 0.0
+            ids = self._channel.put([(rank, draft) for rank, draft, _ in group], wait, self._interrupt)
         except BaseException as error:
-            failure = error
-        if (
-            failure is not None
-            and len(group) > 1
-            and isinstance(failure, MqliteError)
-            and not isinstance(failure, Closed)
-        ):
-            for entry in group:  # one message may be what is too much: each gets its own answer
-                self._commit([entry])
-            return
-        with self._changed:
+            if len(group) == 1:
+                self._decide(group, [0], error)
+            else:  # no room for all of them, or one is what is wrong
+                self._commit(group[: len(group) // 2])
+                self._commit(group[len(group) // 2 :])
+        else:
+            self._decide(group, ids, None)
+
+    def _decide(self, group: list[tuple[int, Draft, Receipt]], ids: list[int], error: BaseException | None) -> None:
+        with self._lock:
             for (_, _, receipt), number in zip(group, ids, strict=True):
-                receipt.settle(number, failure)
-            self._first_error = self._first_error or failure
+                receipt.settle(number, error)
+            self._first_error = self._first_error or error
             self._committing -= len(group)
             self._decided += len(group)
             self._changed.notify_all()
 
     # ------------------------------------------------------------------ the end
+    def stop(self) -> None:
+        """The queue is being closed: commit what there is room for, and fail the rest with Closed."""
+        with self._lock:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        self._interrupt.close(self._channel.engine.presence)
+        if thread is not None:
+            thread.join()
+
     def close(self) -> None:
         """Commit all that is buffered, then take nothing more. Raises what flush raises."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
             thread = self._thread

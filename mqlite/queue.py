@@ -16,7 +16,7 @@ from .channel import Channel, channel_at
 from .claims import Shut
 from .codecs import BodyCodec
 from .consumer import Consumer
-from .engine import Engine, QueueState
+from .engine import Claim, Engine, QueueState
 from .errors import CodecError, Empty, NotSupported
 from .lease import ack_many, claimed_message, message_of
 from .message import Message, rank_of
@@ -111,6 +111,8 @@ class Queue(Generic[T]):
         self._state = channel.state
         self._interrupt = Interrupt(f"queue {channel.state.name!r}")
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
+        self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+        self._dead: Queue[Any] | None = None
         channel.store.handles.add(self)
 
     @property
@@ -211,16 +213,24 @@ class Queue(Generic[T]):
         wait = check_timeout(timeout)
         self._interrupt.check()
         end = None if wait is None else time.monotonic() + wait
-        while claims := self._engine.receive(self._state, max_messages, wait, self._interrupt):
-            messages = [
-                m
-                for claim in claims
-                if (m := claimed_message(self._engine, claim, self._channel.decode, None)) is not None
-            ]
-            if messages:
-                return messages
-            wait = None if end is None else max(0.0, end - time.monotonic())
+        claims: list[Claim] = []
+        try:
+            while True:
+                self._engine.receive(self._state, max_messages, wait, self._interrupt, claims)
+                messages = [self._claimed(claim) for claim in claims]
+                if not claims or any(messages):
+                    break
+                claims.clear()
+                wait = None if end is None else max(0.0, end - time.monotonic())
+        except BaseException:
+            self._engine.release_all(claims)
+            raise
+        if claims:
+            return [message for message in messages if message is not None]
         raise Empty(f"queue {self.name!r} had no message in time")
+
+    def _claimed(self, claim: Claim) -> Message | None:
+        return claimed_message(self._engine, claim, self._channel.decode, None)
 
     def consumer(self, prefetch: int = 1, auto_ack: bool = False) -> Consumer:
         """A handle to take messages one after the other; iterate over it. See `Consumer`."""
@@ -237,7 +247,9 @@ class Queue(Generic[T]):
         check_priority(priority)
         check_count(max_buffered, "max_buffered")
         self._interrupt.check()
-        return Producer(self._channel, priority, max_buffered)
+        producer = Producer(self._channel, priority, max_buffered)
+        self._producers.add(producer)
+        return producer
 
     def ack_many(self, messages: Iterable[Message]) -> None:
         """Acknowledge all these messages in one commit, or none (LeaseLost, NotClaimed)."""
@@ -353,7 +365,9 @@ class Queue(Generic[T]):
     def dead(self) -> Queue[Any]:
         """The dead-letter queue: itself a queue. `message.death` says why, `message.id` is unchanged."""
         self._interrupt.check()
-        return Queue.of(self._channel.dead())
+        if self._dead is None:
+            self._dead = Queue.of(self._channel.dead())
+        return self._dead
 
     def configure(self, **changes: Any) -> None:
         """Change stored settings, for every process, at once. Names and values as in `Queue`; not the codec."""
@@ -374,13 +388,19 @@ class Queue(Generic[T]):
 
     # ------------------------------------------------------------------ lifetime
     def close(self) -> None:
-        """Close this handle, its consumers, and the store if it is the last one. Threads that wait get Closed.
+        """Close this handle, its producers and consumers, and the store if it is the last one.
+
+        Threads that wait get Closed. What producers have buffered is committed, as far as there is room.
 
         What this process holds goes back, without blame, when the store closes.
         """
         if not self._interrupt.closed:
+            for producer in list(self._producers):
+                producer.stop()
             for consumer in list(self._consumers):
                 consumer.close()
+            if self._dead is not None:
+                self._dead.close()
             self._interrupt.close(self._engine.presence)
             self._channel.close()
 

@@ -110,8 +110,8 @@ def _before_fork() -> None:
     _registry_lock.acquire()
     stores: list[Store] = [*_disk_stores.values(), *_memory_stores]
     for store in stores:
-        store.before_fork()
         _quiet.append(store)
+        store.before_fork()
 
 
 def _after_fork_in_parent() -> None:

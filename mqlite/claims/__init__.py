@@ -89,6 +89,9 @@ class Reading(Protocol):
     def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
         """Positions given back, in delivery order."""
 
+    def returned_at(self, queue: int, position: Position) -> Returned | None:
+        """What is remembered of a position that was given back."""
+
     def cursor(self, queue: int, rank: int) -> Position:
         """The last position of a rank that was handed out, or -1."""
 

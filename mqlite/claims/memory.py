@@ -39,7 +39,7 @@ class MemoryClaims:
         self.lock = lock
         self._desks: dict[int, Desk] = {}
         self._tokens = 0
-        self._owners: list[int] = []
+        self._owners: list[int] = [1]  # the process itself
 
     def write(self) -> MemoryClaims:
         """Itself; the caller holds `lock`."""
@@ -89,6 +89,10 @@ class MemoryClaims:
     def deadline_ns(self, queue: int) -> int:
         """The earliest deadline."""
         return self.desk(queue).deadline_ns
+
+    def returned_at(self, queue: int, position: Position) -> Returned | None:
+        """What is remembered of a position that was given back."""
+        return self.desk(queue).returned.get(position)
 
     def deadlines(self) -> list[int]:
         """Queues with a noted deadline."""

@@ -69,9 +69,16 @@ class SharedView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._environment.end_read(self._txn)
+        self._end()
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
+
+    def _end(self) -> None:
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            self._environment.end_read(txn)
+
+    __del__ = _end  # an interrupt may strike before the block is entered
 
     def _walk(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         walk = self._txn.cursor()
@@ -116,6 +123,11 @@ class SharedView:
         """The earliest deadline."""
         return self._number(_key(b"d", queue))
 
+    def returned_at(self, queue: int, position: Position) -> Returned | None:
+        """What is remembered of a position that was given back."""
+        value = self._txn.get(_at(b"r", queue, position))
+        return None if value is None else Returned._make(_RETURNED.unpack(value))
+
     def deadlines(self) -> list[int]:
         """Queues with a noted deadline."""
         return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"d")]
@@ -158,6 +170,11 @@ class SharedTxn(SharedView):
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
+    def _end(self) -> None:
+        """The environment remembers an open write transaction."""
+
+    __del__ = _end
+
     def __enter__(self) -> SharedTxn:
         self._txn = self._environment.begin_write()
         return self
@@ -172,6 +189,8 @@ class SharedTxn(SharedView):
                 self._txn.abort()
         except lmdb.Error as failure:
             raise self._environment.failed(failure) from failure
+        finally:
+            self._environment.end_write()
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
 

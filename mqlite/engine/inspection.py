@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from ..claims import Claims, Shut
 from ..errors import MessageCorrupted
 from ..log import DEAD_BIT, Log
@@ -35,9 +37,18 @@ class Inspection:
             for position, raw in snapshot.scan(queue.id, start):
                 if c.row(queue.id, position) is None:
                     try:
-                        found.append((position, self._log.decode(queue.id, position, raw)))
+                        record = self._log.decode(queue.id, position, raw)
                     except MessageCorrupted:
                         found.append((position, None))
+                    else:
+                        returned = c.returned_at(queue.id, position)
+                        if returned is not None:
+                            record = attrs.evolve(
+                                record,
+                                delivery_count=record.delivery_count + returned.failures,
+                                acquired_count=record.acquired_count + returned.acquired,
+                            )
+                        found.append((position, record))
                     if len(found) == count:
                         break
         return found

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import attrs
 
 from ..claims import AUTO, STARTED, TASK, Claims, Kind, Returned, Row, Shut
+from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutDown
 from ..log import DEAD_BIT, Draft, Log, Note, Raw, Snapshot
 from ..message import Position, Record
@@ -98,22 +99,26 @@ class Engine:
         count: int,
         timeout: float | None,
         interrupt: Interrupt,
+        into: list[Claim],
         *,
         auto: bool = False,
         started: int | None = None,
-    ) -> list[Claim]:
-        """Up to `count` messages as soon as one is there; [] when none came in time.
+    ) -> None:
+        """Puts up to `count` claims into `into` as soon as there is one; none when none came in time.
 
         started: how many of them go to the user at once (None: all); the rest are
         prefetched and must be announced with `start`. auto: the caller will settle them
         before the user sees them. Raises ShutDown.
+
+        `into` is the caller's, so that after an interrupt (Ctrl-C) at any moment he finds
+        there whatever may be claimed, and can give it back with `release_all`.
         """
         flags = STARTED | AUTO if auto else STARTED
 
-        def attempt(seat: Seat) -> list[Claim] | None:
-            return self._claim(queue, count, flags, count if started is None else started, seat)
+        def attempt(seat: Seat) -> bool | None:
+            return self._claim(queue, count, flags, count if started is None else started, seat, into) or None
 
-        return self._take(queue, attempt, timeout, interrupt) or []
+        self._take(queue, attempt, timeout, interrupt)
 
     def get(
         self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
@@ -123,27 +128,30 @@ class Engine:
         The message counts as unfinished until `task_done`. One whose body `decode`
         refuses goes to the dead-letter queue. Raises ShutDown. [14]
         """
+        claims: list[Claim] = []
 
         def attempt(seat: Seat) -> T | None:
             if self.log.one_lock:
                 record = self._claim_and_settle(queue, seat)
                 return None if record is None else decode(record.payload)
-            while claims := self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat):
+            while self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat, claims):
                 [claim] = claims
                 try:
                     body = decode(claim.record.payload)
                     self.ack(claims)
                     return body
                 except CodecError as error:
-                    self.bury(claim, "corrupted", str(error), None)
+                    self.bury_undecodable(claim, error)
                 except LeaseLost:  # this process was stopped for longer than ack_timeout
                     pass
-                except BaseException:
-                    self.release_all(claims)
-                    raise
+                claims.clear()
             return None
 
-        return self._take(queue, attempt, timeout, interrupt)
+        try:
+            return self._take(queue, attempt, timeout, interrupt)
+        except BaseException:
+            self.release_all(claims)
+            raise
 
     def _take(
         self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
@@ -184,10 +192,9 @@ class Engine:
             self.log.write(op)
             return record
 
-    def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat) -> list[Claim] | None:
-        """One commit of the claims: rows for what is first in line. None where nothing is. [8]"""
+    def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]) -> bool:
+        """One commit of the claims: rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
         owner = self.presence.owner
-        taken: list[tuple[Position, Raw, Row]] = []
         stale: list[Position] = []
         uncovered = False
         with self.claims.lock, self.claims.write() as c:
@@ -199,26 +206,21 @@ class Engine:
                 c.take_returned(queue.id, position)
             if not picked or c.shut(queue.id) is Shut.IMMEDIATE:
                 self._raise_if_shut(c, queue)
-                return None
+                return False
             now_ns = self.clock.monotonic_ns()
             deadline_ns = 0 if options.ack_timeout is None else now_ns + ns_of(options.ack_timeout)
             token = c.token
-            for position, raw, returned in picked:
+            for number, (position, raw, returned) in enumerate(picked):
                 failures, acquired = returned or (0, 0)
                 row = Row(
-                    token,
-                    owner,
-                    deadline_ns,
-                    flags if len(taken) < started else flags & ~STARTED,
-                    failures,
-                    acquired + 1,
+                    token, owner, deadline_ns, flags if number < started else flags & ~STARTED, failures, acquired + 1
                 )
                 if returned is not None:
                     c.take_returned(queue.id, position)
                 else:
                     c.advance(queue.id, position)
                 c.claim(queue.id, position, row)
-                taken.append((position, raw, row))
+                into.append(Claim(queue, position, row, raw))
             earliest_ns = c.deadline_ns(queue.id)
             if deadline_ns and not 0 < earliest_ns <= deadline_ns:
                 c.note_deadline(queue.id, deadline_ns)
@@ -226,24 +228,26 @@ class Engine:
             if seat.taken:
                 c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
         seat.taken = False
+        self._open(into)
         if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
         if generation != self.presence.generation or 0 < earliest_ns <= now_ns:
             self.takeback.care(queue.id)
-        return self._opened(queue, taken)
+        return bool(into)
 
-    def _opened(self, queue: QueueState, taken: list[tuple[Position, Raw, Row]]) -> list[Claim] | None:
-        """Claims with their records; what is damaged goes to the dead-letter queue."""
-        claims = []
-        for position, raw, row in taken:
+    def _open(self, claims: list[Claim]) -> None:
+        """Read the records; what is damaged goes to the dead-letter queue, and out of `claims`."""
+        for claim in list(claims):
+            queue, row = claim.queue, claim.row
             try:
-                record = self.log.decode(queue.id, position, raw)
+                record = self.log.decode(queue.id, claim.position, claim.raw)
             except MessageCorrupted as error:
-                record = self.log.salvage(queue.id, position, raw, self.clock.wall_ns())
+                claim.record = self.log.salvage(queue.id, claim.position, claim.raw, self.clock.wall_ns())
                 with contextlib.suppress(MqliteError):  # no room to move it: it stays claimed until this process ends
-                    self.bury(Claim(queue, position, row, record), "corrupted", f"MessageCorrupted: {error}", None)
+                    self.bury(claim, "corrupted", f"MessageCorrupted: {error}", None)
+                claims.remove(claim)
                 continue
-            record = Record(
+            claim.record = Record(
                 record.payload,
                 record.enqueued_ns,
                 record.id,
@@ -251,8 +255,6 @@ class Engine:
                 record.acquired_count + row.acquired,
                 record.extras,
             )
-            claims.append(Claim(queue, position, row, record))
-        return claims or None
 
     def _pick(
         self, c: Any, snapshot: Snapshot, queue: int, count: int, stale: list[Position]
@@ -328,17 +330,22 @@ class Engine:
 
     def nack(self, claim: Claim, error: str | None, trace: str | None) -> None:
         """A failure: back to its place, or dead after max_deliveries. Raises LeaseLost. [11] [12]"""
+        failures = claim.record.delivery_count + 1
 
-        def op(txn: Any) -> None:
-            failures = claim.record.delivery_count + 1
+        def give_back(txn: Any) -> bool:
+            self._check(txn, [claim])
             maximum = self.catalog.options(claim.queue, txn).max_deliveries
             if maximum is not None and failures >= maximum:
-                self._check(txn, [claim])
-                self._bury(txn, claim, "max_deliveries", error, trace, failures)
-            else:
-                self._give_back(txn, [claim], 1)
+                return False
+            self._give_back(txn, [claim], 1)
+            return True
 
-        self.log.write(op)
+        def bury(txn: Any) -> None:
+            self._check(txn, [claim])
+            self._bury(txn, claim, "max_deliveries", error, trace, failures)
+
+        if not self.log.hold(give_back):
+            self.log.write(bury)
 
     def release_all(self, claims: list[Claim], lost_ok: bool = True) -> None:
         """Give back without blame; claims that were lost are passed over, unless `lost_ok` is False. [11]"""
@@ -349,19 +356,18 @@ class Engine:
             self._give_back(txn, claims, 0)
 
         if claims:
-            self.log.write(op)
+            self.log.hold(op)
 
     def _give_back(self, txn: Any, claims: list[Claim], failures: int) -> None:
-        """Under L: rows -> returned, one commit of the claims. A lost claim raises if it is a failure."""
-        if failures:
-            self._check(txn, claims)
+        """Under L: rows -> returned, one commit of the claims. Lost claims are passed over."""
+        queues = {claim.queue.id for claim in claims}
         with self.claims.lock, self.claims.write() as c:
             for claim in claims:
                 queue, position = claim.queue.id, claim.position
                 row = c.row(queue, position)
                 if row is not None and row.token == claim.row.token and txn.has(queue, position):
                     c.give_back(queue, position, Returned(row.failures + failures, row.acquired))
-                    txn.notes.append((ARRIVED, queue))
+        txn.notes.extend((ARRIVED, queue) for queue in queues)
 
     def bury(self, claim: Claim, reason: str, error: str | None, trace: str | None) -> None:
         """Straight to the dead-letter queue, without counting a failure. Raises LeaseLost. [12]"""
@@ -372,11 +378,16 @@ class Engine:
 
         self.log.write(op)
 
+    def bury_undecodable(self, claim: Claim, error: CodecError) -> None:
+        """To the dead-letter queue, as the bytes that were stored."""
+        claim.record.payload = (BYTES, claim.record.payload[1])
+        self.bury(claim, "corrupted", f"CodecError: {error}", None)
+
     def _bury(self, txn: Any, claim: Claim, reason: str, error: str | None, trace: str | None, failures: int) -> None:
         """Under L: move the record to the dead-letter queue (or drop it), with how it died."""
         queue, record = claim.queue, claim.record
         txn.remove(queue.id, claim.position)
-        if not queue.id & DEAD_BIT and (self.catalog.options(queue, txn).dead_letter or reason == "corrupted"):
+        if not queue.is_dead and (self.catalog.options(queue, txn).dead_letter or reason == "corrupted"):
             death = {
                 "reason": reason,
                 "queue": queue.name,
@@ -405,7 +416,7 @@ class Engine:
                         c.note_deadline(claim.queue.id, deadline_ns)
                         txn.notes.append((CHANGED, claim.queue.id))
 
-        self.log.write(op)
+        self.log.hold(op)
 
     def start(self, claim: Claim) -> bool:
         """A prefetched message goes to the user now; False where its claim was lost. [18]"""
@@ -435,6 +446,7 @@ class Engine:
                 self.waiters.ring_one(queue, Kind.MESSAGE)
             for queue in {note[1] for note in settled}:
                 self.waiters.ring_one(queue, Kind.SPACE)
+            for queue in arrived | {note[1] for note in settled}:
                 self._ring_joiners(queue)
             for queue in changed:
                 for kind in Kind:
@@ -458,8 +470,9 @@ class Engine:
     def _ring_joiners(self, queue: int) -> None:
         if self.waiters.somebody(queue, Kind.DONE):
             with self.log.read() as snapshot:
-                if snapshot.counters(queue).total:
-                    return
+                stored = snapshot.counters(queue).total
+            if stored and shut_mode(self.claims, queue) is not Shut.IMMEDIATE:
+                return
             self.waiters.ring_all(queue, Kind.DONE)
 
     def after_fork(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from ..claims import Row
+from ..log import Raw
 from ..message import Position, Record
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ SETTLED: Final = "settled"  # (SETTLED, queue, position, token): gone from the l
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Claim:
-    """A message that this process holds."""
+    """A message that this process holds. `record` is read from `raw` after the commit that makes the row."""
 
     queue: QueueState
     position: Position
     row: Row
-    record: Record
+    raw: Raw
+    record: Record = attrs.field(init=False)

@@ -48,8 +48,9 @@ class TakeBack:
     def take_back(self) -> None:
         """Give back what dead owners hold, and what has timed out. [15]"""
 
+        doomed: list[tuple[Claim, int]] = []
+
         def op(txn: Any) -> None:
-            doomed: list[tuple[Claim, int]] = []
             now_ns = self._clock.monotonic_ns()
             with self._claims.lock, self._claims.write() as c:
                 owners = c.owners()
@@ -80,10 +81,19 @@ class TakeBack:
                     self._presence.bury(owner)
                 for queue, deadline_ns in earliest_ns.items():
                     c.note_deadline(queue, deadline_ns)
-            for claim, failures in doomed:
-                self._bury(txn, claim, "max_deliveries", "the holder died or did not settle in time", None, failures)
 
-        self._log.write(op)
+        def bury(txn: Any) -> None:
+            with self._claims.read() as c:  # a holder that is only hung may have settled or extended meanwhile
+                unchanged = [(claim, n) for claim, n in doomed if c.row(claim.queue.id, claim.position) == claim.row]
+            for claim, failures in unchanged:
+                if txn.has(claim.queue.id, claim.position):
+                    self._bury(
+                        txn, claim, "max_deliveries", "the holder died or did not settle in time", None, failures
+                    )
+
+        self._log.hold(op)
+        if doomed:
+            self._log.write(bury)
 
     def _last_failure(
         self, txn: Any, queue: int, position: Position, raw: Raw, row: Row, failures: int
@@ -116,4 +126,4 @@ class TakeBack:
                 txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
                 c.remove_owner(owner)
 
-        self._log.write(op)
+        self._log.hold(op)

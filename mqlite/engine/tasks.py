@@ -33,7 +33,7 @@ class Tasks:
 
     def unfinished(self, queue: QueueState) -> int:
         """Messages in the queue, and those taken by `get` and not yet reported done. Exact: read under L."""
-        return self._log.write(lambda txn: self._unfinished(queue, txn))
+        return self._log.hold(lambda txn: self._unfinished(queue, txn))
 
     def _unfinished(self, queue: QueueState, txn: Any) -> int:
         with self._claims.read() as c:
@@ -60,7 +60,7 @@ class Tasks:
             return True
 
         _ = self._presence.owner
-        return self._log.write(op)
+        return self._log.hold(op)
 
     def join(self, queue: QueueState, interrupt: Interrupt) -> None:
         """Wait until nothing is unfinished."""
@@ -86,7 +86,7 @@ class Tasks:
             txn.notes.append((CHANGED, queue.id))
 
         _ = self._presence.owner
-        self._log.write(op)
+        self._log.hold(op)
 
     def shut(self, queue: QueueState) -> Shut:
         """Whether the queue was shut down."""

@@ -3,7 +3,9 @@
 `memory.py` keeps it in sorted containers, `lmdb.py` on disk. Both give:
 
     log.write(op)    runs op(txn) alone among all writers and commits what it changed;
-                     an op raises an MqliteError only before its first change
+                     an op raises an MqliteError only before its first change, changes
+                     nothing but the log, and may be run again in another transaction
+    log.hold(op)     runs op(txn) alone among all writers, once; op changes only claims
     log.read()       a snapshot (a context manager) of the last commit
 
 and call `after_commit(notes)` after each commit with the notes that the ops left.
@@ -116,6 +118,9 @@ class Log(Protocol):
 
     def write(self, op: Callable[[Any], T]) -> T:
         """Run `op(txn)` and commit. Raises what op raised, or why it could not be committed."""
+
+    def hold(self, op: Callable[[Any], T]) -> T:
+        """Run `op(txn)` under the write lock once, without a commit: for ops that change the claims only."""
 
     def read(self) -> Snapshot:
         """A snapshot; keep it short."""

@@ -79,12 +79,14 @@ class GroupCommit:
         *,
         write_lock: LockType,
         begin: Callable[[], Transaction],
+        end: Callable[[], None],
         after: Callable[[list[Note]], None],
         foreign: type[Exception],
         translated: Callable[[Any], MqliteError],
     ) -> None:
         self._write_lock = write_lock
         self._begin = begin
+        self._end = end
         self._after = after
         self._foreign = foreign
         self._translated = translated
@@ -102,7 +104,8 @@ class GroupCommit:
                     request.gate.acquire()
                     self._waiting.append(request)
                 else:
-                    self._led = request.leads = True
+                    request.leads = True
+                    self._led = True
             if request.gate is not None:
                 request.gate.acquire()
             if request.leads:
@@ -140,12 +143,14 @@ class GroupCommit:
                     if txn.changed:
                         own.decided.extend(map(_COMMIT, (txn.seal(),)))
                         return
+                txn.abort()
             except BaseException:
                 if not own.decided:
                     with contextlib.suppress(self._foreign):
                         txn.abort()
                 raise
-            txn.abort()
+            finally:
+                self._end()
             if culprit is not None:
                 pending.remove(culprit)
             if culprit is None or not pending:
@@ -191,17 +196,19 @@ class GroupCommit:
                         request.gate.release()
 
     def _pass_lead(self, own: _Request) -> None:
+        """Idempotent, and right again when called again after an interrupt at any step."""
         with self._lock:
             if not own.leads:
                 return
-            own.leads = False
             if self._waiting:
-                following = self._waiting.popleft()
-                following.leads = True
-                assert following.gate is not None
-                following.gate.release()
+                heir = self._waiting[0]
+                heir.leads = True
+                self._waiting.popleft()
+                if heir.gate is not None and heir.gate.locked():
+                    heir.gate.release()
             else:
                 self._led = False
+            own.leads = False
 
     def _interrupted(self, request: _Request) -> None:
         """A KeyboardInterrupt is on its way through `run`. Leave nobody waiting."""

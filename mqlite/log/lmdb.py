@@ -34,9 +34,16 @@ class LmdbSnapshot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._environment.end_read(self._txn)
+        self._end()
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
+
+    def _end(self) -> None:
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            self._environment.end_read(txn)
+
+    __del__ = _end  # an interrupt may strike before the block is entered
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
@@ -194,6 +201,11 @@ class LmdbTxn(LmdbSnapshot):
         """Undo everything."""
         self._txn.abort()
 
+    def _end(self) -> None:
+        """The environment remembers an open write transaction."""
+
+    __del__ = _end
+
 
 class LmdbLog:
     """A log on disk, shared by threads (here) and by processes (through LMDB)."""
@@ -211,6 +223,7 @@ class LmdbLog:
         self._group = GroupCommit(
             write_lock=self._environment.write_lock,
             begin=self._begin,
+            end=self._environment.end_write,
             after=lambda notes: self.after_commit(notes),
             foreign=lmdb.Error,
             translated=self._environment.failed,
@@ -220,6 +233,22 @@ class LmdbLog:
         return LmdbTxn(self._environment.begin_write(), self._environment, self._space)
 
     # ------------------------------------------------------------------ log
+    def hold(self, op: Callable[[Any], T]) -> T:
+        """Run an op that changes nothing here, under the write lock: no commit, no flush, never run twice."""
+        notes: list[Note] = []
+        try:
+            with self._environment.write_lock:
+                txn = self._begin()
+                txn.notes = notes
+                try:
+                    return op(txn)
+                finally:
+                    txn.abort()
+                    self._environment.end_write()
+        finally:
+            if notes:
+                self.after_commit(notes)
+
     def write(self, op: Callable[[Any], T]) -> T:
         """Run `op(txn)` in the next group's commit; two flushes of the disk per group, none if nothing changed."""
         return self._group.run(op)
@@ -259,6 +288,8 @@ class LmdbLog:
                 txn.commit()
             except lmdb.Error as error:
                 raise self._environment.failed(error) from error
+            finally:
+                self._environment.end_write()
 
     @staticmethod
     def store_id(environment: Environment) -> str:

@@ -75,6 +75,8 @@ class MemoryLog:
                 self.after_commit(notes)
             return result
 
+    hold = write
+
     def read(self) -> MemoryLog:
         """The log itself, under its lock."""
         return self

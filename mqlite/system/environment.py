@@ -44,6 +44,7 @@ class Environment:
 
     def _reset(self) -> None:
         self._lmdb: lmdb.Environment | None = None
+        self._writing: lmdb.Transaction | None = None
         self._broken = False
         self._closed = False
         self.write_lock = threading.Lock()
@@ -117,33 +118,46 @@ class Environment:
 
     # ------------------------------------------------------------------ transactions
     def begin_write(self) -> lmdb.Transaction:
-        """The write transaction; the caller holds `write_lock`."""
+        """The write transaction; the caller holds `write_lock`, and says `end_write` when it is over."""
+        if self._writing is not None:  # an interrupt (Ctrl-C) struck between begin and end, in this thread
+            with contextlib.suppress(lmdb.Error):
+                self._writing.abort()
+            self._writing = None
         if self._broken:
             self._heal()
         try:
-            return (self._lmdb or self._open()).begin(write=True)
+            self._writing = txn = (self._lmdb or self._open()).begin(write=True)
         except lmdb.Error as error:
             raise self.failed(error) from error
+        return txn
+
+    def end_write(self) -> None:
+        """The write transaction was committed or aborted."""
+        self._writing = None
 
     def begin_read(self) -> lmdb.Transaction:
         """A snapshot of the last commit; give it back with `end_read`."""
-        self._tokens.get()
+        token: list[None] = []
         try:
+            token.extend(map(self._tokens.get, (True,)))  # in C: an interrupt comes before or after, not in between
             try:
                 return (self._lmdb or self._open()).begin()
             except lmdb.ReadersFullError:
                 (self._lmdb or self._open()).reader_check()
                 return (self._lmdb or self._open()).begin()
         except BaseException as error:
-            self._tokens.put(None)
+            if token:
+                self._tokens.put(None)
             if isinstance(error, lmdb.Error):
                 raise self.failed(error) from error
             raise
 
     def end_read(self, snapshot: lmdb.Transaction) -> None:
         """End a snapshot made by `begin_read`."""
-        snapshot.abort()
-        self._tokens.put(None)
+        try:
+            snapshot.abort()
+        finally:
+            self._tokens.put(None)
 
     def last_pgno(self) -> int:
         """Number of the last page that the last commit uses."""
@@ -182,37 +196,36 @@ class Environment:
                 self._tokens.put(None)
 
     # ------------------------------------------------------------------ quiet
-    def lock_writers(self) -> None:
-        """Wait until nobody of this process writes, and let nobody begin to."""
-        self.write_lock.acquire()
+    def take_token(self) -> None:
+        """One reader less can be inside."""
+        self._tokens.get()
 
-    def lock_readers(self) -> None:
-        """Wait until nobody of this process reads, and let nobody begin to."""
-        for _ in range(READ_TOKENS):
-            self._tokens.get()
+    def put_token(self) -> None:
+        """One reader more can be inside."""
+        self._tokens.put(None)
 
-    def unlock(self, closed: bool = False) -> None:
-        """Let readers and writers in again; they open the environment, or, with `closed`, are told that it is "
-        "closed."""
-        self._closed = closed
-        for _ in range(READ_TOKENS):
-            self._tokens.put(None)
-        self.write_lock.release()
+    def close_for_good(self) -> None:
+        """Close; whoever comes later gets Closed."""
+        self._closed = True
+        self.close()
 
     def forget(self) -> None:
         """In a forked child: the parent closed the environment before the fork; start afresh."""
         self._reset()
 
 
-def quiet(log: Environment, claims: Environment) -> None:
-    """Wait until no thread of this process is inside, keep all out, and close both.
+def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack) -> None:
+    """Wait until no thread of this process is inside, keep all out, and close both; `undo` lets them in again.
 
     The order is that of all who nest: log writer, claims writer, claims reader, log reader.
     """
-    log.lock_writers()
-    claims.lock_writers()
-    claims.lock_readers()
-    log.lock_readers()
+    for environment in (log, claims):
+        environment.write_lock.acquire()
+        undo.callback(environment.write_lock.release)
+    for environment in (claims, log):
+        for _ in range(READ_TOKENS):
+            environment.take_token()
+            undo.callback(environment.put_token)
     log.close()
     claims.close()
 

@@ -8,7 +8,12 @@ however many of its threads wait, a lone waiter is woken without a detour, and n
 thread of ours runs in the background.
 
 The owner opens its pipe for reading and writing, so that it never sees an end of
-file. A pipe that is full (8,192 unread rings) wakes everybody when it is read.
+file. A pipe that may have been full wakes everybody when it is read.
+
+A ring goes to one sleeper. If its process is stopped (SIGSTOP, a debugger), or the one
+that should ring is stopped after its commit, the message would wait as long as that
+lasts; so the leader wakes once in HEDGE seconds and, if there were commits and no
+rings, has some sleepers look. This is the only thing here that looks at a clock.
 
 Locks    `_lock` guards the sleepers, their gates, the lead and the open pipes;
          nothing is waited for under it.
@@ -16,27 +21,33 @@ Locks    `_lock` guards the sleepers, their gates, the lead and the open pipes;
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import random
 import select
 import struct
 import threading
 import time
+from collections.abc import Callable
 
 from ..system.liveness import Liveness
 from . import Sleeper
 
 _RING = struct.Struct("=Q")
-_FULL = 65536 - 4096
+_FULL = 4096 - 8  # the smallest pipe there is: with as many unread rings, some may have been dropped
 _NUDGE = _RING.pack(0)  # wakes the leader only, so that it polls anew
+HEDGE = 1.0
+HEDGED_AT_ONCE = 64
 LOOK_AGAIN = 0.05  # seconds between looks where a death cannot be polled
 
 
 class FifoBell:
     """Rings threads of all processes that share `folder`."""
 
-    def __init__(self, folder: str, owner: int, liveness: Liveness) -> None:
+    def __init__(self, folder: str, owner: int, liveness: Liveness, commits: Callable[[], int]) -> None:
         self._folder = folder
+        self._commits = commits
         self._owner = owner
         self._liveness = liveness
         self._lock = threading.Lock()
@@ -99,9 +110,9 @@ class FifoBell:
         poller.register(self._fd, select.POLLIN)
         for fd in self._liveness.descriptors():
             poller.register(fd, 0)
-        if self._liveness.unseen:
-            left = min(left, LOOK_AGAIN)
-        ready = poller.poll(None if left == math.inf else math.ceil(left * 1000))
+        before = self._commits()
+        left = min(left, LOOK_AGAIN if self._liveness.unseen else HEDGE)
+        ready = poller.poll(math.ceil(left * 1000))
         rings = b""
         if any(fd == self._fd for fd, _ in ready):
             try:
@@ -109,11 +120,16 @@ class FifoBell:
             except BlockingIOError:
                 pass
         everybody = len(rings) >= _FULL or any(fd != self._fd for fd, _ in ready) or self._liveness.unseen
+        silent = not ready and self._commits() != before
         with self._lock:
             leader, self._leader = self._leader, None
             if leader is not None and everybody:
                 leader.rung = True
-            rung = list(self._sleepers) if everybody else [number for (number,) in _RING.iter_unpack(rings)]
+            rung = [number for (number,) in _RING.iter_unpack(rings)]
+            if everybody:
+                rung = list(self._sleepers)
+            elif silent:
+                rung = random.sample(list(self._sleepers), min(len(self._sleepers), HEDGED_AT_ONCE))
             for number in rung:
                 sleeper = self._sleepers.get(number)
                 if sleeper is not None:
@@ -186,9 +202,10 @@ class FifoBell:
 
     def close(self, owner: int | None = None) -> None:
         """Close all descriptors; with `owner`, remove its pipe as well."""
-        for fd in (self._fd, *self._pipes.values()):
-            os.close(fd)
-        self._pipes.clear()
-        self._fd = -1
+        with self._lock if owner is not None else contextlib.nullcontext():  # in a forked child nobody holds it rightly
+            for fd in (self._fd, *self._pipes.values()):
+                os.close(fd)
+            self._pipes.clear()
+            self._fd = -1
         if owner is not None:
             self.bury(owner)
