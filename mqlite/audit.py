@@ -54,6 +54,12 @@ def _queue_problems(engine: Engine, txn: Any, c: Any, queue: int) -> list[str]:
         ids.add(record.id)
         if position not in ahead and position not in rows and position not in returned:
             found.append(f"message {record.id} is hidden: behind the cursor, neither claimed nor given back")
+    owners = set(c.owners())
+    found.extend(
+        f"the position {position:#x} is claimed by a process that has left"
+        for position, row in rows.items()
+        if row.owner not in owners
+    )
     counters = txn.counters(queue)
     if counters.total != len(seen):
         found.append(f"{len(seen)} messages are stored, {counters.total} are counted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +31,7 @@ class Channel:
         self.codec = codec
         self.decode: Callable[[Any], Any] = _identity if store.in_memory else codec.decode
         self._encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
-        self._closed = False
+        self._reference = [store]  # popped by the one thread that closes
 
     @classmethod
     def open(cls, store: Store, name: str, named: dict[str, Any], codec: object) -> Channel:
@@ -49,9 +50,8 @@ class Channel:
 
     def close(self) -> None:
         """Give the reference to the store back, once."""
-        if not self._closed:
-            self._closed = True
-            release(self.store)
+        with contextlib.suppress(IndexError):
+            release(self._reference.pop())
 
     def __reduce__(self) -> Any:
         if self.store.path is None:

@@ -79,7 +79,12 @@ class Consumer:
         end = None if wait is None else time.monotonic() + wait
         while True:
             claim = self._next_claim(end)
-            message = self._hand_out(claim)
+            try:
+                message = self._hand_out(claim)
+            except BaseException:
+                self._drop(claim)
+                self._engine.release_all([claim])
+                raise
             if message is not None:
                 return message
 

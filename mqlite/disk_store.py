@@ -33,11 +33,7 @@ class DiskStore:
         self._undo = contextlib.ExitStack()  # what `before_fork` locked
         with directory.locked():
             marker = directory.read_marker() or _new_marker(directory, max_store_bytes)
-            if max_store_bytes is not None and max_store_bytes != marker.max_store_bytes:
-                raise SettingsMismatch(
-                    f"the store {directory.path!r} was made with max_store_bytes={marker.max_store_bytes}, "
-                    f"not {max_store_bytes}: leave it out to take what is stored"
-                )
+            check_size(directory.path, marker.max_store_bytes, max_store_bytes)
             if not os.path.exists(directory.log):
                 raise StoreCorrupted(
                     f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup"
@@ -63,7 +59,13 @@ class DiskStore:
                 raise
         self.presence = SharedPresence(session, self._environment, self.claims)
         self.engine = Engine(self.log, self.claims, self.presence, clock)
-        _ = self.presence.owner
+        self.max_store_bytes = marker.max_store_bytes
+        try:
+            _ = self.presence.owner
+        except BaseException:
+            self.claims.environment.close()
+            self._environment.close()
+            raise
 
     def close(self) -> None:
         """Give back what this process holds, and close. Threads that are inside finish first; later ones get Closed."""
@@ -99,6 +101,15 @@ class DiskStore:
         self.engine.after_fork()
         for handle in list(self.handles):
             handle.after_fork()
+
+
+def check_size(path: str, stored: int, asked: int | None) -> None:
+    """Raises SettingsMismatch where another size is asked for than the store was made with."""
+    if asked is not None and asked != stored:
+        raise SettingsMismatch(
+            f"the store {path!r} was made with max_store_bytes={stored}, not {asked}: leave it out to take what "
+            "is stored"
+        )
 
 
 def _new_marker(directory: StoreDirectory, max_store_bytes: int | None) -> Marker:

@@ -125,7 +125,7 @@ def message_of(queue: QueueState, position: int, record: Record, body: Any, leas
         body,
         record.id,
         priority_at(position),
-        extras.get("headers", {}),
+        dict(extras["headers"]) if "headers" in extras else {},
         extras.get("type"),
         extras.get("group"),
         extras.get("routing_key"),

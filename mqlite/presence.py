@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable
 
 from .claims.shared import SharedClaims
-from .errors import Closed
+from .errors import Closed, StoreError
 from .system.environment import Environment
 from .system.liveness import Liveness
 from .wake import Bell
@@ -95,7 +95,13 @@ class SharedPresence:
                 others = [owner for owner in c.owners() if self._liveness.is_alive(owner)]
                 if not others:
                     c.forget_shutdowns()
-                owner = self._liveness.join()
+                try:
+                    owner = self._liveness.join()
+                except OSError as error:
+                    raise StoreError(
+                        f"cannot join the store of {self._session!r} ({error.strerror}): "
+                        "free file descriptors or space on the disk, then try again"
+                    ) from error
                 try:
                     bell = self._make_bell(owner)
                 except BaseException:

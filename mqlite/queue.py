@@ -19,7 +19,7 @@ from .consumer import Consumer
 from .engine import Claim, Engine, QueueState
 from .errors import CodecError, Empty, NotSupported
 from .lease import ack_many, claimed_message, message_of
-from .message import Message, rank_of
+from .message import Message, Record, rank_of
 from .options import UNSET, Unset, check_count, check_name, check_priority, check_timeout, named_options
 from .producer import Producer
 from .waiting import Interrupt
@@ -124,6 +124,10 @@ class Queue(Generic[T]):
     def maxsize(self) -> int:
         """How many messages the queue holds at most, claimed ones included; 0 = no limit."""
         return self._state.options.maxsize
+
+    @maxsize.setter
+    def maxsize(self, value: int) -> None:
+        self.configure(maxsize=value)
 
     def __repr__(self) -> str:
         path = self._channel.store.path
@@ -319,12 +323,17 @@ class Queue(Generic[T]):
     def peek(self, n: int = 1) -> list[Message]:
         """The next n messages, unclaimed: they can be looked at, not settled."""
         check_count(n, "n")
-        found: list[Message] = []
-        for message in self.browse():
-            found.append(message)
-            if len(found) == n:
-                break
-        return found
+        self._interrupt.check()
+        found = self._engine.peek(self._state, n)
+        messages = [self._looked_at(position, record) for position, record in found]
+        return [message for message in messages if message is not None]
+
+    def _looked_at(self, position: int, record: Record) -> Message | None:
+        """An unclaimed message; None where its body cannot be decoded."""
+        try:
+            return message_of(self._state, position, record, self._channel.decode(record.payload), None)
+        except CodecError:
+            return None
 
     def browse(self, filter: Callable[[Message], bool] | None = None) -> Iterator[Message]:
         """All ready messages in delivery order, unclaimed; those that `filter` accepts.
@@ -343,14 +352,8 @@ class Queue(Generic[T]):
             found = self._engine.inspection.browse(self._state, start, count)
             for position, record in found:
                 start = position + 1
-                if record is None:
-                    continue
-                try:
-                    body = self._channel.decode(record.payload)
-                except CodecError:
-                    continue
-                message = message_of(self._state, position, record, body, None)
-                if filter is None or filter(message):
+                message = None if record is None else self._looked_at(position, record)
+                if message is not None and (filter is None or filter(message)):
                     yield message
             if len(found) < count:
                 return

@@ -57,7 +57,7 @@ def open_store(
     if max_store_bytes is not None and (type(max_store_bytes) is not int or max_store_bytes < MIN_STORE_BYTES):
         raise ValueError(f"max_store_bytes is an int of at least {MIN_STORE_BYTES} (16 MiB), not {max_store_bytes!r}")
     try:
-        from .disk_store import DiskStore
+        from .disk_store import DiskStore, check_size
         from .system.directory import StoreDirectory
     except ImportError as error:
         raise NotSupported(
@@ -70,6 +70,7 @@ def open_store(
         if found is None:
             found = _disk_stores[key] = DiskStore(directory, max_store_bytes, clock or SystemClock())
             _references[found] = 0
+        check_size(directory.path, found.max_store_bytes, max_store_bytes)
         _references[found] += 1
         return found
 

@@ -12,6 +12,7 @@ looks for others first, and every process watches all others for death.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
@@ -112,6 +113,7 @@ class Waiters:
         self._clock = clock
         self._care = care
         self._promising = promising
+        self._ghosts: deque[tuple[int, Kind, int, int]] = deque()  # rows to remove, of sleepers that are gone
 
     def wait(
         self, queue: int, kind: Kind, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
@@ -120,6 +122,8 @@ class Waiters:
         end_ns = None if timeout is None else self._clock.monotonic_ns() + int(timeout * 1e9)
         owner = self._presence.owner
         bell = self._presence.bell
+        if self._ghosts:
+            self._clear_ghosts()
         sleeper = bell.sleeper()
         seat = Seat(sleeper.id)
         involved = False
@@ -140,6 +144,7 @@ class Waiters:
                     seat.taken = involved = True
                     promised_ns = wake_ns
                     with self._claims.lock, self._claims.write() as c:
+                        c.require(owner)
                         c.register(queue, kind, Waiting(sleeper.id, owner, wake_ns))
                     continue
                 if kind is Kind.SPACE and self._promising(queue, kind):
@@ -147,20 +152,25 @@ class Waiters:
                 until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
                 bell.sleep(sleeper, max(0.0, min(LONGEST_SLEEP, (min(until) - now_ns) / 1e9)) if until else None)
         finally:
+            if seat.taken:
+                self._ghosts.append((queue, kind, sleeper.id, owner))
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
             with contextlib.suppress(Closed):  # closing removed the row
                 if seat.taken:
-                    self._leave(queue, kind, sleeper.id, owner)
+                    self._clear_ghosts()
                 if involved:
                     self._pass_on(queue, kind)
 
-    def _leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
-        with self._claims.read() as c:
-            if not any(w.sleeper == sleeper and w.owner == owner for w in c.waiting(queue, kind)):
-                return
+    def _clear_ghosts(self) -> None:
+        """Remove the rows of sleepers that are gone: one's own, and any that an interrupt kept from doing so."""
+        ghosts = list(self._ghosts)
         with self._claims.lock, self._claims.write() as c:
-            c.leave(queue, kind, sleeper, owner)
+            for ghost in ghosts:
+                c.leave(*ghost)
+        for ghost in ghosts:
+            with contextlib.suppress(ValueError):
+                self._ghosts.remove(ghost)
 
     def _pass_on(self, queue: int, kind: Kind) -> None:
         """Others wait, and there is something for them: ring one."""

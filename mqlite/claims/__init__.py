@@ -162,6 +162,9 @@ class Writing(Reading, Protocol):
     def forget_shutdowns(self) -> None:
         """Open all queues again."""
 
+    def require(self, owner: int) -> None:
+        """Raises Closed where that owner has left: what it claimed now, nobody would ever take back."""
+
     def add_owner(self, owner: int) -> None:
         """A process joins."""
 

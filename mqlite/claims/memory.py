@@ -194,6 +194,9 @@ class MemoryClaims:
         for desk in self._desks.values():
             desk.shut = Shut.OPEN
 
+    def require(self, owner: int) -> None:
+        """The process is there."""
+
     def add_owner(self, owner: int) -> None:
         """This process joins."""
         self._owners = [owner]

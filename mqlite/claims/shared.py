@@ -4,14 +4,15 @@ One LMDB environment without flushes, wholly preallocated: it lives in the page 
 survives any kill -9, and is thrown away at the next boot, when nobody holds anything.
 One tree; all integers big-endian; q = queue u32:
 
-    43 c  q | rank u32             position                     cursor: handed out up to here
-    44 d  q                        deadline u64                 no row times out earlier
-    47 g                           u64                          generation of the owners
-    4b k  q                        u64                          number of rows
-    4f o  owner u64                -                            a process that joined
+    63 c  q | rank u32             position                     cursor: handed out up to here
+    43 C                           u64                          number of cursors
+    64 d  q                        deadline u64                 no row times out earlier
+    67 g                           u64                          generation of the owners
+    6b k  q                        u64                          number of rows
+    6f o  owner u64                -                            a process that joined
     52 R  q | position             token, owner, deadline u64 | flags u8 | failures, acquired u32
-    53 s  q                        mode u8                      shut down
-    54 t  q | owner u64            count i64                    open tasks
+    73 s  q                        mode u8                      shut down
+    74 t  q | owner u64            count i64                    open tasks
     77 w  q | kind u8 | sleeper u64 | owner u64   wake u64      a registered sleeper
     72 r  q | position             failures, acquired u32       given back
 
@@ -29,7 +30,7 @@ from typing import Any
 
 import lmdb
 
-from ..errors import StoreFull
+from ..errors import Closed, StoreFull
 from ..message import Position
 from ..system.environment import Environment
 from . import Kind, Returned, Row, Shut, Waiting
@@ -37,8 +38,8 @@ from . import Kind, Returned, Row, Shut, Waiting
 MAP_BYTES = 16 << 20
 #: Claims are refused beyond this many entries, so that the preallocated file always has room to give back.
 MAX_ENTRIES = 65536
-#: With more entries than this, cursors (one per priority in use) make room.
-CURSORS_YIELD = 16384
+#: Cursors (one per priority in use) are forgotten when there are more; they are shortcuts only.
+MAX_CURSORS = 4096
 
 _Q = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
@@ -238,10 +239,13 @@ class SharedTxn(SharedView):
     def advance(self, queue: int, position: Position) -> None:
         """Move a cursor."""
         key = _key(b"c", queue) + _Q.pack(position >> 64)
-        if self._entries() > CURSORS_YIELD and self._txn.get(key) is None:
-            for other in [other for other, _ in self._walk(b"c")]:
-                self._txn.delete(other)
-        self._txn.put(key, position.to_bytes(12, "big"))
+        if self._txn.replace(key, position.to_bytes(12, "big")) is None:
+            cursors = self._number(b"C") + 1
+            if cursors > MAX_CURSORS:
+                for other in [other for other, _ in self._walk(b"c") if other != key]:
+                    self._txn.delete(other)
+                cursors = 1
+            self._txn.put(b"C", _U64.pack(cursors))
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
         """Set the earliest deadline."""
@@ -279,6 +283,11 @@ class SharedTxn(SharedView):
         """Open all queues again."""
         for key in [key for key, _ in self._walk(b"s")]:
             self._txn.delete(key)
+
+    def require(self, owner: int) -> None:
+        """Raises Closed where that owner has left."""
+        if self._txn.get(b"o" + _U64.pack(owner)) is None:
+            raise Closed("the store was closed meanwhile: open it again to use it")
 
     def add_owner(self, owner: int) -> None:
         """A process joins."""

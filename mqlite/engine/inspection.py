@@ -6,11 +6,22 @@ from typing import Any
 
 import attrs
 
-from ..claims import Claims, Shut
+from ..claims import Claims, Returned, Shut
 from ..errors import MessageCorrupted
 from ..log import DEAD_BIT, Log
 from ..message import Position, Record
 from .catalog import QueueState
+
+
+def remembered(record: Record, returned: Returned | None) -> Record:
+    """The record with the counts that only the claims know."""
+    if returned is None:
+        return record
+    return attrs.evolve(
+        record,
+        delivery_count=record.delivery_count + returned.failures,
+        acquired_count=record.acquired_count + returned.acquired,
+    )
 
 
 class Inspection:
@@ -41,14 +52,7 @@ class Inspection:
                     except MessageCorrupted:
                         found.append((position, None))
                     else:
-                        returned = c.returned_at(queue.id, position)
-                        if returned is not None:
-                            record = attrs.evolve(
-                                record,
-                                delivery_count=record.delivery_count + returned.failures,
-                                acquired_count=record.acquired_count + returned.acquired,
-                            )
-                        found.append((position, record))
+                        found.append((position, remembered(record, c.returned_at(queue.id, position))))
                     if len(found) == count:
                         break
         return found

@@ -19,6 +19,7 @@ claims'. No user code runs under either.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -32,12 +33,14 @@ from ..message import Position, Record
 from ..system.clock import Clock
 from ..waiting import Interrupt, Presence, Seat, Waiters
 from .catalog import Catalog, QueueState
-from .inspection import Inspection
+from .inspection import Inspection, remembered
 from .steps import ARRIVED, CHANGED, SETTLED, Claim
 from .takeback import TakeBack
 from .tasks import Tasks, shut_mode
 
 T = TypeVar("T")
+#: Bytes of a message that moves to the dead-letter queue without asking for room: the reserve has it (log/space.py).
+MOVED_FREELY = 256 << 10
 
 
 class Engine:
@@ -53,7 +56,7 @@ class Engine:
         self.waiters = Waiters(claims, presence, clock, self.takeback.care, self._promising)
         self.tasks = Tasks(log, claims, presence, self.waiters)
         self.inspection = Inspection(log, claims)
-        self._leftover: list[Note] = []
+        self._leftover: deque[Note] = deque()
         log.after_commit = self._after_commit
 
     # ------------------------------------------------------------------ put
@@ -198,6 +201,7 @@ class Engine:
         stale: list[Position] = []
         uncovered = False
         with self.claims.lock, self.claims.write() as c:
+            c.require(owner)
             generation = c.generation()
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
                 options = self.catalog.options(queue, snapshot)
@@ -243,8 +247,7 @@ class Engine:
                 record = self.log.decode(queue.id, claim.position, claim.raw)
             except MessageCorrupted as error:
                 claim.record = self.log.salvage(queue.id, claim.position, claim.raw, self.clock.wall_ns())
-                with contextlib.suppress(MqliteError):  # no room to move it: it stays claimed until this process ends
-                    self.bury(claim, "corrupted", f"MessageCorrupted: {error}", None)
+                self._bury_unreadable(claim, f"MessageCorrupted: {error}")
                 claims.remove(claim)
                 continue
             claim.record = Record(
@@ -286,6 +289,17 @@ class Engine:
             else:
                 break
         return picked
+
+    def peek(self, queue: QueueState, count: int) -> list[tuple[Position, Record]]:
+        """The first `count` messages that a claimer would get; damaged ones are passed over."""
+        found = []
+        with self.claims.read() as c, self.log.read() as snapshot:
+            if c.shut(queue.id) is not Shut.IMMEDIATE:
+                for position, raw, returned in self._pick(c, snapshot, queue.id, count, []):
+                    with contextlib.suppress(MessageCorrupted):
+                        record = self.log.decode(queue.id, position, raw)
+                        found.append((position, remembered(record, returned)))
+        return found
 
     def _promising(self, queue: int, kind: Kind) -> bool:
         """Whether a sleeper would get what it waits for: claims first, then the log, in new snapshots. [9]"""
@@ -381,13 +395,22 @@ class Engine:
     def bury_undecodable(self, claim: Claim, error: CodecError) -> None:
         """To the dead-letter queue, as the bytes that were stored."""
         claim.record.payload = (BYTES, claim.record.payload[1])
-        self.bury(claim, "corrupted", f"CodecError: {error}", None)
+        self._bury_unreadable(claim, f"CodecError: {error}")
+
+    def _bury_unreadable(self, claim: Claim, error: str) -> None:
+        """Whoever met the message goes on, also where there is no room to move it: then it stays claimed for a "
+        "while."""
+        with contextlib.suppress(MqliteError):
+            self.bury(claim, "corrupted", error, None)
 
     def _bury(self, txn: Any, claim: Claim, reason: str, error: str | None, trace: str | None, failures: int) -> None:
         """Under L: move the record to the dead-letter queue (or drop it), with how it died."""
         queue, record = claim.queue, claim.record
+        keep = not queue.is_dead and (self.catalog.options(queue, txn).dead_letter or reason == "corrupted")
+        if keep and (size := self.log.footprint(self.log.prepare(record))) > MOVED_FREELY:
+            txn.reserve(size)
         txn.remove(queue.id, claim.position)
-        if not queue.is_dead and (self.catalog.options(queue, txn).dead_letter or reason == "corrupted"):
+        if keep:
             death = {
                 "reason": reason,
                 "queue": queue.name,
@@ -435,7 +458,9 @@ class Engine:
 
         All of it may be done twice. What an error keeps from being done is done after the next commit.
         """
-        notes, self._leftover = [*self._leftover, *notes], []
+        while self._leftover:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                notes.append(self._leftover.popleft())
         try:
             arrived = {note[1] for note in notes if note[0] == ARRIVED}
             changed = {note[1] for note in notes if note[0] == CHANGED}
@@ -477,7 +502,7 @@ class Engine:
 
     def after_fork(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""
-        self._leftover = []
+        self._leftover.clear()
 
 
 def ns_of(seconds: float) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 
-from ..claims import AUTO, STARTED, Claims, Returned, Row
-from ..errors import MessageCorrupted
+from ..claims import AUTO, STARTED, TASK, Claims, Returned, Row
+from ..errors import MessageCorrupted, StoreFull
 from ..log import Log, Raw
 from ..message import Position
 from ..system.clock import Clock
@@ -56,6 +57,7 @@ class TakeBack:
                 owners = c.owners()
                 dead = {owner for owner in owners if not self._presence.is_alive(owner)}
                 living = set(owners) - dead
+                unmoved = set()
                 earliest_ns = dict.fromkeys(c.deadlines(), 0)
                 for queue, position, row in list(c.rows()):
                     if row.owner in living and not 0 < row.deadline_ns <= now_ns:
@@ -65,20 +67,23 @@ class TakeBack:
                     raw = txn.raw(queue, position)
                     if raw is None:  # settled; its row was left behind
                         c.drop(queue, position)
+                        if row.flags & TASK and row.owner in living:
+                            c.add_tasks(queue, row.owner, 1)
                         txn.notes.append((CHANGED, queue))
                         continue
                     failures = row.failures + (1 if row.flags & STARTED and not row.flags & AUTO else 0)
                     claim = self._last_failure(txn, queue, position, raw, row, failures)
                     if claim is not None:
                         doomed.append((claim, claim.record.delivery_count + failures))
-                        dead.discard(row.owner)  # its row stays until the log has moved the message
+                        unmoved.add(row.owner)  # stays known until the log has moved the message
                         continue
                     c.give_back(queue, position, Returned(failures, row.acquired))
                     txn.notes.append((ARRIVED, queue))
                 for owner in dead:
                     txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
-                    c.remove_owner(owner)
-                    self._presence.bury(owner)
+                    if owner not in unmoved:
+                        c.remove_owner(owner)
+                        self._presence.bury(owner)
                 for queue, deadline_ns in earliest_ns.items():
                     c.note_deadline(queue, deadline_ns)
 
@@ -86,10 +91,11 @@ class TakeBack:
             with self._claims.read() as c:  # a holder that is only hung may have settled or extended meanwhile
                 unchanged = [(claim, n) for claim, n in doomed if c.row(claim.queue.id, claim.position) == claim.row]
             for claim, failures in unchanged:
-                if txn.has(claim.queue.id, claim.position):
-                    self._bury(
-                        txn, claim, "max_deliveries", "the holder died or did not settle in time", None, failures
-                    )
+                with contextlib.suppress(StoreFull):  # it stays claimed, and is tried again
+                    if txn.has(claim.queue.id, claim.position):
+                        self._bury(
+                            txn, claim, "max_deliveries", "the holder died or did not settle in time", None, failures
+                        )
 
         self._log.hold(op)
         if doomed:
@@ -107,9 +113,11 @@ class TakeBack:
             record = self._log.decode(queue, position, raw)
         except MessageCorrupted:
             return None  # found out when it is claimed again
-        return (
-            Claim(state, position, row, attrs.evolve(record)) if record.delivery_count + failures >= maximum else None
-        )
+        if record.delivery_count + failures < maximum:
+            return None
+        claim = Claim(state, position, row, raw)
+        claim.record = attrs.evolve(record, acquired_count=record.acquired_count + row.acquired)
+        return claim
 
     def leave(self) -> None:
         """This process stops using the store: all it holds goes back, without blame."""

@@ -120,7 +120,9 @@ class MemoryLog:
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
-        return self._shelf(queue).counters
+        shelf = self._shelf(queue)
+        shelf.counters.total = len(shelf.records)
+        return shelf.counters
 
     def raw(self, queue: int, position: Position) -> Record | None:
         """The record at a position, or None."""
@@ -161,11 +163,9 @@ class MemoryLog:
             if not shelf.first:
                 shelf.drop_empty()
             if position not in claimed and (record := records.pop(position, None)) is not None:
-                counters = shelf.counters
-                counters.total -= 1
                 body = record.payload
                 if type(body) is bytes or type(body) is str:
-                    counters.bytes -= len(body)
+                    shelf.counters.bytes -= len(body)
                 return record
         return None
 
@@ -201,14 +201,12 @@ class MemoryLog:
         draft.id = message_id = message_id or seq
         shelf = self._shelves.get(queue) or self._shelf(queue)
         position = rank << 64 | seq
-        shelf.records[position] = draft
         lane = shelf.first if rank == shelf.first_rank else shelf.lanes.get(rank)
         (shelf.lane(rank) if lane is None else lane).append(position)
-        counters = shelf.counters
-        counters.total += 1
+        shelf.records[position] = draft  # last: an interrupt before it leaves only an empty place in the lane
         body = draft.payload
         if type(body) is bytes or type(body) is str:
-            counters.bytes += len(body)
+            shelf.counters.bytes += len(body)
         return message_id
 
     def remove(self, queue: int, position: Position) -> Record | None:
@@ -216,7 +214,6 @@ class MemoryLog:
         shelf = self._shelf(queue)
         record = shelf.records.pop(position, None)
         if record is not None:
-            shelf.counters.total -= 1
             shelf.counters.bytes -= self.size_of(record)
         return record
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import StoreFull
+from ..errors import StoreError, StoreFull
 from ..system.environment import Environment, reserve
 
 PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)  # as LMDB chooses it
@@ -45,7 +45,12 @@ class Space:
 
     def _file(self) -> int:
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                raise StoreError(
+                    f"cannot open {self._path!r} ({error.strerror}): close some files, then try again"
+                ) from error
         return self._fd
 
     def ensure(self, pages: int) -> None:

@@ -164,8 +164,11 @@ class Environment:
         return int((self._lmdb or self._open()).info()["last_pgno"])
 
     def last_txnid(self) -> int:
-        """Number of the last commit, also of other processes."""
-        return int((self._lmdb or self._open()).info()["last_txnid"])
+        """Number of the last commit, also of other processes; -1 while the environment is not open. Takes no token."""
+        try:
+            return -1 if self._lmdb is None else int(self._lmdb.info()["last_txnid"])
+        except (lmdb.Error, AttributeError):  # closed meanwhile
+            return -1
 
     def live_pages(self) -> int:
         """Pages in use by the tree (what is free inside the file is not counted)."""

@@ -93,6 +93,8 @@ class Liveness:
             fd = os.open(self._path(owner), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError:  # no descriptors left: who cannot be asked is not called dead
+            return True
         try:
             return not _lockable(fd)
         finally:
@@ -110,7 +112,7 @@ class Liveness:
     def _watch(self, owner: int) -> None:
         try:
             fd = os.open(self._path(owner), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except OSError:
             self._peers[owner] = -1
             return
         if _lockable(fd) or not stat.S_ISFIFO(os.fstat(fd).st_mode):

@@ -112,19 +112,22 @@ class FifoBell:
             poller.register(fd, 0)
         before = self._commits()
         left = min(left, LOOK_AGAIN if self._liveness.unseen else HEDGE)
-        ready = poller.poll(math.ceil(left * 1000))
-        rings = b""
-        if any(fd == self._fd for fd, _ in ready):
-            try:
-                rings = os.read(self._fd, 65536)
-            except BlockingIOError:
-                pass
-        everybody = len(rings) >= _FULL or any(fd != self._fd for fd, _ in ready) or self._liveness.unseen
-        silent = not ready and self._commits() != before
+        rings, everybody, silent = b"", True, False  # an interrupt here wakes everybody
+        try:
+            ready = poller.poll(math.ceil(left * 1000))
+            if any(fd == self._fd for fd, _ in ready):
+                try:
+                    rings = os.read(self._fd, 65536)
+                except BlockingIOError:
+                    pass
+            everybody = len(rings) >= _FULL or any(fd != self._fd for fd, _ in ready) or self._liveness.unseen
+            silent = not ready and self._commits() != before
+        finally:
+            self._distribute(rings, everybody, silent)
+
+    def _distribute(self, rings: bytes, everybody: bool, silent: bool) -> None:
         with self._lock:
-            leader, self._leader = self._leader, None
-            if leader is not None and everybody:
-                leader.rung = True
+            self._leader = None
             rung = [number for (number,) in _RING.iter_unpack(rings)]
             if everybody:
                 rung = list(self._sleepers)
