@@ -9,6 +9,7 @@ from typing import Any
 
 from .codecs import BodyCodec, check_json
 from .engine import QueueState
+from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
 from .log import Draft
 from .message import Record
@@ -38,7 +39,7 @@ class Channel:
         """The queue of that name. Takes over one reference to `store`. Raises SettingsMismatch."""
         try:
             state = store.engine.catalog.declare(name, named)
-            return cls(store, state, _codec_for(state, codec))
+            return _channel(store, state, _codec_for(state, codec))
         except BaseException:
             release(store)
             raise
@@ -46,7 +47,7 @@ class Channel:
     def dead(self) -> Channel:
         """The channel of the queue's dead letters, with a reference of its own."""
         retain(self.store)
-        return Channel(self.store, self.engine.catalog.dead_of(self.state), self.codec)
+        return _channel(self.store, self.engine.catalog.dead_of(self.state), self.codec)
 
     def close(self) -> None:
         """Give the reference to the store back, once."""
@@ -61,34 +62,20 @@ class Channel:
         return _reopen, (self.store.path, self.state.origin, self.codec.codec, self.state.is_dead)
 
     # ------------------------------------------------------------------ putting
-    def draft(
-        self,
-        item: Any,
-        headers: Mapping[str, Any] | None = None,
-        type: str | None = None,
-        reply_to: str | None = None,
-        correlation_id: str | None = None,
-    ) -> Draft:
+    def draft(self, item: Any, extras: dict[str, Any] | None) -> Draft:
         """A message checked, encoded and ready to be put. Raises CodecError, MessageTooLarge."""
         engine = self.engine
-        extras: dict[str, Any] | None = None
-        if headers is not None or type is not None or reply_to is not None or correlation_id is not None:
-            extras = _extras(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
         draft = engine.log.prepare(Record(self._encode(item), engine.clock.wall_ns(), 0, 0, 0, extras))
-        size, largest = engine.log.size_of(draft), self.state.options.max_message_bytes
-        if size > largest:
-            raise MessageTooLarge(
-                f"a body of {size} bytes is larger than max_message_bytes={largest} of queue {self.state.name!r}: "
-                "store it elsewhere and put a reference, or configure(max_message_bytes=...)"
-            )
+        size = engine.log.size_of(draft)
+        if size > self.state.options.max_message_bytes:
+            raise self._too_large(size)
         return draft
 
-    def put_one(self, draft: Draft, rank: int, timeout: float | None, interrupt: Interrupt) -> int:
-        """Store one message; its id. Raises Full, ShutDown, StoreFull."""
-        number = self.engine.put_one(self.state, rank, draft, timeout, interrupt)
-        if number is None:
-            raise self._full()
-        return number
+    def put_one(
+        self, item: Any, rank: int, extras: dict[str, Any] | None, timeout: float | None, interrupt: Interrupt
+    ) -> int:
+        """Store one message; its id. Raises Full, ShutDown, StoreFull, CodecError, MessageTooLarge."""
+        return self.put([(rank, self.draft(item, extras))], timeout, interrupt)[0]
 
     def put(self, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt) -> list[int]:
         """Store all (rank, draft) in one commit. Raises Full, ShutDown, StoreFull, ValueError."""
@@ -105,11 +92,36 @@ class Channel:
             raise self._full()
         return ids
 
+    def _too_large(self, size: int) -> MessageTooLarge:
+        return MessageTooLarge(
+            f"a body of {size} bytes is larger than max_message_bytes={self.state.options.max_message_bytes} "
+            f"of queue {self.state.name!r}: store it elsewhere and put a reference, or configure(max_message_bytes=...)"
+        )
+
     def _full(self) -> Full:
         return Full(
             f"queue {self.state.name!r} has no room (its maxsize is {self.state.options.maxsize}): "
             "take some messages, or wait with a timeout"
         )
+
+
+class LocalChannel(Channel):
+    """A channel of a store in memory: no codec, and a short way for a plain message."""
+
+    engine: LocalEngine
+
+    def put_one(
+        self, item: Any, rank: int, extras: dict[str, Any] | None, timeout: float | None, interrupt: Interrupt
+    ) -> int:
+        """As Channel.put_one."""
+        if extras is not None:
+            return super().put_one(item, rank, extras, timeout, interrupt)
+        if (type(item) is bytes or type(item) is str) and len(item) > self.state.options.max_message_bytes:
+            raise self._too_large(len(item))
+        number = self.engine.put_plain(self.state, rank, item, timeout, interrupt)
+        if number is None:
+            raise self._full()
+        return number
 
 
 def _reopen(path: str, name: str, codec: object, dead: bool) -> Channel:
@@ -135,6 +147,10 @@ def channel_at(
     return Channel.open(open_store(path, durability=durability, max_store_bytes=max_store_bytes), name, named, codec)
 
 
+def _channel(store: Store, state: QueueState, codec: BodyCodec) -> Channel:
+    return (LocalChannel if store.in_memory else Channel)(store, state, codec)
+
+
 def _identity(body: Any) -> Any:
     return body
 
@@ -155,8 +171,10 @@ def _codec_for(state: QueueState, codec: object) -> BodyCodec:
     )
 
 
-def _extras(headers: Mapping[str, Any] | None, **texts: str | None) -> dict[str, Any]:
-    """The optional parts of a message, checked."""
+def extras_of(headers: Mapping[str, Any] | None, **texts: str | None) -> dict[str, Any] | None:
+    """The optional parts of a message, checked; None where there are none."""
+    if headers is None and not any(text is not None for text in texts.values()):
+        return None
     extras: dict[str, Any] = {}
     if headers is not None:
         if not isinstance(headers, Mapping):

@@ -21,7 +21,7 @@ class MemoryStore:
     def __init__(self, clock: Clock) -> None:
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self.log = MemoryLog()
-        self.claims = MemoryClaims(self.log.lock)
+        self.claims = MemoryClaims(self.log.lock, self.log.hand_out)
         self.presence = LocalPresence()
         self.engine = LocalEngine(self.log, self.claims, self.presence, clock)
 

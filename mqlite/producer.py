@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 from typing import Any
 
-from .channel import Channel
+from .channel import Channel, extras_of
 from .errors import Closed, Empty, Full
 from .log import Draft
 from .message import rank_of
@@ -107,7 +107,7 @@ class Producer:
         """Buffer one message. Options as of Queue.put. Raises CodecError, MessageTooLarge, Full, Closed at once."""
         wait = check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
-        draft = self._channel.draft(item, **options)
+        draft = self._channel.draft(item, extras_of(**{"headers": None, **options}))
         receipt = Receipt(self, item)
         with self._lock:
             if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):

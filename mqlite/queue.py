@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from .audit import problems
-from .channel import Channel, channel_at
+from .channel import Channel, channel_at, extras_of
 from .claims import Shut
 from .codecs import BodyCodec
 from .consumer import Consumer
@@ -25,6 +25,8 @@ from .producer import Producer
 from .waiting import Interrupt
 
 T = TypeVar("T")
+DEFAULT_PRIORITY = 0
+DEFAULT_RANK = rank_of(DEFAULT_PRIORITY)
 _BROWSED_AT_ONCE = 256
 
 
@@ -107,6 +109,7 @@ class Queue(Generic[T]):
 
     def _attach(self, channel: Channel) -> None:
         self._channel = channel
+        self._put_one = channel.put_one
         self._engine = channel.engine
         self._state = channel.state
         self._interrupt = Interrupt(f"queue {channel.state.name!r}")
@@ -154,10 +157,14 @@ class Queue(Generic[T]):
         StoreFull; then nothing was stored. Cost: one commit, shared with other threads
         that put or settle at the same moment; O(log n).
         """
-        self._interrupt.check()
-        draft = self._channel.draft(item, headers, type, reply_to, correlation_id)
-        rank = rank_of(check_priority(priority))
-        return self._channel.put_one(draft, rank, check_timeout(timeout) if block else 0, self._interrupt)
+        if self._interrupt.closed:
+            self._interrupt.check()
+        extras: dict[str, Any] | None = None
+        if headers is not None or type is not None or reply_to is not None or correlation_id is not None:
+            extras = extras_of(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
+        rank = DEFAULT_RANK if priority is DEFAULT_PRIORITY else rank_of(check_priority(priority))
+        wait = None if block and timeout is None else check_timeout(timeout) if block else 0
+        return self._put_one(item, rank, extras, wait, self._interrupt)
 
     def put_nowait(self, item: T, **options: Any) -> int:
         """`put` that raises Full at once."""
@@ -181,7 +188,8 @@ class Queue(Generic[T]):
         """
         self._interrupt.check()
         rank = rank_of(check_priority(priority))
-        ranked = [(rank, self._channel.draft(item, headers, type, reply_to, correlation_id)) for item in items]
+        extras = extras_of(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
+        ranked = [(rank, self._channel.draft(item, extras)) for item in items]
         return self._channel.put(ranked, check_timeout(timeout) if block else 0, self._interrupt)
 
     # ------------------------------------------------------------------ get
@@ -192,16 +200,13 @@ class Queue(Generic[T]):
         raises Empty. Raises ShutDown once the queue is shut down and empty. Cost: one
         commit. Use `receive` or `consumer` for work that must not be lost.
         """
-        self._interrupt.check()
-        body: _Box[T] | None = self._engine.get(
-            self._state, check_timeout(timeout) if block else 0, self._interrupt, self._boxed
-        )
+        if self._interrupt.closed:
+            self._interrupt.check()
+        wait = None if block and timeout is None else check_timeout(timeout) if block else 0
+        body: tuple[T] | None = self._engine.get(self._state, wait, self._interrupt, self._channel.decode)
         if body is None:
             raise Empty(f"queue {self.name!r} had no message in time")
-        return body.content
-
-    def _boxed(self, payload: Any) -> _Box[T]:
-        return _Box(self._channel.decode(payload))
+        return body[0]
 
     def get_nowait(self) -> T:
         """`get` that raises Empty at once."""
@@ -422,12 +427,3 @@ class Queue(Generic[T]):
         """In the child: threads that waited here are the parent's."""
         closed, self._interrupt = self._interrupt.closed, Interrupt(f"queue {self.name!r}")
         self._interrupt.closed = closed
-
-
-class _Box(Generic[T]):
-    """A body, which may be None, as a result that is not None."""
-
-    __slots__ = ("content",)
-
-    def __init__(self, content: T) -> None:
-        self.content = content

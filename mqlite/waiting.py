@@ -151,7 +151,10 @@ class Waiters:
                     self._ring_next(queue, kind, sleeper.id, owner)  # room for others, if not for this
                 until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
                 bell.sleep(sleeper, max(0.0, min(LONGEST_SLEEP, (min(until) - now_ns) / 1e9)) if until else None)
+                if self._claims.ring_unseats:
+                    seat.taken = False  # it registers again if there is nothing for it; twice is once
         finally:
+            seat.taken = seat.taken or (self._claims.ring_unseats and involved)
             if seat.taken:
                 self._ghosts.append((queue, kind, sleeper.id, owner))
             bell.forget(sleeper)
@@ -197,6 +200,8 @@ class Waiters:
         with self._claims.read() as c:
             for waiting in c.waiting(queue, kind):
                 if self._presence.bell.ring(waiting.owner, waiting.sleeper):
+                    if self._claims.ring_unseats:
+                        c.leave(queue, kind, waiting.sleeper, waiting.owner)
                     return
 
     def _ring_next(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:

@@ -177,7 +177,13 @@ class Writing(Reading, Protocol):
 
 
 class Claims(Protocol):
-    """See the top of this module."""
+    """See the top of this module.
+
+    ring_unseats: whoever rings a sleeper removes its row at once, as a condition's
+    notify does, so that it is not rung again and again before it runs.
+    """
+
+    ring_unseats: bool
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...

@@ -6,7 +6,7 @@ Returned positions are in a SortedDict: they come back in delivery order.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from sortedcontainers import SortedDict
@@ -14,29 +14,44 @@ from sortedcontainers import SortedDict
 from ..message import Position
 from . import Kind, Returned, Row, Shut, Waiting
 
-_CURSORS_KEPT = 4096
-
 
 class Desk:
     """The claims on one queue."""
 
-    __slots__ = ("cursors", "deadline_ns", "returned", "rows", "shut", "tasks", "waiting")
+    __slots__ = (
+        "deadline_ns",
+        "open_tasks",
+        "returned",
+        "rows",
+        "shut",
+        "waiting",
+        "waiting_for_message",
+        "waiting_for_space",
+    )
 
     def __init__(self) -> None:
         self.rows: dict[Position, Row] = {}
         self.returned: SortedDict[Position, Returned] = SortedDict()
-        self.cursors: dict[int, Position] = {}
         self.deadline_ns = 0
         self.waiting: dict[Kind, dict[int, Waiting]] = {kind: {} for kind in Kind}
-        self.tasks: dict[int, int] = {}
+        self.waiting_for_message = self.waiting[Kind.MESSAGE]  # the same dicts, without the detour
+        self.waiting_for_space = self.waiting[Kind.SPACE]
+        self.open_tasks = 0
         self.shut = Shut.OPEN
 
 
 class MemoryClaims:
-    """It is its own transaction and snapshot. `lock` is the log's."""
+    """It is its own transaction and snapshot. `lock` is the log's.
 
-    def __init__(self, lock: threading.RLock) -> None:
+    With one lock a ring and the removal of the row are one step. Without it, 4 + 4 threads
+    rang the same sleeper up to 1,000 times before it got the interpreter: 1.2-1.7 x slower.
+    """
+
+    ring_unseats = True
+
+    def __init__(self, lock: threading.RLock, hand_out: Callable[[int, Position], None]) -> None:
         self.lock = lock
+        self._hand_out = hand_out
         self._desks: dict[int, Desk] = {}
         self._tokens = 0
         self._owners: list[int] = [1]  # the process itself
@@ -80,7 +95,7 @@ class MemoryClaims:
 
     def cursor(self, queue: int, rank: int) -> Position:
         """The last position handed out."""
-        return self.desk(queue).cursors.get(rank, -1)
+        return -1  # what was handed out is not in the log's lanes any more
 
     def claimed(self, queue: int) -> int:
         """How many rows."""
@@ -105,7 +120,7 @@ class MemoryClaims:
 
     def tasks(self, queue: int) -> dict[int, int]:
         """Open tasks per owner."""
-        return self.desk(queue).tasks
+        return {self._owners[0]: self.desk(queue).open_tasks}
 
     def shut(self, queue: int) -> Shut:
         """Whether the queue was shut down."""
@@ -153,11 +168,8 @@ class MemoryClaims:
         self.desk(queue).returned.pop(position, None)
 
     def advance(self, queue: int, position: Position) -> None:
-        """Move a cursor."""
-        cursors = self.desk(queue).cursors
-        cursors[position >> 64] = position
-        if len(cursors) > _CURSORS_KEPT:
-            cursors.clear()
+        """Tell the log."""
+        self._hand_out(queue, position)
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
         """Set the earliest deadline."""
@@ -173,17 +185,16 @@ class MemoryClaims:
 
     def leave_all(self, owner: int) -> list[int]:
         """Remove all sleepers and tasks (there is one owner)."""
-        queues = [queue for queue, desk in self._desks.items() if desk.tasks]
+        queues = [queue for queue, desk in self._desks.items() if desk.open_tasks]
         for desk in self._desks.values():
-            desk.tasks.clear()
+            desk.open_tasks = 0
             for waiting in desk.waiting.values():
                 waiting.clear()
         return queues
 
     def add_tasks(self, queue: int, owner: int, count: int) -> None:
         """Count tasks."""
-        tasks = self.desk(queue).tasks
-        tasks[owner] = tasks.get(owner, 0) + count
+        self.desk(queue).open_tasks += count
 
     def set_shut(self, queue: int, mode: Shut) -> None:
         """Shut a queue down."""

@@ -303,6 +303,8 @@ class SharedTxn(SharedView):
 class SharedClaims:
     """See the top of this module."""
 
+    ring_unseats = False  # it would cost a commit per ring
+
     def __init__(self, path: str) -> None:
         self.environment = Environment(path, map_size=MAP_BYTES, durable=False)
 

@@ -88,13 +88,6 @@ class Engine:
             return ids
         return self.waiters.wait(queue.id, Kind.SPACE, lambda seat: self.log.write(op), timeout, interrupt)
 
-    def put_one(
-        self, queue: QueueState, rank: int, draft: Draft, timeout: float | None, interrupt: Interrupt
-    ) -> int | None:
-        """As `put`, for one message; its id."""
-        ids = self.put(queue, [(rank, draft)], timeout, interrupt)
-        return None if ids is None else ids[0]
-
     # ------------------------------------------------------------------ claim
     def receive(
         self,
@@ -125,24 +118,21 @@ class Engine:
 
     def get(
         self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
-    ) -> T | None:
-        """The body of the next message, settled before it is returned; None when none came in time.
+    ) -> tuple[T] | None:
+        """(the body of the next message,), settled before it is returned; None when none came in time.
 
         The message counts as unfinished until `task_done`. One whose body `decode`
         refuses goes to the dead-letter queue. Raises ShutDown. [14]
         """
         claims: list[Claim] = []
 
-        def attempt(seat: Seat) -> T | None:
-            if self.log.one_lock:
-                record = self._claim_and_settle(queue, seat)
-                return None if record is None else decode(record.payload)
+        def attempt(seat: Seat) -> tuple[T] | None:
             while self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat, claims):
                 [claim] = claims
                 try:
                     body = decode(claim.record.payload)
                     self.ack(claims)
-                    return body
+                    return (body,)
                 except CodecError as error:
                     self.bury_undecodable(claim, error)
                 except LeaseLost:  # this process was stopped for longer than ack_timeout
@@ -167,33 +157,6 @@ class Engine:
         if timeout == 0:
             return attempt(Seat()) if self.takeback.care(queue.id)[1] else None
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
-
-    def _claim_and_settle(self, queue: QueueState, seat: Seat) -> Record | None:
-        """In memory: claim and settlement under the one lock, without a row in between."""
-        with self.log.read() as log, self.claims.lock, self.claims.write() as c:
-            picked = self._pick(c, log, queue.id, 1, [])
-            if not picked or c.shut(queue.id) is Shut.IMMEDIATE:
-                self._raise_if_shut(c, queue)
-                return None
-            [(position, raw, returned)] = picked
-            if returned is None:
-                c.advance(queue.id, position)
-            else:
-                c.take_returned(queue.id, position)
-            c.add_tasks(queue.id, self.presence.owner, 1)
-            if seat.taken:
-                c.leave(queue.id, Kind.MESSAGE, seat.sleeper, self.presence.owner)
-                seat.taken = False
-            record: Record = raw
-            record.acquired_count += (returned.acquired if returned else 0) + 1
-            record.delivery_count += returned.failures if returned else 0
-
-            def op(txn: Any) -> None:
-                txn.remove(queue.id, position)
-                txn.notes.append((SETTLED, queue.id, position, 0))
-
-            self.log.write(op)
-            return record
 
     def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]) -> bool:
         """One commit of the claims: rows for what is first in line, as claims in `into`. False where nothing is. [8]"""

@@ -79,10 +79,10 @@ class Tasks:
                 mode = Shut.IMMEDIATE if immediate else max(Shut.DRAINING, c.shut(queue.id))
                 c.set_shut(queue.id, mode)
                 if immediate and self._log.one_lock:
-                    for position, _ in list(txn.scan(queue.id)):
-                        if c.row(queue.id, position) is None:
-                            txn.remove(queue.id, position)
-                            c.take_returned(queue.id, position)
+                    txn.drain(queue.id)
+                    for position, _ in list(c.returned(queue.id)):
+                        txn.remove(queue.id, position)
+                        c.take_returned(queue.id, position)
             txn.notes.append((CHANGED, queue.id))
 
         _ = self._presence.owner

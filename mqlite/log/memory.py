@@ -1,19 +1,24 @@
-"""The log in memory: records as they are, in sorted containers, under one lock.
+"""The log in memory: messages as they are, in sorted containers, under one lock.
 
-Per queue a dict holds the records by position, and a SortedDict holds, per rank,
-a lane: the positions not yet passed by a claimer, oldest first. Seqs only grow, so
-a lane is a deque, and putting and finding the next cost O(1), and O(log r) where
-one of r ranks comes into use or falls out of it.
+Per queue a SortedDict holds, per rank, a lane: a deque of the messages that nobody was
+handed yet, in the order of their seqs, which only grow. What is handed out moves from
+its lane to `held`, a dict by position, and stays there until it is removed. So putting,
+and taking the next, cost O(1), and O(log r) where one of r ranks comes into use or falls
+out of it.
 
-The claims of an in-memory queue use the same lock (`one_lock`), so nobody can
-look between two steps, and a claim that is settled at once needs no row.
+A plain message is kept as (seq, body, enqueued_ns, None), and becomes a Record only when
+somebody claims it or looks at it: making a Record took a fifth of a put.
+
+The claims of an in-memory queue use the same lock (`one_lock`), so nobody can look
+between two steps, and they tell the log at once what was handed out (`hand_out`).
 """
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,32 +28,46 @@ from ..message import Position, Record
 from . import Counters, Definition, Note
 
 T = TypeVar("T")
+#: seq, body, enqueued_ns, and the Record where there is more to know
+Entry = tuple[int, Any, int, Record | None]
 
 
-class _Shelf:
+def _record(entry: Entry) -> Record:
+    return entry[3] or Record(entry[1], entry[2], entry[0])
+
+
+def _size(body: object) -> int:
+    return len(body) if type(body) is bytes or type(body) is str else 0
+
+
+class Shelf:
     """The messages of one queue. `first` is the lane of the lowest rank; no other lane is empty."""
 
-    __slots__ = ("counters", "first", "first_rank", "lanes", "records")
+    __slots__ = ("bytes", "first", "first_rank", "held", "lanes", "settings_version", "total")
 
     def __init__(self) -> None:
-        self.records: dict[Position, Record] = {}
-        self.first: deque[Position] = deque()
+        self.held: dict[Position, Record] = {}
+        self.first: deque[Entry] = deque()
         self.first_rank = 0
-        self.lanes: SortedDict[int, deque[Position]] = SortedDict({0: self.first})
-        self.counters = Counters()
+        self.lanes: SortedDict[int, deque[Entry]] = SortedDict({0: self.first})
+        self.total = 0
+        self.bytes = 0
+        self.settings_version = 0
 
-    def lane(self, rank: int) -> deque[Position]:
-        """The lane of a rank that comes into use."""
-        if not self.first:
-            del self.lanes[self.first_rank]
-        lane = self.lanes.setdefault(rank, deque())
-        self.first_rank, self.first = self.lanes.peekitem(0)
+    def lane(self, rank: int) -> deque[Entry]:
+        """The lane of a rank; it comes into use now, if it was not."""
+        lane = self.lanes.get(rank)
+        if lane is None:
+            if not self.first:
+                del self.lanes[self.first_rank]
+            lane = self.lanes[rank] = deque()
+            self.first_rank, self.first = self.lanes.peekitem(0)
         return lane
 
-    def drop_empty(self) -> None:
-        """The first lane has become empty: the next is the first."""
-        while not self.first and len(self.lanes) > 1:
-            del self.lanes[self.first_rank]
+    def drop_if_empty(self, rank: int, lane: deque[Entry]) -> None:
+        """A lane that has become empty goes, unless it is the only one."""
+        if not lane and len(self.lanes) > 1:
+            del self.lanes[rank]
             self.first_rank, self.first = self.lanes.peekitem(0)
 
 
@@ -62,7 +81,7 @@ class MemoryLog:
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.notes: list[Note] = []
         self._seq = 0
-        self._shelves: dict[int, _Shelf] = {}
+        self._shelves: dict[int, Shelf] = {}
         self._definitions: dict[str, Definition] = {}
 
     # ------------------------------------------------------------------ log
@@ -96,8 +115,7 @@ class MemoryLog:
 
     def size_of(self, draft: Record) -> int:
         """Bytes of a body that is bytes or str, else 0: other objects have no size."""
-        body = draft.payload
-        return len(body) if type(body) is bytes or type(body) is str else 0
+        return _size(draft.payload)
 
     def footprint(self, draft: Record) -> int:
         """Not known, and not needed."""
@@ -112,72 +130,45 @@ class MemoryLog:
         return raw
 
     # ------------------------------------------------------------------ reading
-    def _shelf(self, queue: int) -> _Shelf:
+    def shelf(self, queue: int) -> Shelf:
+        """The messages of a queue."""
         shelf = self._shelves.get(queue)
         if shelf is None:
-            shelf = self._shelves[queue] = _Shelf()
+            shelf = self._shelves[queue] = Shelf()
         return shelf
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
-        shelf = self._shelf(queue)
-        shelf.counters.total = len(shelf.records)
-        return shelf.counters
+        shelf = self.shelf(queue)
+        return Counters(shelf.total, shelf.bytes, shelf.settings_version)
 
     def raw(self, queue: int, position: Position) -> Record | None:
-        """The record at a position, or None."""
-        return self._shelf(queue).records.get(position)
+        """The record at a position that was handed out, or None."""
+        return self.shelf(queue).held.get(position)
 
     def has(self, queue: int, position: Position) -> bool:
-        """Whether there is a record at a position."""
-        return position in self._shelf(queue).records
+        """Whether there is a record at a position that was handed out."""
+        return position in self.shelf(queue).held
 
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Record]]:
-        """Records behind the cursor; drops from the lanes what the cursor has passed. Amortised O(1) each."""
-        shelf = self._shelf(queue)
-        records = shelf.records
-        for rank in list(shelf.lanes):
-            lane = shelf.lanes[rank]
-            passed = cursor(rank)
-            while lane and (lane[0] <= passed or lane[0] not in records):
-                lane.popleft()
-            if not lane:
-                if lane is shelf.first:
-                    shelf.drop_empty()
-                else:
-                    del shelf.lanes[rank]
-                continue
-            for position in lane:
-                record = records.get(position)
-                if record is not None:
-                    yield position, record
-
-    def take(self, queue: int, claimed: Container[Position]) -> Record | None:
-        """Remove the first record that is not claimed; None where there is none. O(1)."""
-        shelf = self._shelves.get(queue)
-        if shelf is None:
-            return None
-        records = shelf.records
-        while shelf.first:
-            position = shelf.first.popleft()
-            if not shelf.first:
-                shelf.drop_empty()
-            if position not in claimed and (record := records.pop(position, None)) is not None:
-                body = record.payload
-                if type(body) is bytes or type(body) is str:
-                    shelf.counters.bytes -= len(body)
-                return record
-        return None
+        """What was not handed out yet. O(1) each."""
+        for rank, lane in self.shelf(queue).lanes.items():
+            for entry in lane:
+                yield rank << 64 | entry[0], _record(entry)
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Record]]:
-        """All records from `start` on. O(n log n)."""
-        records = self._shelf(queue).records
-        return iter([(position, records[position]) for position in sorted(records) if position >= start])
+        """All records from `start` on."""
+        held = self.shelf(queue).held
+        handed_out = ((position, held[position]) for position in sorted(held))
+        both = heapq.merge(handed_out, self.ahead(queue, lambda rank: -1), key=lambda found: found[0])
+        return (found for found in both if found[0] >= start)
 
     def oldest_ns(self, queue: int) -> int | None:
-        """When the message was put that is stored for longest."""
-        first = next(iter(self._shelf(queue).records.values()), None)
-        return None if first is None else first.enqueued_ns
+        """When the oldest message was put, among the first of each rank and those handed out."""
+        shelf = self.shelf(queue)
+        times = [lane[0][2] for lane in shelf.lanes.values() if lane]
+        times += [record.enqueued_ns for record in shelf.held.values()]
+        return min(times, default=None)
 
     def definition(self, name: str) -> Definition | None:
         """The queue of that name."""
@@ -197,32 +188,66 @@ class MemoryLog:
 
     def append(self, queue: int, rank: int, draft: Record, message_id: int = 0) -> int:
         """Store at a new position. O(1), O(log r) at the first message of a rank."""
+        shelf = self.shelf(queue)
         self._seq = seq = self._seq + 1
-        draft.id = message_id = message_id or seq
-        shelf = self._shelves.get(queue) or self._shelf(queue)
-        position = rank << 64 | seq
-        lane = shelf.first if rank == shelf.first_rank else shelf.lanes.get(rank)
-        (shelf.lane(rank) if lane is None else lane).append(position)
-        shelf.records[position] = draft  # last: an interrupt before it leaves only an empty place in the lane
-        body = draft.payload
+        draft.id = message_id or seq
+        shelf.lane(rank).append((seq, draft.payload, draft.enqueued_ns, draft))
+        shelf.total += 1
+        shelf.bytes += _size(draft.payload)
+        return draft.id
+
+    def append_plain(self, shelf: Shelf, rank: int, body: object, enqueued_ns: int) -> int:
+        """The same for a message without headers and the like."""
+        self._seq = seq = self._seq + 1
+        (shelf.first if rank == shelf.first_rank else shelf.lane(rank)).append((seq, body, enqueued_ns, None))
+        shelf.total += 1
         if type(body) is bytes or type(body) is str:
-            shelf.counters.bytes += len(body)
-        return message_id
+            shelf.bytes += len(body)
+        return seq
+
+    def take(self, shelf: Shelf) -> Entry | None:
+        """Remove the first message that was not handed out, if there is one. O(1)."""
+        lane = shelf.first
+        if not lane:
+            return None
+        entry = lane.popleft()
+        if not lane:
+            shelf.drop_if_empty(shelf.first_rank, lane)
+        shelf.total -= 1
+        body = entry[1]
+        if type(body) is bytes or type(body) is str:
+            shelf.bytes -= len(body)
+        return entry
+
+    def hand_out(self, queue: int, position: Position) -> None:
+        """A claimer takes the first of a lane. O(1)."""
+        shelf = self.shelf(queue)
+        rank = position >> 64
+        lane = shelf.lanes[rank]
+        shelf.held[position] = _record(lane.popleft())
+        shelf.drop_if_empty(rank, lane)
 
     def remove(self, queue: int, position: Position) -> Record | None:
-        """Take a record out. O(1)."""
-        shelf = self._shelf(queue)
-        record = shelf.records.pop(position, None)
+        """Take a record out that was handed out. O(1)."""
+        shelf = self.shelf(queue)
+        record = shelf.held.pop(position, None)
         if record is not None:
-            shelf.counters.bytes -= self.size_of(record)
+            shelf.total -= 1
+            shelf.bytes -= _size(record.payload)
         return record
+
+    def drain(self, queue: int) -> None:
+        """Remove all that was not handed out."""
+        shelf = self.shelf(queue)
+        while self.take(shelf) is not None:
+            pass
 
     def define(self, definition: Definition) -> None:
         """Store a definition."""
         if not definition.id:
             definition.id = len(self._definitions) + 1
         self._definitions[definition.name] = definition
-        self._shelf(definition.id).counters.settings_version = definition.version
+        self.shelf(definition.id).settings_version = definition.version
 
     def after_fork(self) -> None:
         """In a forked child: locks held by threads that are no more."""
