@@ -31,6 +31,8 @@ class DiskStore:
         self.path: str | None = directory.path
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self._undo = contextlib.ExitStack()  # what `before_fork` locked
+        if directory.read_marker() is None:
+            directory.check_is_ours()  # before anything is written into it
         with directory.locked():
             marker = directory.read_marker() or _new_marker(directory, max_store_bytes)
             check_size(directory.path, marker.max_store_bytes, max_store_bytes)
@@ -114,7 +116,6 @@ def check_size(path: str, stored: int, asked: int | None) -> None:
 
 def _new_marker(directory: StoreDirectory, max_store_bytes: int | None) -> Marker:
     """Make a store where there is none. Raises StoreError where there is something else."""
-    directory.check_is_ours()
     size = DEFAULT_MAX_STORE_BYTES if max_store_bytes is None else max_store_bytes
     if os.path.exists(directory.log):  # a crash came between the log and its marker
         check_data_file(directory.log)

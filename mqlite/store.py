@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 Store: TypeAlias = "MemoryStore | DiskStore"
 
-MIN_STORE_BYTES = 16 << 20
-
 _registry_lock = threading.RLock()
 _disk_stores: dict[tuple[int, int], DiskStore] = {}
 _references: dict[DiskStore, int] = {}
@@ -54,15 +52,15 @@ def open_store(
         store = MemoryStore(clock or SystemClock())
         _memory_stores.add(store)
         return store
-    if max_store_bytes is not None and (type(max_store_bytes) is not int or max_store_bytes < MIN_STORE_BYTES):
-        raise ValueError(f"max_store_bytes is an int of at least {MIN_STORE_BYTES} (16 MiB), not {max_store_bytes!r}")
     try:
         from .disk_store import DiskStore, check_size
-        from .system.directory import StoreDirectory
+        from .system.directory import MIN_STORE_BYTES, StoreDirectory
     except ImportError as error:
         raise NotSupported(
             f"stores on disk need a POSIX system ({error}): use a queue in memory, without a path"
         ) from error
+    if max_store_bytes is not None and (type(max_store_bytes) is not int or max_store_bytes < MIN_STORE_BYTES):
+        raise ValueError(f"max_store_bytes is an int of at least {MIN_STORE_BYTES} (16 MiB), not {max_store_bytes!r}")
     directory = StoreDirectory.locate(path)
     with _registry_lock:
         key = directory.identity()

@@ -24,7 +24,6 @@ from .system.clock import Clock
 from .wake import Bell
 
 T = TypeVar("T")
-LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than 24 days, and who wakes early just looks again
 
 
 class Presence(Protocol):
@@ -150,7 +149,7 @@ class Waiters:
                 if kind is Kind.SPACE and self._promising(queue, kind):
                     self._ring_next(queue, kind, sleeper.id, owner)  # room for others, if not for this
                 until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
-                bell.sleep(sleeper, max(0.0, min(LONGEST_SLEEP, (min(until) - now_ns) / 1e9)) if until else None)
+                bell.sleep(sleeper, max(0.0, (min(until) - now_ns) / 1e9) if until else None)
                 if self._claims.ring_unseats:
                     seat.taken = False  # it registers again if there is nothing for it; twice is once
         finally:

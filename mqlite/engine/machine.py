@@ -159,7 +159,16 @@ class Engine:
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
 
     def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]) -> bool:
-        """One commit of the claims: rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
+        """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
+        while self._claim_once(queue, count, flags, started, seat, into):
+            if into:
+                return True  # else all of it was damaged, and is in the dead-letter queue now
+        return False
+
+    def _claim_once(
+        self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]
+    ) -> bool:
+        """One commit of the claims."""
         owner = self.presence.owner
         stale: list[Position] = []
         uncovered = False
@@ -200,7 +209,7 @@ class Engine:
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
         if generation != self.presence.generation or 0 < earliest_ns <= now_ns:
             self.takeback.care(queue.id)
-        return bool(into)
+        return True
 
     def _open(self, claims: list[Claim]) -> None:
         """Read the records; what is damaged goes to the dead-letter queue, and out of `claims`."""
@@ -369,7 +378,7 @@ class Engine:
     def _bury(self, txn: Any, claim: Claim, reason: str, error: str | None, trace: str | None, failures: int) -> None:
         """Under L: move the record to the dead-letter queue (or drop it), with how it died."""
         queue, record = claim.queue, claim.record
-        keep = not queue.is_dead and (self.catalog.options(queue, txn).dead_letter or reason == "corrupted")
+        keep = reason == "corrupted" or (not queue.is_dead and self.catalog.options(queue, txn).dead_letter)
         if keep and (size := self.log.footprint(self.log.prepare(record))) > MOVED_FREELY:
             txn.reserve(size)
         txn.remove(queue.id, claim.position)

@@ -39,11 +39,23 @@ DEAD_BIT = 1 << 31
 
 @attrs.define
 class Counters:
-    """Exact numbers of one queue, changed in the same commit as its messages."""
+    """Exact numbers of one queue, changed in the same commit as its messages. All only grow."""
 
-    total: int = 0
-    bytes: int = 0
+    put_total: int = 0
+    put_bytes: int = 0
+    removed_total: int = 0
+    removed_bytes: int = 0
     settings_version: int = 0
+
+    @property
+    def total(self) -> int:
+        """Messages stored now."""
+        return self.put_total - self.removed_total
+
+    @property
+    def bytes(self) -> int:
+        """Bytes stored now."""
+        return self.put_bytes - self.removed_bytes
 
 
 @attrs.define

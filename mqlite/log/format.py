@@ -2,12 +2,15 @@
 
 One LMDB tree; the first byte of a key says what it is:
 
-    00                                   next seq u64 | crc u32
     01                                   format u32 | store id 16 bytes | crc u32
     02 | name utf-8                      crc u32 | JSON {id, name, options, version}
-    03 | queue u32                       total u64 | bytes u64 | settings version u32 | crc u32
     04 | queue u32                       name utf-8
-    10 | queue u32 | rank u32 | seq u64  a message:
+    10 | queue u32                       removed: total u64 | bytes u64 | crc u32
+    10 | queue u32 | rank u32 | seq u64  a message, see below
+    10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | crc u32
+    7f                                   last seq u64 | crc u32
+
+A message:
 
     0        4     5     6      8         12     20          28                32               36
     | crc    | ver | tag | 0 0  | extras n | id   | enqueued  | delivery count | acquired count | extras | body
@@ -20,6 +23,11 @@ The key is covered because a flipped bit in it would move the message.
 Good: no second index, a put is one leaf, a reopened store needs no rebuilding.
 Bad: a page that LMDB splits in the middle of a busy queue stays half empty, so a
 backlog takes up to twice the bytes of its records.
+
+The counters lie where they are changed: what was put is counted behind the last message
+of the queue, beside which the next one is put, and what was removed before the first,
+where removals happen. With both in one place at the front of the tree, each commit of
+a queue with a backlog wrote two pages more (25.0 KB instead of 16.8 KB for a put).
 
 L1  seq is never used again, even after everything was acknowledged: it is counted, not searched.
 L2  counters are changed in the commit that changes the messages.
@@ -41,24 +49,25 @@ from . import Counters, Definition
 
 FORMAT = 1
 
-SEQ_KEY = b"\x00"
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"
-COUNTERS = b"\x03"
 NAME = b"\x04"
 MESSAGE = b"\x10"
+SEQ_KEY = b"\x7f"
 POSITION_BYTES = 12
+MESSAGE_KEY_BYTES = 1 + 4 + POSITION_BYTES
 
 _HEADER = struct.Struct(">BBHIQQII")
 _CRC = struct.Struct(">I")
 _SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
-_COUNTERS = struct.Struct(">QQII")
+_REMOVED = struct.Struct(">QQI")
+_PUT = struct.Struct(">QQII")
 _ID = struct.Struct(">I")
 _VERSION = 1
 _HEADER_BYTES = _CRC.size + _HEADER.size
 #: Bytes of a stored message besides its body and extras, key included.
-OVERHEAD_BYTES = 1 + 4 + POSITION_BYTES + _HEADER_BYTES
+OVERHEAD_BYTES = MESSAGE_KEY_BYTES + _HEADER_BYTES
 _crc32 = zlib.crc32
 
 
@@ -140,19 +149,38 @@ def salvaged(key: bytes, value: bytes, now_ns: int) -> Record:
     return Record((BYTES, value), now_ns, int.from_bytes(key[-8:], "big"))
 
 
-def packed_counters(counters: Counters) -> bytes:
-    """The value of a COUNTERS key."""
-    head = _COUNTERS.pack(counters.total, counters.bytes, counters.settings_version, 0)[: -_CRC.size]
+def removed_key(queue: int) -> bytes:
+    """Before the first message of a queue."""
+    return MESSAGE + _ID.pack(queue)
+
+
+def put_key(queue: int) -> bytes:
+    """Behind the last message of a queue."""
+    return MESSAGE + _ID.pack(queue) + b"\xff" * 13
+
+
+def packed_removed(counters: Counters) -> bytes:
+    """The value of a removed_key."""
+    head = _REMOVED.pack(counters.removed_total, counters.removed_bytes, 0)[: -_CRC.size]
     return head + _CRC.pack(_crc32(head))
 
 
-def unpacked_counters(value: bytes | None) -> Counters:
+def packed_put(counters: Counters) -> bytes:
+    """The value of a put_key."""
+    head = _PUT.pack(counters.put_total, counters.put_bytes, counters.settings_version, 0)[: -_CRC.size]
+    return head + _CRC.pack(_crc32(head))
+
+
+def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     """Raises StoreCorrupted."""
-    if value is None:
-        return Counters()
-    _check(value, _COUNTERS.size, "the counters of a queue")
-    total, size, version, _ = _COUNTERS.unpack(value)
-    return Counters(total, size, version)
+    counters = Counters()
+    if put is not None:
+        _check(put, _PUT.size, "the counters of a queue")
+        counters.put_total, counters.put_bytes, counters.settings_version, _ = _PUT.unpack(put)
+    if removed is not None:
+        _check(removed, _REMOVED.size, "the counters of a queue")
+        counters.removed_total, counters.removed_bytes, _ = _REMOVED.unpack(removed)
+    return counters
 
 
 def packed_seq(seq: int) -> bytes:

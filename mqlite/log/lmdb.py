@@ -47,7 +47,7 @@ class LmdbSnapshot:
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
-        return fmt.unpacked_counters(self._txn.get(fmt.queue_key(fmt.COUNTERS, queue)))
+        return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
 
     def raw(self, queue: int, position: Position) -> bytes | None:
         """The stored bytes at a position, or None."""
@@ -63,10 +63,10 @@ class LmdbSnapshot:
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         walk = self._txn.cursor()
         rank = -1
-        found = walk.set_range(prefix)
+        found = walk.set_range(fmt.message_key(prefix, 0))
         while found:
             key = walk.key()
-            if not key.startswith(prefix):
+            if not _is_message(key, prefix):
                 return
             position = fmt.position_of(key)
             if position >> 64 != rank:
@@ -83,7 +83,7 @@ class LmdbSnapshot:
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         walk = self._txn.cursor()
         found = walk.set_range(fmt.message_key(prefix, start))
-        while found and walk.key().startswith(prefix):
+        while found and _is_message(walk.key(), prefix):
             yield fmt.position_of(walk.key()), walk.value()
             found = walk.next()
 
@@ -92,8 +92,8 @@ class LmdbSnapshot:
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         walk = self._txn.cursor()
         oldest = None
-        found = walk.set_range(prefix)
-        while found and walk.key().startswith(prefix):
+        found = walk.set_range(fmt.message_key(prefix, 0))
+        while found and _is_message(walk.key(), prefix):
             enqueued_ns = fmt.enqueued_ns(walk.value())
             oldest = enqueued_ns if oldest is None else min(oldest, enqueued_ns)
             next_rank = (fmt.position_of(walk.key()) >> 64) + 1
@@ -129,6 +129,8 @@ class LmdbTxn(LmdbSnapshot):
         self._space = space
         self._pages = 0
         self._counters: dict[int, Counters] = {}
+        self._put_to: set[int] = set()
+        self._removed_from: set[int] = set()
         self._seq = 0
         self._written = False
         self.notes: list[Note] = []
@@ -162,8 +164,9 @@ class LmdbTxn(LmdbSnapshot):
         value = fmt.sealed(draft, key)
         self._txn.put(key, value)
         counters = self.counters(queue)
-        counters.total += 1
-        counters.bytes += len(value)
+        counters.put_total += 1
+        counters.put_bytes += len(value)
+        self._put_to.add(queue)
         return message_id
 
     def remove(self, queue: int, position: Position) -> bytes | None:
@@ -172,8 +175,9 @@ class LmdbTxn(LmdbSnapshot):
         if value is not None:
             self._written = True
             counters = self.counters(queue)
-            counters.total -= 1
-            counters.bytes -= len(value)
+            counters.removed_total += 1
+            counters.removed_bytes += len(value)
+            self._removed_from.add(queue)
         return value
 
     def define(self, definition: Definition) -> None:
@@ -188,13 +192,16 @@ class LmdbTxn(LmdbSnapshot):
         self._written = True
         self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
         self.counters(definition.id).settings_version = definition.version
+        self._put_to.add(definition.id)
 
     def seal(self) -> Any:
         """Store the counters; what is left is the commit itself."""
         if self._seq:
             self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
-        for queue, counters in self._counters.items():
-            self._txn.put(fmt.queue_key(fmt.COUNTERS, queue), fmt.packed_counters(counters))
+        for queue in self._put_to:
+            self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
+        for queue in self._removed_from:
+            self._txn.put(fmt.removed_key(queue), fmt.packed_removed(self._counters[queue]))
         return self._txn
 
     def abort(self) -> None:
@@ -327,3 +334,8 @@ class LmdbLog:
         """In a forked child: start afresh. The descriptor for preallocation may be shared; it is closed."""
         self._space.close()
         self._reset()
+
+
+def _is_message(key: bytes, prefix: bytes) -> bool:
+    """Whether a key found by walking is a message of the queue: not its counters, nor what lies behind."""
+    return len(key) == fmt.MESSAGE_KEY_BYTES and key.startswith(prefix)

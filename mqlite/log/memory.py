@@ -140,7 +140,7 @@ class MemoryLog:
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
         shelf = self.shelf(queue)
-        return Counters(shelf.total, shelf.bytes, shelf.settings_version)
+        return Counters(shelf.total, shelf.bytes, settings_version=shelf.settings_version)
 
     def raw(self, queue: int, position: Position) -> Record | None:
         """The record at a position that was handed out, or None."""

@@ -24,6 +24,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -31,6 +32,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from types import FrameType
 
 import attrs
 
@@ -38,6 +40,7 @@ from ..errors import NetworkFilesystemWarning, NotSupported, StoreCorrupted, Sto
 from .mounts import network_filesystem
 
 FORMAT = 1
+MIN_STORE_BYTES = 16 << 20
 _META = struct.Struct("=IIQQ")  # magic, version, address, map size; native order, as LMDB writes it
 _META_MAGIC = 0xBEEFC0DE
 _PAGE_HEADER = 16
@@ -51,6 +54,18 @@ class Marker:
     store_id: str
     durability: str
     max_store_bytes: int
+
+    def problem(self) -> str:
+        """What no marker of this format says; "" when all is well."""
+        if type(self.format) is not int or self.format < 1:
+            return f"format {self.format!r}"
+        if not isinstance(self.store_id, str) or not re.fullmatch("[0-9a-f]{32}", self.store_id):
+            return f"store id {self.store_id!r}"
+        if self.durability != "full":
+            return f"durability {self.durability!r}"
+        if type(self.max_store_bytes) is not int or not MIN_STORE_BYTES <= self.max_store_bytes < 1 << 60:
+            return f"max_store_bytes {self.max_store_bytes!r}"
+        return ""
 
 
 @attrs.frozen
@@ -102,7 +117,7 @@ class StoreDirectory:
                 f"the store {given!r} lies on a network file system ({kind}), where locks and shared memory are "
                 "not reliable: move it to a local disk",
                 NetworkFilesystemWarning,
-                stacklevel=6,
+                stacklevel=_levels_to_the_caller(),
             )
         return cls(real)
 
@@ -130,23 +145,26 @@ class StoreDirectory:
         try:
             with open(self.marker, encoding="utf-8") as file:
                 fields = json.load(file)
-            version = fields["format"]
-            if version > FORMAT:
-                raise NotSupported(
-                    f"the store {self.path!r} has format {version}, this version reads up to {FORMAT}: upgrade mqlite"
-                )
-            return Marker(
-                format=version,
-                store_id=fields["store_id"],
-                durability=fields["durability"],
-                max_store_bytes=fields["max_store_bytes"],
-            )
+            marker = Marker(**{name: fields[name] for name in ("format", "store_id", "durability", "max_store_bytes")})
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreCorrupted(
-                f"the marker {self.marker!r} cannot be read ({error}): restore it from a backup"
+        except OSError as error:
+            raise StoreError(
+                f"the marker {self.marker!r} cannot be read ({error.strerror}): check its permissions"
             ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._bad_marker(str(error)) from error
+        if type(marker.format) is int and marker.format > FORMAT:
+            raise NotSupported(
+                f"the store {self.path!r} has format {marker.format}, this version reads up to {FORMAT}: upgrade mqlite"
+            )
+        problem = marker.problem()
+        if problem:
+            raise self._bad_marker(problem)
+        return marker
+
+    def _bad_marker(self, problem: str) -> StoreCorrupted:
+        return StoreCorrupted(f"the marker {self.marker!r} cannot be used ({problem}): restore it from a backup")
 
     def write_marker(self, marker: Marker) -> None:
         """Write, sync and rename into place."""
@@ -199,6 +217,15 @@ class StoreDirectory:
         for folder in (session, os.path.join(session, "owners"), os.path.join(session, "bells")):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         return session
+
+
+def _levels_to_the_caller() -> int:
+    """The stacklevel of the first frame outside of this package, for a warning made one frame up."""
+    package, level = __name__.partition(".")[0] + ".", 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and (frame.f_globals.get("__name__", "") + ".").startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def new_store_id() -> str:

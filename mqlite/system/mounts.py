@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 NETWORK_FILESYSTEMS = frozenset(
     {
@@ -40,7 +41,7 @@ def network_filesystem(path: str, mounts: str = "/proc/self/mounts") -> str | No
     for fields in lines:
         if len(fields) < 3:
             continue
-        mountpoint = fields[1].replace("\\040", " ").rstrip("/")
+        mountpoint = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[1]).rstrip("/")
         inside = real == mountpoint or real.startswith(mountpoint + "/")
         if inside and len(mountpoint) >= best:
             best, kind = len(mountpoint), fields[2]

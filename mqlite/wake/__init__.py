@@ -12,6 +12,7 @@ import itertools
 from _thread import allocate_lock
 from typing import Protocol
 
+LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than 24 days, and who wakes early just looks again
 _numbers = itertools.count(1)
 
 

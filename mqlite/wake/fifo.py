@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable
 
 from ..system.liveness import Liveness
-from . import Sleeper
+from . import LONGEST_SLEEP, Sleeper
 
 _RING = struct.Struct("=Q")
 _FULL = 4096 - 8  # the smallest pipe there is: with as many unread rings, some may have been dropped
@@ -45,7 +45,7 @@ LOOK_AGAIN = 0.05  # seconds between looks where a death cannot be polled
 class FifoBell:
     """Rings threads of all processes that share `folder`."""
 
-    def __init__(self, folder: str, owner: int, liveness: Liveness, commits: Callable[[], int]) -> None:
+    def __init__(self, folder: str, owner: int, liveness: Liveness, commits: Callable[[], int] = lambda: 0) -> None:
         self._folder = folder
         self._commits = commits
         self._owner = owner
@@ -82,7 +82,7 @@ class FifoBell:
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, until a watched process died, or for `timeout` seconds."""
-        end = math.inf if timeout is None else time.monotonic() + timeout
+        end = math.inf if timeout is None else time.monotonic() + min(timeout, LONGEST_SLEEP)
         try:
             while True:
                 with self._lock:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 
-from . import Sleeper
+from . import LONGEST_SLEEP, Sleeper
 
 
 class LocalBell:
@@ -36,7 +36,7 @@ class LocalBell:
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, or for `timeout` seconds."""
-        sleeper.gate.acquire(timeout=-1 if timeout is None else timeout)
+        sleeper.gate.acquire(timeout=-1 if timeout is None else min(timeout, LONGEST_SLEEP))
         sleeper.rung = True  # whatever woke it: `drain` shuts the gate again
 
     def ring(self, owner: int, sleeper_id: int) -> bool:
