@@ -1,0 +1,164 @@
+"""The examples, unchanged, as a newcomer runs them: they print what they promise, and resume where they were stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import mqlite
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+LIMIT = 300
+HUNG = 100  # seconds; nothing takes as long unless something hangs
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts an example, in a process group of its own as a terminal does; what is left of it is killed afterwards."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(name: str, *arguments: object) -> subprocess.Popen[str]:
+        search = os.pathsep.join(filter(None, [str(Path(mqlite.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [sys.executable, EXAMPLES / name, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": search},
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str], hung: float = HUNG) -> str:
+    """What a successful run printed."""
+    output, errors = process.communicate(timeout=hung)
+    assert process.returncode == 0, output + errors
+    assert errors == ""
+    return output
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """What it printed up to the first line with `pattern`."""
+    assert process.stdout is not None
+    printed = ""
+    alarm = threading.Timer(HUNG, process.kill)
+    alarm.start()
+    try:
+        for line in process.stdout:
+            printed += line
+            if re.search(pattern, line):
+                return printed
+    finally:
+        alarm.cancel()
+    raise AssertionError(f"it ended without {pattern!r}: {printed}")
+
+
+def number(pattern: str, text: str) -> int:
+    """The number that `pattern` captures."""
+    found = re.search(pattern, text)
+    assert found is not None, (pattern, text)
+    return int(found[1])
+
+
+def promised(name: str) -> list[str]:
+    """The indented block after "Prints:" of an example's docstring."""
+    block = (EXAMPLES / name).read_text().split("Prints:\n\n", 1)[1].split('\n"""', 1)[0]
+    return [line.strip() for line in block.splitlines()]
+
+
+def test_quickstart_prints_what_its_docstring_promises(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    assert finish(start("quickstart.py")).splitlines() == promised("quickstart.py")
+    assert finish(start("quickstart.py", tmp_path / "app.mq")).splitlines() == promised("quickstart.py")
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_a_killed_worker_costs_no_file_and_adds_none(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
+) -> None:
+    store = tmp_path / "index"
+    output = finish(start("index_library.py", "--store", store, "--limit", LIMIT, "--start-method", method))
+    assert number(r"worker \d+ killed after (\d+) results", output) == LIMIT // 3
+    assert number(r"(\d+) killed, \d+ redelivered", output) == 1
+    assert f"every one of {LIMIT} files has exactly one accepted result" in output
+    assert f"0 from earlier runs, {LIMIT} from this one" in output
+    with mqlite.open(store) as broker:
+        assert broker.check() == []
+        assert broker.queue("results").qsize() == LIMIT
+
+
+def test_a_finished_run_has_nothing_left_to_do_unless_it_starts_afresh(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    common = ("index_library.py", "--store", tmp_path / "index", "--limit", 60, "--no-kill")
+    assert "0 killed, 0 redelivered" in finish(start(*common))
+    again = finish(start(*common))
+    assert "nothing was left to do" in again
+    assert "60 from earlier runs, 0 from this one" in again
+    assert "0 from earlier runs, 60 from this one" in finish(start(*common, "--fresh"))
+
+
+def test_a_run_over_other_files_is_refused(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    common = ("index_library.py", "--store", tmp_path / "index", "--no-kill", "--limit")
+    finish(start(*common, 20))
+    smaller = start(*common, 10)
+    output, _ = smaller.communicate(timeout=HUNG)
+    assert smaller.returncode == 2
+    assert "over other files" in output
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    common = ("index_library.py", "--store", tmp_path / "index", "--limit", LIMIT)
+    accepted = 0
+    for _ in range(2):
+        process = start(*common)
+        printed = read_until(process, "killed after")
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: to all of them
+        rest, errors = process.communicate(timeout=HUNG)
+        assert process.returncode == 130, printed + rest + errors
+        assert errors == ""
+        assert number(r"(\d+) accepted in earlier runs", printed) == accepted
+        before, accepted = accepted, number(r"interrupted: (\d+) of", rest)
+        assert before < accepted <= LIMIT
+    output = finish(start(*common, "--no-kill"))
+    assert number(r"(\d+) accepted in earlier runs", output) == accepted
+    assert f"every one of {LIMIT} files has exactly one accepted result" in output
+    assert f"{accepted} from earlier runs, {LIMIT - accepted} from this one" in output
+
+
+def test_a_run_whose_parent_was_killed_is_resumed(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    common = ("index_library.py", "--store", tmp_path / "index", "--limit", LIMIT)
+    process = start(*common)
+    read_until(process, "killed after")
+    process.kill()
+    process.communicate(timeout=HUNG)  # ends when the last worker has closed its end of the pipe
+    output = finish(start(*common, "--no-kill"))
+    assert number(r"(\d+) accepted in earlier runs", output) >= LIMIT // 3
+    assert f"every one of {LIMIT} files has exactly one accepted result" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_the_whole_library_is_indexed(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    output = finish(start("index_library.py", "--store", tmp_path / "index"), hung=600)
+    files = number(r"every one of (\d+) files has exactly one accepted result", output)
+    assert f"0 from earlier runs, {files} from this one" in output

@@ -1,0 +1,36 @@
+"""Whatever is done to a queue, and whatever crashes, it does what a plain list would."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+BOUNDED = settings(
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    phases=[Phase.generate, Phase.shrink],
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+
+@pytest.mark.timeout(600)
+def test_a_queue_in_memory_does_what_a_list_would(machine: ModuleType) -> None:
+    run_state_machine_as_test(
+        machine.QueueBesideList, settings=settings(BOUNDED, max_examples=300, stateful_step_count=40)
+    )
+
+
+@pytest.mark.timeout(600)  # when it fails: hypothesis simplifies for up to 300 seconds
+def test_a_queue_on_disk_does_what_a_list_would_through_closing_kills_and_crashes(
+    machine: ModuleType, holder_class: Any
+) -> None:
+    machine.QueueOnDiskBesideList.holder_class = holder_class
+    run_state_machine_as_test(
+        machine.QueueOnDiskBesideList, settings=settings(BOUNDED, max_examples=40, stateful_step_count=40)
+    )

@@ -1,0 +1,289 @@
+"""One commit for many threads: every answer reaches the one who asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from mqlite.errors import Full, MqliteError, StoreError, StoreFull
+from mqlite.log.group_commit import MAX_BATCH, GroupCommit
+
+InThread = Callable[..., Future[Any]]
+Eventually = Callable[[Callable[[], object]], None]
+
+
+class StorageError(Exception):
+    """What the storage raises."""
+
+
+class FakeTransaction:
+    """Appends to its store when it is committed."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self.store = store
+        self.notes: list[Any] = []
+        self.written: list[Any] = []
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.written)
+
+    def write(self, value: Any) -> None:
+        self.written.append(value)
+        self.notes.append(("wrote", value))
+
+    def seal(self) -> FakeTransaction:
+        return self
+
+    def commit(self) -> None:
+        if self.store.commit_errors:
+            raise self.store.commit_errors.pop()
+        self.store.commits.append(self.written)
+
+    def abort(self) -> None:
+        self.store.aborts += 1
+
+
+class FakeStore:
+    """Counts transactions, and keeps what was committed."""
+
+    def __init__(self) -> None:
+        self.commits: list[list[Any]] = []
+        self.aborts = 0
+        self.begun = 0
+        self.notes: list[Any] = []
+        self.begin_errors: list[BaseException] = []
+        self.commit_errors: list[BaseException] = []
+        self.after_errors: list[BaseException] = []
+        self.lock = threading.Lock()
+        self.group = GroupCommit(
+            write_lock=self.lock,
+            begin=self.begin,
+            end=lambda: None,
+            after=self.after,
+            foreign=StorageError,
+            translated=lambda error: StoreError(f"translated: {error}"),
+        )
+
+    def begin(self) -> FakeTransaction:
+        self.begun += 1
+        if self.begin_errors:
+            raise self.begin_errors.pop()
+        return FakeTransaction(self)
+
+    def after(self, notes: list[Any]) -> None:
+        self.notes.extend(notes)
+        if self.after_errors:
+            raise self.after_errors.pop()
+
+    @property
+    def stored(self) -> list[Any]:
+        return [value for written in self.commits for value in written]
+
+
+@pytest.fixture
+def store() -> Iterator[FakeStore]:
+    made = FakeStore()
+    yield made
+    assert made.group.run(lambda txn: txn.write("end")) is None  # nobody is left in the way
+    assert made.stored[-1] == "end"
+
+
+@pytest.fixture
+def together(store: FakeStore, in_thread: InThread, eventually: Eventually) -> Callable[..., list[Future[Any]]]:
+    """together(op, ...): runs all operations in one batch, the first one leading."""
+
+    def run(*ops: Callable[[Any], Any]) -> list[Future[Any]]:
+        with store.lock:
+            futures = [in_thread(store.group.run, ops[0])]
+            eventually(lambda: store.group._led)
+            for n, op in enumerate(ops[1:], 1):
+                futures.append(in_thread(store.group.run, op))
+                eventually(lambda n=n: len(store.group._waiting) == n)
+        return futures
+
+    return run
+
+
+def write(value: Any, result: Any = None) -> Callable[[Any], Any]:
+    def op(txn: FakeTransaction) -> Any:
+        txn.write(value)
+        return result
+
+    return op
+
+
+def fail(error: BaseException) -> Callable[[Any], Any]:
+    def op(txn: FakeTransaction) -> Any:
+        raise error
+
+    return op
+
+
+def poison(value: Any, error: BaseException) -> Callable[[Any], Any]:
+    """Changes something first, then fails."""
+
+    def op(txn: FakeTransaction) -> Any:
+        txn.write(value)
+        raise error
+
+    return op
+
+
+def test_one_operation_is_one_commit(store: FakeStore) -> None:
+    assert (store.group.run(write(1, "result")), store.commits) == ("result", [[1]])
+
+
+def test_an_operation_that_changes_nothing_commits_nothing(store: FakeStore) -> None:
+    assert (store.group.run(lambda txn: 5), store.commits, store.aborts) == (5, [], 1)
+
+
+def test_notes_are_handed_on_after_the_commit(store: FakeStore) -> None:
+    store.group.run(write(1))
+    assert store.notes == [("wrote", 1)]
+
+
+def test_notes_of_an_operation_that_changed_nothing_are_handed_on(store: FakeStore) -> None:
+    store.group.run(lambda txn: txn.notes.append("ring"))
+    assert store.notes == ["ring"]
+
+
+def test_operations_that_wait_share_one_commit_in_order(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    futures = together(*(write(n, 10 * n) for n in range(5)))
+    assert ([future.result(10) for future in futures], store.commits) == ([0, 10, 20, 30, 40], [[0, 1, 2, 3, 4]])
+
+
+def test_a_batch_has_a_limit(store: FakeStore, in_thread: InThread, eventually: Eventually) -> None:
+    count = MAX_BATCH + 10
+    with store.lock:
+        futures = [in_thread(store.group.run, write(n)) for n in range(count)]
+        eventually(lambda: len(store.group._waiting) == count - 1)
+    for future in futures:
+        future.result(30)
+    assert (sorted(store.stored), max(map(len, store.commits)) <= MAX_BATCH) == (list(range(count)), True)
+
+
+def test_an_error_of_ours_reaches_only_the_one_who_asked(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    first, refused, last = together(write(1, "a"), fail(Full("no room")), write(2, "b"))
+    assert isinstance(refused.exception(10), Full)
+    assert (first.result(10), last.result(10), store.commits) == ("a", "b", [[1, 2]])
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_an_error_of_anybody_else_s_undoes_what_its_operation_changed(store: FakeStore, together: Callable[..., list[Future[Any]]], leads: bool) -> None:
+    ops = [write(1, "a"), write(2, "b")]
+    ops.insert(0 if leads else 1, poison("half", ZeroDivisionError("oops")))
+    futures = together(*ops)
+    errors = [future.exception(10) for future in futures]
+    assert isinstance(errors.pop(0 if leads else 1), ZeroDivisionError)
+    assert (errors, store.stored) == ([None, None], [1, 2])
+
+
+def test_an_error_of_the_storage_inside_an_operation_is_translated(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    first, culprit, last = together(write(1), poison("half", StorageError("torn")), write(2))
+    assert str(culprit.exception(10)) == "translated: torn"
+    assert (first.exception(10), last.exception(10), store.stored) == (None, None, [1, 2])
+
+
+def test_several_culprits_get_an_error_each(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    futures = together(poison("x", KeyError("one")), write(1), poison("y", StorageError("two")), poison("z", ValueError("three")))
+    assert ([type(future.exception(10)) for future in futures], store.stored) == ([KeyError, type(None), StoreError, ValueError], [1])
+
+
+def test_a_commit_that_fails_fails_for_everybody_in_it(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    store.commit_errors.append(StorageError("disk"))
+    futures = together(write(1), write(2), write(3))
+    assert ([str(future.exception(10)) for future in futures], store.stored, store.notes) == (["translated: disk"] * 3, [], [])
+
+
+def test_an_operation_that_failed_keeps_its_own_error_when_the_commit_fails_too(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    store.commit_errors.append(StorageError("disk"))
+    first, refused = together(write(1), fail(Full("no room")))
+    assert (type(first.exception(10)), type(refused.exception(10))) == (StoreError, Full)
+
+
+@pytest.mark.parametrize("error", [StorageError("disk"), StoreFull("full")])
+def test_a_begin_that_fails_fails_for_the_leader_and_leaves_nobody_waiting(store: FakeStore, together: Callable[..., list[Future[Any]]], error: Exception) -> None:
+    store.begin_errors.append(error)
+    first, second = together(write(1), write(2))
+    assert isinstance(first.exception(10), MqliteError)
+    assert second.exception(10) is None or isinstance(second.exception(10), MqliteError)
+    assert store.stored == ([2] if second.exception(10) is None else [])
+
+
+def test_the_next_batch_goes_on_after_a_failed_commit(store: FakeStore) -> None:
+    store.commit_errors.append(StorageError("disk"))
+    with pytest.raises(StoreError):
+        store.group.run(write(1))
+    store.group.run(write(2))
+    assert store.stored == [2]
+
+
+def test_those_who_come_during_a_commit_are_in_the_next_one(store: FakeStore, in_thread: InThread, eventually: Eventually) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(txn: FakeTransaction) -> None:
+        txn.write("slow")
+        inside.set()
+        assert go_on.wait(10)
+
+    first = in_thread(store.group.run, slow)
+    assert inside.wait(10)
+    others = [in_thread(store.group.run, write(n)) for n in range(3)]
+    eventually(lambda: len(store.group._waiting) == 3)
+    go_on.set()
+    assert [future.exception(10) for future in [first, *others]] == [None] * 4
+    assert (store.commits[0], sorted(store.commits[1])) == (["slow"], [0, 1, 2])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_inside_the_leader_s_operation_leaves_nobody_waiting(
+    store: FakeStore, together: Callable[..., list[Future[Any]]], error: type[BaseException]
+) -> None:
+    first, *others = together(poison("half", error()), write(1, "a"), write(2, "b"))
+    assert isinstance(first.exception(10), error)
+    assert ([future.result(10) for future in others], store.stored) == (["a", "b"], [1, 2])
+
+
+def test_an_interrupt_inside_the_commit_leaves_nobody_waiting(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    store.commit_errors.append(KeyboardInterrupt())
+    first, *others = together(write(1), write(2, "b"))
+    assert isinstance(first.exception(10), KeyboardInterrupt)
+    assert others[0].result(10) == "b"
+
+
+def test_an_interrupt_after_the_commit_loses_no_result(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    store.after_errors.append(KeyboardInterrupt())
+    first, *others = together(write(1, "a"), write(2, "b"), write(3, "c"))
+    assert isinstance(first.exception(10), KeyboardInterrupt)
+    assert ([future.result(10) for future in others], store.stored) == (["b", "c"], [1, 2, 3])
+
+
+def test_many_threads_lose_nothing(store: FakeStore, in_thread: InThread) -> None:
+    def work(first: int) -> list[int]:
+        return [store.group.run(write(n, n)) for n in range(first, first + 50)]
+
+    futures = [in_thread(work, 50 * n) for n in range(8)]
+    results = [n for future in futures for n in future.result(30)]
+    assert (results, sorted(store.stored)) == (list(range(400)), list(range(400)))
+
+
+def test_many_threads_with_errors_each_get_their_own(store: FakeStore, in_thread: InThread) -> None:
+    def work(n: int) -> list[Any]:
+        seen: list[Any] = []
+        for i in range(30):
+            op = (write((n, i), (n, i)), fail(Full(f"{n} {i}")), poison("half", ValueError(f"{n} {i}")))[i % 3]
+            try:
+                seen.append(store.group.run(op))
+            except (Full, ValueError) as error:
+                seen.append(str(error))
+        return seen
+
+    futures = [in_thread(work, n) for n in range(6)]
+    for n, future in enumerate(futures):
+        assert future.result(30) == [(n, i) if i % 3 == 0 else f"{n} {i}" for i in range(30)]
+    assert sorted(store.stored) == [(n, i) for n in range(6) for i in range(0, 30, 3)]

@@ -1,0 +1,154 @@
+"""Room is taken before it is needed, and refused while acknowledgements still have theirs."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mqlite.errors import StoreFull
+from mqlite.log import space
+from mqlite.log.space import GROW_MIN, PAGE, RESERVE_PAGES, Space
+
+
+class FakeEnvironment:
+    """An LMDB environment as far as Space looks at it."""
+
+    def __init__(self, path: Path, *, map_pages: int, last_page: int = 1, live: int = 1) -> None:
+        path.touch()
+        self.path = str(path)
+        self.map_size = map_pages * PAGE
+        self.last_page = last_page
+        self.live = live
+
+    def last_pgno(self) -> int:
+        return self.last_page
+
+    def live_pages(self) -> int:
+        return self.live
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "log.mdb"
+
+
+@pytest.fixture
+def made() -> Iterator[list[Space]]:
+    spaces: list[Space] = []
+    yield spaces
+    for one in spaces:
+        one.close()
+
+
+def space_of(made: list[Space], environment: FakeEnvironment) -> Space:
+    made.append(Space(environment))  # type: ignore[arg-type]
+    return made[-1]
+
+
+def test_room_for_a_put_and_the_reserve_is_set_aside(file: Path, made: list[Space]) -> None:
+    space_of(made, FakeEnvironment(file, map_pages=100_000)).ensure(10)
+    found = file.stat()
+    assert found.st_size >= (2 + 10 + RESERVE_PAGES) * PAGE
+    assert found.st_blocks * 512 >= found.st_size
+
+
+def test_the_file_grows_in_steps(file: Path, made: list[Space]) -> None:
+    environment = FakeEnvironment(file, map_pages=100_000)
+    taken = space_of(made, environment)
+    taken.ensure(10)
+    size = file.stat().st_size
+    environment.last_page += 5
+    taken.ensure(10)
+    assert (file.stat().st_size, size >= GROW_MIN) == (size, True)
+
+
+def test_the_file_never_outgrows_the_map(file: Path, made: list[Space]) -> None:
+    environment = FakeEnvironment(file, map_pages=RESERVE_PAGES + 20)
+    space_of(made, environment).ensure(10)
+    assert file.stat().st_size <= environment.map_size
+
+
+def test_a_put_that_would_leave_less_than_the_reserve_in_the_map_is_refused(file: Path, made: list[Space]) -> None:
+    environment = FakeEnvironment(file, map_pages=RESERVE_PAGES + 20, last_page=15, live=15)
+    with pytest.raises(StoreFull, match="full"):
+        space_of(made, environment).ensure(10)
+
+
+def test_pages_that_are_free_inside_the_file_are_room(file: Path, made: list[Space]) -> None:
+    environment = FakeEnvironment(file, map_pages=RESERVE_PAGES + 200, last_page=RESERVE_PAGES + 190, live=100)
+    space_of(made, environment).ensure(10)
+
+
+def test_few_free_pages_inside_the_file_are_no_room(file: Path, made: list[Space]) -> None:
+    environment = FakeEnvironment(file, map_pages=RESERVE_PAGES + 200, last_page=RESERVE_PAGES + 190, live=RESERVE_PAGES + 150)
+    with pytest.raises(StoreFull):
+        space_of(made, environment).ensure(10)
+
+
+def no_room(fd: int, start: int, size: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_refuses_puts(file: Path, made: list[Space], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "reserve", no_room)
+    with pytest.raises(StoreFull, match="disk"):
+        space_of(made, FakeEnvironment(file, map_pages=100_000)).ensure(10)
+
+
+def test_on_a_nearly_full_disk_just_enough_is_taken(file: Path, made: list[Space], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    taken = space.reserve
+
+    def little_room(fd: int, start: int, size: int) -> None:
+        steps.append(size)
+        if len(steps) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken(fd, start, size)
+
+    monkeypatch.setattr(space, "reserve", little_room)
+    environment = FakeEnvironment(file, map_pages=100_000)
+    with file.open("r+b") as data:
+        data.truncate(1000 * PAGE)
+    space_of(made, environment).ensure(10)
+    assert file.stat().st_size == (environment.last_page + 1 + 10 + RESERVE_PAGES) * PAGE
+
+
+def test_a_full_disk_is_not_asked_again_at_once(file: Path, made: list[Space], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def refused(*given: Any) -> None:
+        asked.append(given)
+        no_room(*given)
+
+    monkeypatch.setattr(space, "reserve", refused)
+    monkeypatch.setattr(space, "_RETRY_SECONDS", 3600)
+    taken = space_of(made, FakeEnvironment(file, map_pages=100_000))
+    for _ in range(5):
+        with pytest.raises(StoreFull):
+            taken.ensure(10)
+    assert len(asked) <= 2
+
+
+def test_the_holes_of_a_sparse_file_are_filled(file: Path, made: list[Space]) -> None:
+    with file.open("r+b") as data:
+        data.truncate(20 << 20)
+    space_of(made, FakeEnvironment(file, map_pages=100_000)).reserve_existing()
+    assert file.stat().st_blocks * 512 >= 20 << 20
+
+
+def test_a_full_disk_does_not_keep_a_store_from_being_opened(file: Path, made: list[Space], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "reserve", no_room)
+    space_of(made, FakeEnvironment(file, map_pages=100_000)).reserve_existing()
+
+
+def test_a_closed_space_opens_its_file_again(file: Path, made: list[Space]) -> None:
+    taken = space_of(made, FakeEnvironment(file, map_pages=100_000))
+    taken.ensure(10)
+    taken.close()
+    taken.close()
+    taken.ensure(10_000)
+    assert file.stat().st_size >= 10_000 * PAGE
