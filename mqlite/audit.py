@@ -24,7 +24,7 @@ def problems(engine: Engine) -> list[str]:
 
     def op(txn: Any) -> list[str]:
         found: list[str] = []
-        with engine.claims.lock, engine.claims.write() as c:
+        with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
             names = {definition.id: definition.name for definition in txn.definitions()}
             for number, name in list(names.items()):
                 for queue, label in ((number, name), (number | DEAD_BIT, f"{name}.dead")):

@@ -81,9 +81,11 @@ class Consumer:
             claim = self._next_claim(end)
             try:
                 message = self._hand_out(claim)
-            except BaseException:
+            except BaseException as error:
                 self._drop(claim)
                 self._engine.release_all([claim])
+                if isinstance(error, ShutDown):
+                    self.give_back_buffered()
                 raise
             if message is not None:
                 return message

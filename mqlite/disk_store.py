@@ -64,6 +64,7 @@ class DiskStore:
         self.max_store_bytes = marker.max_store_bytes
         try:
             _ = self.presence.owner
+            self.engine.takeback.look_around()
         except BaseException:
             self.claims.environment.close()
             self._environment.close()

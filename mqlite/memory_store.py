@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from .claims.memory import MemoryClaims
 from .engine.local import LocalEngine
 from .log.memory import MemoryLog
-from .presence import LocalPresence
 from .system.clock import Clock
+from .wake import Bell
+from .wake.local import LocalBell
+
+
+class LocalPresence:
+    """The one process of a store in memory."""
+
+    owner = 1
+    generation = 0
+
+    def __init__(self) -> None:
+        self.bell: Bell = LocalBell()
+
+    def watch(self, owners: Iterable[int], generation: int) -> None:
+        """There is nobody to watch."""
+
+    def someone_died(self) -> bool:
+        """Nobody else is there."""
+        return False
+
+    def is_alive(self, owner: int) -> bool:
+        """This process lives."""
+        return True
+
+    def bury(self, owner: int) -> None:
+        """Nobody dies."""
+
+    def after_fork(self) -> None:
+        """In a forked child: the threads that slept are the parent's."""
+        self.bell = LocalBell()
 
 
 class MemoryStore:
@@ -20,6 +51,7 @@ class MemoryStore:
 
     def __init__(self, clock: Clock) -> None:
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._undo = contextlib.ExitStack()  # what `before_fork` locked
         self.log = MemoryLog()
         self.claims = MemoryClaims(self.log.lock, self.log.hand_out)
         self.presence = LocalPresence()
@@ -29,13 +61,15 @@ class MemoryStore:
     def before_fork(self) -> None:
         """Let nobody be in the middle of anything."""
         self.log.lock.acquire()
+        self._undo.callback(self.log.lock.release)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        self.log.lock.release()
+        self._undo.close()
 
     def after_fork_in_child(self) -> None:
         """The child has a copy of all messages, and none of the threads that waited."""
+        self._undo = contextlib.ExitStack()
         self.log.after_fork()
         self.claims.after_fork(self.log.lock)
         self.presence.after_fork()

@@ -15,38 +15,8 @@ from .claims.shared import SharedClaims
 from .errors import Closed, StoreError
 from .system.environment import Environment
 from .system.liveness import Liveness
-from .wake import Bell
 from .wake.fifo import FifoBell
-from .wake.local import LocalBell
 from .wake.polling import PollingBell
-
-
-class LocalPresence:
-    """The one process of a store in memory."""
-
-    owner = 1
-    generation = 0
-
-    def __init__(self) -> None:
-        self.bell: Bell = LocalBell()
-
-    def watch(self, owners: Iterable[int], generation: int) -> None:
-        """There is nobody to watch."""
-
-    def someone_died(self) -> bool:
-        """Nobody else is there."""
-        return False
-
-    def is_alive(self, owner: int) -> bool:
-        """This process lives."""
-        return True
-
-    def bury(self, owner: int) -> None:
-        """Nobody dies."""
-
-    def after_fork(self) -> None:
-        """In a forked child: the threads that slept are the parent's."""
-        self.bell = LocalBell()
 
 
 class SharedPresence:
@@ -91,7 +61,7 @@ class SharedPresence:
                 return self._owner
             if self._left:
                 raise Closed(f"the store of {self._session!r} was closed: open it again to use it")
-            with self._claims.lock, self._claims.write() as c:
+            with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 others = [owner for owner in c.owners() if self._liveness.is_alive(owner)]
                 if not others:
                     c.forget_shutdowns()
@@ -116,10 +86,13 @@ class SharedPresence:
             return owner
 
     def _make_bell(self, owner: int) -> FifoBell | PollingBell:
+        def commits() -> tuple[int, int]:
+            return self._log.last_txnid(), self._claims.environment.last_txnid()
+
         try:
-            return FifoBell(os.path.join(self._session, "bells"), owner, self._liveness, self._log.last_txnid)
+            return FifoBell(os.path.join(self._session, "bells"), owner, self._liveness, commits)
         except OSError:
-            return PollingBell(lambda: (self._log.last_txnid(), self._claims.environment.last_txnid()))
+            return PollingBell(commits)
 
     def leave(self) -> None:
         """Disappear, after the engine has given back what this process held."""

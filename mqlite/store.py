@@ -114,9 +114,12 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    while _quiet:
-        _quiet.pop().after_fork_in_parent()
-    _registry_lock.release()
+    try:
+        while _quiet:
+            with contextlib.suppress(KeyboardInterrupt):
+                _quiet.pop().after_fork_in_parent()
+    finally:
+        _registry_lock.release()
 
 
 def _after_fork_in_child() -> None:

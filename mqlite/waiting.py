@@ -130,9 +130,9 @@ class Waiters:
         try:
             while True:
                 bell.drain(sleeper)
+                interrupt.check(sleeper.id)
                 wake_ns, took_back = self._care(queue)
                 involved = involved or took_back
-                interrupt.check(sleeper.id)
                 result = attempt(seat)
                 if result is not None:
                     return result
@@ -142,7 +142,7 @@ class Waiters:
                 if not seat.taken or wake_ns != promised_ns:
                     seat.taken = involved = True
                     promised_ns = wake_ns
-                    with self._claims.lock, self._claims.write() as c:
+                    with self._claims.lock, self._claims.guard, self._claims.write() as c:
                         c.require(owner)
                         c.register(queue, kind, Waiting(sleeper.id, owner, wake_ns))
                     continue
@@ -152,6 +152,9 @@ class Waiters:
                 bell.sleep(sleeper, max(0.0, (min(until) - now_ns) / 1e9) if until else None)
                 if self._claims.ring_unseats:
                     seat.taken = False  # it registers again if there is nothing for it; twice is once
+        except Closed:
+            interrupt.check()  # the handle's own words, if it was closed and not only the store
+            raise
         finally:
             seat.taken = seat.taken or (self._claims.ring_unseats and involved)
             if seat.taken:
@@ -167,7 +170,7 @@ class Waiters:
     def _clear_ghosts(self) -> None:
         """Remove the rows of sleepers that are gone: one's own, and any that an interrupt kept from doing so."""
         ghosts = list(self._ghosts)
-        with self._claims.lock, self._claims.write() as c:
+        with self._claims.lock, self._claims.guard, self._claims.write() as c:
             for ghost in ghosts:
                 c.leave(*ghost)
         for ghost in ghosts:

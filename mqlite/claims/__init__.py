@@ -4,7 +4,8 @@
 environment that all processes share and that is thrown away with the boot. Both
 are used as
 
-    with claims.lock, claims.write() as c:    C, the claims write lock; commits at the end
+    with claims.lock, claims.guard, claims.write() as c:    C, the claims write lock; commits at the end
+                                              (guard: what an interrupt leaves open is ended)
     with claims.read() as c:                  a snapshot
 
 Lock order: the log's write lock (L), then C. Never wait for L while holding C.
@@ -187,5 +188,7 @@ class Claims(Protocol):
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...
+    @property
+    def guard(self) -> AbstractContextManager[Any]: ...
     def write(self) -> AbstractContextManager[Any]: ...
     def read(self) -> AbstractContextManager[Any]: ...

@@ -5,6 +5,7 @@ Returned positions are in a SortedDict: they come back in delivery order.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -55,6 +56,8 @@ class MemoryClaims:
         self._desks: dict[int, Desk] = {}
         self._tokens = 0
         self._owners: list[int] = [1]  # the process itself
+
+    guard = contextlib.nullcontext()
 
     def write(self) -> MemoryClaims:
         """Itself; the caller holds `lock`."""

@@ -25,7 +25,6 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 import lmdb
@@ -60,24 +59,25 @@ def _at(kind: bytes, queue: int, position: Position) -> bytes:
 class SharedView:
     """One state of the claims."""
 
-    def __init__(self, txn: lmdb.Transaction, environment: Environment) -> None:
-        self._txn: Any = txn  # py-lmdb's stubs allow for memoryviews, which are never asked for here
+    _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
+
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        self._held: list[None] = []  # the token of a reader that is inside
 
     def __enter__(self) -> SharedView:
+        self._txn = self._environment.begin_read(self._held)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         self._end()
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
 
     def _end(self) -> None:
-        txn, self._txn = self._txn, None
-        if txn is not None:
-            self._environment.end_read(txn)
+        if self._held:
+            txn, self._txn = self._txn, None
+            self._environment.end_read(self._held, txn)
 
     __del__ = _end  # an interrupt may strike before the block is entered
 
@@ -168,21 +168,11 @@ class SharedView:
 class SharedTxn(SharedView):
     """The write transaction: entered, it begins; left, it commits, or aborts on an error."""
 
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-
-    def _end(self) -> None:
-        """The environment remembers an open write transaction."""
-
-    __del__ = _end
-
     def __enter__(self) -> SharedTxn:
         self._txn = self._environment.begin_write()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         try:
             if kind is None:
                 self._txn.commit()
@@ -313,10 +303,15 @@ class SharedClaims:
         """C, this process's part of it; LMDB's own mutex is the other."""
         return self.environment.write_lock
 
+    @property
+    def guard(self) -> Environment:
+        """Ends a write transaction that an interrupt left open."""
+        return self.environment
+
     def write(self) -> SharedTxn:
-        """The write transaction; the caller holds `lock`."""
+        """The write transaction; the caller holds `lock` and `guard`."""
         return SharedTxn(self.environment)
 
     def read(self) -> SharedView:
         """A snapshot of the last commit."""
-        return SharedView(self.environment.begin_read(), self.environment)
+        return SharedView(self.environment)

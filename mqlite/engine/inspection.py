@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -27,12 +28,14 @@ def remembered(record: Record, returned: Returned | None) -> Record:
 class Inspection:
     """Reads the claims first and then the log, so that the numbers lag rather than lie."""
 
-    def __init__(self, log: Log, claims: Claims) -> None:
+    def __init__(self, log: Log, claims: Claims, notice_deaths: Callable[[], None]) -> None:
         self._log = log
         self._claims = claims
+        self._notice_deaths = notice_deaths
 
     def ready(self, queue: QueueState) -> int:
         """Messages that could be claimed. Exact at rest."""
+        self._notice_deaths()
         with self._claims.read() as c, self._log.read() as snapshot:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return 0
@@ -42,6 +45,7 @@ class Inspection:
         """The first `count` messages from a position on that are not claimed, in delivery order; None for a "
         "damaged one."""
         found: list[tuple[Position, Record | None]] = []
+        self._notice_deaths()
         with self._claims.read() as c, self._log.read() as snapshot:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return []
@@ -59,6 +63,7 @@ class Inspection:
 
     def numbers(self, queue: QueueState) -> dict[str, Any]:
         """ready, claimed, dead, bytes, oldest_ns (None: empty). O(priorities in use)."""
+        self._notice_deaths()
         with self._claims.read() as c, self._log.read() as snapshot:
             counters = snapshot.counters(queue.id)
             claimed = min(int(c.claimed(queue.id)), counters.total)

@@ -55,7 +55,7 @@ class Engine:
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury)
         self.waiters = Waiters(claims, presence, clock, self.takeback.care, self._promising)
         self.tasks = Tasks(log, claims, presence, self.waiters)
-        self.inspection = Inspection(log, claims)
+        self.inspection = Inspection(log, claims, self.takeback.notice_deaths)
         self._leftover: deque[Note] = deque()
         log.after_commit = self._after_commit
 
@@ -149,8 +149,7 @@ class Engine:
     def _take(
         self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
     ) -> T | None:
-        if self.presence.someone_died():
-            self.takeback.take_back()
+        self.takeback.notice_deaths()
         result = attempt(Seat())
         if result is not None:
             return result
@@ -160,21 +159,26 @@ class Engine:
 
     def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]) -> bool:
         """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
-        while self._claim_once(queue, count, flags, started, seat, into):
-            if into:
-                return True  # else all of it was damaged, and is in the dead-letter queue now
-        return False
+        while True:
+            found = self._claim_once(queue, count, flags, started, seat, into)
+            if into or found is False:
+                return bool(found)
+            if found is None:
+                self.takeback.care(queue.id)
+            # else all of it was damaged, and is in the dead-letter queue now
 
     def _claim_once(
         self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]
-    ) -> bool:
-        """One commit of the claims."""
+    ) -> bool | None:
+        """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has "
+        "looked at."""
         owner = self.presence.owner
         stale: list[Position] = []
         uncovered = False
-        with self.claims.lock, self.claims.write() as c:
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
             c.require(owner)
-            generation = c.generation()
+            if c.generation() != self.presence.generation:
+                return None
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
                 options = self.catalog.options(queue, snapshot)
                 picked = self._pick(c, snapshot, queue.id, count, stale)
@@ -207,7 +211,7 @@ class Engine:
         self._open(into)
         if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
-        if generation != self.presence.generation or 0 < earliest_ns <= now_ns:
+        if 0 < earliest_ns <= now_ns:
             self.takeback.care(queue.id)
         return True
 
@@ -265,6 +269,7 @@ class Engine:
     def peek(self, queue: QueueState, count: int) -> list[tuple[Position, Record]]:
         """The first `count` messages that a claimer would get; damaged ones are passed over."""
         found = []
+        self.takeback.notice_deaths()
         with self.claims.read() as c, self.log.read() as snapshot:
             if c.shut(queue.id) is not Shut.IMMEDIATE:
                 for position, raw, returned in self._pick(c, snapshot, queue.id, count, []):
@@ -347,7 +352,7 @@ class Engine:
     def _give_back(self, txn: Any, claims: list[Claim], failures: int) -> None:
         """Under L: rows -> returned, one commit of the claims. Lost claims are passed over."""
         queues = {claim.queue.id for claim in claims}
-        with self.claims.lock, self.claims.write() as c:
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
             for claim in claims:
                 queue, position = claim.queue.id, claim.position
                 row = c.row(queue, position)
@@ -402,7 +407,7 @@ class Engine:
 
         def op(txn: Any) -> None:
             self._check(txn, [claim])
-            with self.claims.lock, self.claims.write() as c:
+            with self.claims.lock, self.claims.guard, self.claims.write() as c:
                 row = c.row(claim.queue.id, claim.position)
                 if row is not None and row.deadline_ns:
                     deadline_ns = self.clock.monotonic_ns() + ns_of(seconds)
@@ -414,8 +419,10 @@ class Engine:
         self.log.hold(op)
 
     def start(self, claim: Claim) -> bool:
-        """A prefetched message goes to the user now; False where its claim was lost. [18]"""
-        with self.claims.lock, self.claims.write() as c:
+        """A prefetched message goes to the user now; False where its claim was lost. Raises ShutDown. [18]"""
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+            if c.shut(claim.queue.id) is Shut.IMMEDIATE:
+                self._raise_if_shut(c, claim.queue)
             row = c.row(claim.queue.id, claim.position)
             if row is None or row.token != claim.row.token:
                 return False
@@ -456,7 +463,7 @@ class Engine:
     def _clear(self, settled: list[Note]) -> None:
         if self.log.one_lock and not any(note[3] for note in settled):
             return
-        with self.claims.lock, self.claims.write() as c:
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
             for _, queue, position, token in settled:
                 row = c.row(queue, position)
                 if row is not None and row.token == token:

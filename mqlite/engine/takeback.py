@@ -46,6 +46,18 @@ class TakeBack:
                 return c.deadline_ns(queue), True
         return deadline_ns, False
 
+    def notice_deaths(self) -> None:
+        """Take back what is held by a watched process that died. One poll(2), none where nobody is watched."""
+        if self._presence.someone_died():
+            self.take_back()
+
+    def look_around(self) -> None:
+        """Watch all owners, and take back what is held by those that are dead already."""
+        with self._claims.read() as c:
+            generation, owners = c.generation(), c.owners()
+        self._presence.watch(owners, generation)
+        self.notice_deaths()
+
     def take_back(self) -> None:
         """Give back what dead owners hold, and what has timed out. [15]"""
 
@@ -53,7 +65,7 @@ class TakeBack:
 
         def op(txn: Any) -> None:
             now_ns = self._clock.monotonic_ns()
-            with self._claims.lock, self._claims.write() as c:
+            with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 owners = c.owners()
                 dead = {owner for owner in owners if not self._presence.is_alive(owner)}
                 living = set(owners) - dead
@@ -124,7 +136,7 @@ class TakeBack:
         owner = self._presence.owner
 
         def op(txn: Any) -> None:
-            with self._claims.lock, self._claims.write() as c:
+            with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 for queue, position, row in [entry for entry in c.rows() if entry[2].owner == owner]:
                     if txn.has(queue, position):
                         c.give_back(queue, position, Returned(row.failures, row.acquired))

@@ -50,7 +50,7 @@ class Tasks:
             unfinished = self._unfinished(queue, txn)
             if unfinished <= 0:
                 return False
-            with self._claims.lock, self._claims.write() as c:
+            with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 tasks = c.tasks(queue.id)
                 mine = self._presence.owner
                 owner = mine if tasks.get(mine, 0) > 0 else next((o for o, n in tasks.items() if n > 0), mine)
@@ -75,7 +75,7 @@ class Tasks:
         """No more puts; gets go on until the queue is empty, or end now. For all processes that have the store open."""
 
         def op(txn: Any) -> None:
-            with self._claims.lock, self._claims.write() as c:
+            with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 mode = Shut.IMMEDIATE if immediate else max(Shut.DRAINING, c.shut(queue.id))
                 c.set_shut(queue.id, mode)
                 if immediate and self._log.one_lock:

@@ -15,7 +15,8 @@ is whether the commit was made, and `_COMMIT` is called through `list.extend`, w
 runs it and notes its return without a bytecode in between. Before the commit, the
 others are left to the next leader; after it, everybody gets his result.
 
-Locks    `write_lock` (the caller's) is held from begin to commit. `_lock` guards
+Locks    `write_lock` (the caller's) is held from begin to commit; `guard`, entered behind it,
+         ends a transaction that an interrupt left open. `_lock` guards
          `_waiting`, `_led` and who leads; nothing is waited for under it.
 """
 
@@ -27,6 +28,7 @@ import threading
 from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
 
 from ..errors import MqliteError, ShutDown
@@ -78,6 +80,7 @@ class GroupCommit:
         self,
         *,
         write_lock: LockType,
+        guard: AbstractContextManager[None],
         begin: Callable[[], Transaction],
         end: Callable[[], None],
         after: Callable[[list[Note]], None],
@@ -85,6 +88,7 @@ class GroupCommit:
         translated: Callable[[Any], MqliteError],
     ) -> None:
         self._write_lock = write_lock
+        self._guard = guard
         self._begin = begin
         self._end = end
         self._after = after
@@ -108,8 +112,10 @@ class GroupCommit:
                     self._led = True
             if request.gate is not None:
                 request.gate.acquire()
-            if request.leads:
+            if request.leads and not request.done:
                 self._lead(request)
+            elif request.leads:  # an interrupt made two leaders, and the other has answered
+                self._pass_lead(request)
         finally:
             if not request.done:
                 self._interrupted(request)
@@ -119,7 +125,7 @@ class GroupCommit:
 
     def _lead(self, own: _Request) -> None:
         try:
-            with self._write_lock:
+            with self._write_lock, self._guard:
                 self._commit_batch(own)
         except (MqliteError, self._foreign) as error:  # begin or commit failed, and with it everybody's operation
             ours = error if isinstance(error, MqliteError) else self._translated(error)

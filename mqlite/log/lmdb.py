@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, TypeVar
 
 import lmdb
@@ -24,24 +23,25 @@ _PATH_PAGES = 16
 class LmdbSnapshot:
     """One state of the log. Also the reading half of a write transaction."""
 
-    def __init__(self, txn: lmdb.Transaction, environment: Environment) -> None:
-        self._txn: Any = txn  # py-lmdb's stubs allow for memoryviews, which are never asked for here
+    _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
+
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        self._held: list[None] = []  # the token of a reader that is inside
 
     def __enter__(self) -> LmdbSnapshot:
+        self._txn = self._environment.begin_read(self._held)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         self._end()
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
 
     def _end(self) -> None:
-        txn, self._txn = self._txn, None
-        if txn is not None:
-            self._environment.end_read(txn)
+        if self._held:
+            txn, self._txn = self._txn, None
+            self._environment.end_read(self._held, txn)
 
     __del__ = _end  # an interrupt may strike before the block is entered
 
@@ -125,7 +125,8 @@ class LmdbTxn(LmdbSnapshot):
     """The write transaction. Counters and the seq are kept here and stored once, before the commit."""
 
     def __init__(self, txn: lmdb.Transaction, environment: Environment, space: Space) -> None:
-        super().__init__(txn, environment)
+        super().__init__(environment)
+        self._txn = txn
         self._space = space
         self._pages = 0
         self._counters: dict[int, Counters] = {}
@@ -208,11 +209,6 @@ class LmdbTxn(LmdbSnapshot):
         """Undo everything."""
         self._txn.abort()
 
-    def _end(self) -> None:
-        """The environment remembers an open write transaction."""
-
-    __del__ = _end
-
 
 class LmdbLog:
     """A log on disk, shared by threads (here) and by processes (through LMDB)."""
@@ -229,6 +225,7 @@ class LmdbLog:
     def _reset(self) -> None:
         self._group = GroupCommit(
             write_lock=self._environment.write_lock,
+            guard=self._environment,
             begin=self._begin,
             end=self._environment.end_write,
             after=lambda notes: self.after_commit(notes),
@@ -244,7 +241,7 @@ class LmdbLog:
         """Run an op that changes nothing here, under the write lock: no commit, no flush, never run twice."""
         notes: list[Note] = []
         try:
-            with self._environment.write_lock:
+            with self._environment.write_lock, self._environment:
                 txn = self._begin()
                 txn.notes = notes
                 try:
@@ -262,7 +259,7 @@ class LmdbLog:
 
     def read(self) -> LmdbSnapshot:
         """A snapshot of the last commit. Cost: under a microsecond."""
-        return LmdbSnapshot(self._environment.begin_read(), self._environment)
+        return LmdbSnapshot(self._environment)
 
     def prepare(self, record: Record) -> fmt.Draft:
         """The record as bytes, with the checksum of its long part."""
@@ -287,7 +284,7 @@ class LmdbLog:
     # ------------------------------------------------------------------ lifetime
     def initialise(self) -> None:
         """Write the record that names the store; for a new file, before it gets its name."""
-        with self._environment.write_lock:
+        with self._environment.write_lock, self._environment:
             txn = self._environment.begin_write()
             try:
                 txn.put(fmt.STORE_KEY, fmt.packed_store(self._store_id))
@@ -302,13 +299,8 @@ class LmdbLog:
     def store_id(environment: Environment) -> str:
         """The id that the log itself carries. Raises StoreCorrupted where it is no log of ours, NotSupported "
         "where it is newer."""
-        txn = environment.begin_read()
-        try:
-            value: Any = txn.get(fmt.STORE_KEY)
-        except lmdb.Error as error:
-            raise environment.failed(error) from error
-        finally:
-            environment.end_read(txn)
+        with LmdbSnapshot(environment) as snapshot:
+            value: bytes | None = snapshot._txn.get(fmt.STORE_KEY)
         if value is None:
             raise StoreCorrupted(
                 f"{environment.path!r} is an LMDB file, but not a log of mqlite: give another path, or restore it "

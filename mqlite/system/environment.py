@@ -18,6 +18,7 @@ import contextlib
 import os
 import queue
 import threading
+from collections import deque
 
 import lmdb
 
@@ -118,11 +119,7 @@ class Environment:
 
     # ------------------------------------------------------------------ transactions
     def begin_write(self) -> lmdb.Transaction:
-        """The write transaction; the caller holds `write_lock`, and says `end_write` when it is over."""
-        if self._writing is not None:  # an interrupt (Ctrl-C) struck between begin and end, in this thread
-            with contextlib.suppress(lmdb.Error):
-                self._writing.abort()
-            self._writing = None
+        """The write transaction, to be begun as `with env.write_lock, env: ...`; say `end_write` when it is over."""
         if self._broken:
             self._heal()
         try:
@@ -135,29 +132,43 @@ class Environment:
         """The write transaction was committed or aborted."""
         self._writing = None
 
-    def begin_read(self) -> lmdb.Transaction:
-        """A snapshot of the last commit; give it back with `end_read`."""
-        token: list[None] = []
+    def __enter__(self) -> None:
+        """Guard a write transaction, see __exit__."""
+
+    def __exit__(self, kind: object, error: object, where: object) -> None:
+        """Abort a write transaction that an interrupt (Ctrl-C) left open.
+
+        LMDB's write mutex belongs to the thread that began, so nobody else could end
+        it; this runs in that thread, before it lets go of `write_lock`.
+        """
+        left, self._writing = self._writing, None
+        if left is not None:
+            with contextlib.suppress(lmdb.Error):
+                left.abort()
+
+    def begin_read(self, held: list[None]) -> lmdb.Transaction:
+        """A snapshot of the last commit; `held` gets the reader's token. End it with `end_read`.
+
+        The token moves in C from one list to the other, so that an interrupt comes
+        before or after, not in between: a lost token would hang the next fork.
+        """
+        held.extend(map(self._tokens.get, (True,)))
         try:
-            token.extend(map(self._tokens.get, (True,)))  # in C: an interrupt comes before or after, not in between
             try:
                 return (self._lmdb or self._open()).begin()
             except lmdb.ReadersFullError:
                 (self._lmdb or self._open()).reader_check()
                 return (self._lmdb or self._open()).begin()
-        except BaseException as error:
-            if token:
-                self._tokens.put(None)
-            if isinstance(error, lmdb.Error):
-                raise self.failed(error) from error
-            raise
+        except lmdb.Error as error:
+            raise self.failed(error) from error
 
-    def end_read(self, snapshot: lmdb.Transaction) -> None:
-        """End a snapshot made by `begin_read`."""
+    def end_read(self, held: list[None], snapshot: lmdb.Transaction | None) -> None:
+        """End a snapshot, if it was begun, and give the token back, if there is one."""
         try:
-            snapshot.abort()
+            if snapshot is not None:
+                snapshot.abort()
         finally:
-            self._tokens.put(None)
+            deque(map(self._tokens.put, map(held.pop, range(-len(held), 0))), 0)
 
     def last_pgno(self) -> int:
         """Number of the last page that the last commit uses."""

@@ -19,11 +19,12 @@ _numbers = itertools.count(1)
 class Sleeper:
     """One waiting thread. `gate` is a lock used as a binary semaphore: held = keep sleeping."""
 
-    __slots__ = ("gate", "id", "rung")
+    __slots__ = ("gate", "id", "rung", "seen")
 
     def __init__(self) -> None:
         self.id = next(_numbers)
         self.rung = False
+        self.seen = (0, 0)  # the last commits when it last looked
         self.gate = allocate_lock()
         self.gate.acquire()
 

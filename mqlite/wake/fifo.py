@@ -12,8 +12,8 @@ file. A pipe that may have been full wakes everybody when it is read.
 
 A ring goes to one sleeper. If its process is stopped (SIGSTOP, a debugger), or the one
 that should ring is stopped after its commit, the message would wait as long as that
-lasts; so the leader wakes once in HEDGE seconds and, if there were commits and no
-rings, has some sleepers look. This is the only thing here that looks at a clock.
+lasts; so the leader wakes once in HEDGE seconds and, if there were commits since its
+look and no rings, has some sleepers look. This is the only thing here that looks at a clock.
 
 Locks    `_lock` guards the sleepers, their gates, the lead and the open pipes;
          nothing is waited for under it.
@@ -42,10 +42,15 @@ HEDGED_AT_ONCE = 64
 LOOK_AGAIN = 0.05  # seconds between looks where a death cannot be polled
 
 
+Commits = Callable[[], tuple[int, int]]
+
+
 class FifoBell:
     """Rings threads of all processes that share `folder`."""
 
-    def __init__(self, folder: str, owner: int, liveness: Liveness, commits: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, folder: str, owner: int, liveness: Liveness, commits: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    ) -> None:
         self._folder = folder
         self._commits = commits
         self._owner = owner
@@ -79,6 +84,7 @@ class FifoBell:
         with self._lock:
             sleeper.rung = False
             sleeper.close_gate()
+        sleeper.seen = self._commits()
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, until a watched process died, or for `timeout` seconds."""
@@ -97,7 +103,7 @@ class FifoBell:
                 if left <= 0:
                     return
                 if leads:
-                    self._lead(left)
+                    self._lead(left, sleeper)
                 else:
                     sleeper.gate.acquire(timeout=-1 if left == math.inf else left)
                     with self._lock:
@@ -105,15 +111,14 @@ class FifoBell:
         finally:
             self._wake_up(sleeper)
 
-    def _lead(self, left: float) -> None:
-        poller = select.poll()
-        poller.register(self._fd, select.POLLIN)
-        for fd in self._liveness.descriptors():
-            poller.register(fd, 0)
-        before = self._commits()
+    def _lead(self, left: float, leader: Sleeper) -> None:
         left = min(left, LOOK_AGAIN if self._liveness.unseen else HEDGE)
         rings, everybody, silent = b"", True, False  # an interrupt here wakes everybody
         try:
+            poller = select.poll()
+            poller.register(self._fd, select.POLLIN)
+            for fd in self._liveness.descriptors():
+                poller.register(fd, 0)
             ready = poller.poll(math.ceil(left * 1000))
             if any(fd == self._fd for fd, _ in ready):
                 try:
@@ -121,7 +126,11 @@ class FifoBell:
                 except BlockingIOError:
                     pass
             everybody = len(rings) >= _FULL or any(fd != self._fd for fd, _ in ready) or self._liveness.unseen
-            silent = not ready and self._commits() != before
+            silent = not ready and self._commits() != leader.seen
+        except (OSError, ValueError):
+            if self._fd >= 0:
+                raise
+            # closed meanwhile: everybody looks, and is told
         finally:
             self._distribute(rings, everybody, silent)
 

@@ -24,23 +24,17 @@ class PollingBell(LocalBell):
     def __init__(self, commits: Callable[[], tuple[int, int]]) -> None:
         super().__init__()
         self._commits = commits
-        self._seen: dict[int, tuple[int, int]] = {}
 
     def drain(self, sleeper: Sleeper) -> None:
         """Forget rings so far; commits from here on count as new."""
-        self._seen[sleeper.id] = self._commits()
+        sleeper.seen = self._commits()
         super().drain(sleeper)
-
-    def forget(self, sleeper: Sleeper) -> None:
-        """The sleeper stays awake from now on."""
-        self._seen.pop(sleeper.id, None)
-        super().forget(sleeper)
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, until something was committed, or for `timeout` seconds (at most one)."""
         end = time.monotonic() + min(1.0, math.inf if timeout is None else timeout)
         pause = POLL_MIN
-        while not sleeper.rung and self._seen.get(sleeper.id) == self._commits():
+        while not sleeper.rung and sleeper.seen == self._commits():
             left = end - time.monotonic()
             if left <= 0:
                 break
