@@ -154,7 +154,8 @@ def test_settling_after_a_close_does_not_open_the_store_again(path: str) -> None
 def test_after_the_last_close_this_process_holds_no_file_of_the_store(path: str) -> None:
     with mqlite.Queue("q", path) as q:
         q.put("x")
-        q.get()
+        q.receive()[0].reject()
+        q.dead.get()
         with q.consumer() as consumer, q.producer() as producer:
             producer.put("y")
             producer.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -156,13 +157,27 @@ def test_closing_the_dead_letters_leaves_the_queue_open(q: mqlite.Queue[Any]) ->
     assert q.get(timeout=0) == "x"
 
 
-def test_the_dead_letters_stay_open_while_their_own_handle_does(path: str) -> None:
-    q: mqlite.Queue[Any] = mqlite.Queue("q", path)
+def test_dead_letters_that_were_closed_can_be_opened_again(q: mqlite.Queue[Any]) -> None:
     q.put("x")
     q.receive(timeout=0)[0].reject()
     with q.dead as dead:
-        q.close()
-        assert dead.get(timeout=0) == "x"
+        assert dead.qsize() == 1
+    assert q.dead.get(timeout=0) == "x"
+
+
+def test_closing_a_queue_closes_its_dead_letters(q: mqlite.Queue[Any]) -> None:
+    dead = q.dead
+    q.close()
+    with pytest.raises(mqlite.Closed):
+        dead.get(timeout=0)
+
+
+def test_closing_a_queue_wakes_who_waits_for_dead_letters(q: mqlite.Queue[Any], in_thread: Callable[..., Future[Any]], until_waiting: Callable[..., None]) -> None:
+    dead = q.dead
+    waiting = in_thread(dead.get)
+    until_waiting(dead)
+    q.close()
+    assert isinstance(waiting.exception(10), mqlite.Closed)
 
 
 def test_dead_letters_do_not_count_against_maxsize(make_queue: MakeQueue) -> None:

@@ -20,6 +20,7 @@ message key is "<child>-<number>"; bodies are [key, padding].
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -171,8 +172,8 @@ class Storm:
 
     def _kill(self, place: int) -> None:
         number, child = self._running[place]
-        child.kill()
         self._deaths[number] = time.monotonic_ns()
+        child.kill()
         self.kills += 1
         if child.status != -signal.SIGKILL:
             raise AssertionError(f"child {number} ended by itself: {child.hear()}")
@@ -267,7 +268,7 @@ class Storm:
             "taken": len(taken),
             "left": sum(map(len, left.values())),
             "duplicates": sum(len(came) - 1 for came in deliveries.values()),
-            "longest pause": max((after - before for before, after in zip(moments, moments[1:], strict=False)), default=0) / 1e9,
+            "longest pause": max((after - before for before, after in itertools.pairwise(moments)), default=0) / 1e9,
         }
 
     def _compare(
@@ -285,8 +286,7 @@ class Storm:
             return
         since, holder, counted = before[-1]
         back = [word for when, word in given_back[key, holder] if since <= when <= moment]
-        died = self._deaths[holder] if holder in self._deaths else moment
-        if not back and (holder == child or died > moment + 10**9):  # a death is noted a little after it happened
+        if not back and (holder == child or self._deaths[holder] > moment):
             wrong["shared"].append(f"{key} of {holder} came to {child}")
         blamed = 0 if back == ["release"] else 1
         if count < counted + blamed:

@@ -59,7 +59,7 @@ def _sweep(kill_points: Any, folder: Path, children: Any, name: str, points: Any
 
 
 def test_the_list_of_scenarios_is_complete(kill_points: Any) -> None:
-    assert NAMES == [scenario.name for scenario in kill_points.SCENARIOS]
+    assert [scenario.name for scenario in kill_points.SCENARIOS] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

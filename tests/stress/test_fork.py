@@ -146,6 +146,9 @@ def test_forking_many_times_while_threads_put_get_wait_and_look(kind: str, path:
 
     def producer(number: int) -> None:
         while not stop.is_set():
+            if queue.qsize() > 100:  # no faster than the consumers
+                stop.wait(0.001)
+                continue
             item = ["parent", number, len(put[number])]
             queue.put(item, priority=number)
             put[number].append(item)

@@ -28,7 +28,7 @@ PACKAGE = os.path.dirname(mqlite.__file__)
 #: Beyond the longest of the calls.
 END = 5000
 #: Seconds after which a process that was interrupted is taken for hanging.
-HANGS = 15
+HANGS = 10
 
 
 @contextmanager
@@ -160,8 +160,7 @@ CALLS: dict[str, Callable[[mqlite.Queue[Any]], Any]] = {
 
 def _sweep(call: str, lines: Any, path: str, children: Any) -> int:
     """Interrupt the call at each of the lines; how many interrupts struck."""
-    struck_times = 0
-    for line in lines:
+    for struck_times, line in enumerate(lines):
         name = f"q{line}"
         child = children.fork(_interrupted, path, name, call, line)
         where: Any = None
@@ -191,7 +190,6 @@ def _sweep(call: str, lines: Any, path: str, children: Any) -> int:
         children.kill_all()
         if returned:
             return struck_times
-        struck_times += 1
     raise AssertionError(f"no call takes {END} lines")
 
 

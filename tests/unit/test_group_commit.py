@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -62,6 +63,7 @@ class FakeStore:
         self.lock = threading.Lock()
         self.group = GroupCommit(
             write_lock=self.lock,
+            guard=contextlib.nullcontext(),
             begin=self.begin,
             end=lambda: None,
             after=self.after,

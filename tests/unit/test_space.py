@@ -59,11 +59,12 @@ def test_room_for_a_put_and_the_reserve_is_set_aside(file: Path, made: list[Spac
 def test_the_file_grows_in_steps(file: Path, made: list[Space]) -> None:
     environment = FakeEnvironment(file, map_pages=100_000)
     taken = space_of(made, environment)
-    taken.ensure(10)
-    size = file.stat().st_size
-    environment.last_page += 5
-    taken.ensure(10)
-    assert (file.stat().st_size, size >= GROW_MIN) == (size, True)
+    sizes = set()
+    for _ in range(100):
+        taken.ensure(10)
+        environment.last_page += 5
+        sizes.add(file.stat().st_size)
+    assert len(sizes) <= 2
 
 
 def test_the_file_never_outgrows_the_map(file: Path, made: list[Space]) -> None:
@@ -134,7 +135,7 @@ def test_a_full_disk_is_not_asked_again_at_once(file: Path, made: list[Space], m
 
 
 def test_the_holes_of_a_sparse_file_are_filled(file: Path, made: list[Space]) -> None:
-    with file.open("r+b") as data:
+    with file.open("wb") as data:
         data.truncate(20 << 20)
     space_of(made, FakeEnvironment(file, map_pages=100_000)).reserve_existing()
     assert file.stat().st_blocks * 512 >= 20 << 20
