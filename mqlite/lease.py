@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from .engine import Claim, Engine, QueueState
 from .errors import CodecError, LeaseLost, NotClaimed
-from .message import Death, Message, Record, error_texts, priority_at
+from .message import Death, Message, Record, error_texts, priority_at, utc
 
 Decode = Callable[[Any], Any]
 
@@ -113,11 +112,6 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
         lease.end("acknowledged")
 
 
-def utc(ns: int) -> datetime:
-    """An aware datetime for nanoseconds since the epoch."""
-    return datetime.fromtimestamp(ns / 1e9, UTC)
-
-
 def message_of(queue: QueueState, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
     """A Message for the user."""
     extras = record.extras or {}
@@ -129,10 +123,9 @@ def message_of(queue: QueueState, position: int, record: Record, body: Any, leas
         extras.get("type"),
         extras.get("group"),
         extras.get("routing_key"),
-        utc(record.enqueued_ns),
+        record.enqueued_ns,
         record.delivery_count,
         record.acquired_count,
-        record.acquired_count > 1,
         None,
         extras.get("reply_to"),
         extras.get("correlation_id"),

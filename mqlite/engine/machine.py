@@ -149,7 +149,6 @@ class Engine:
     def _take(
         self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
     ) -> T | None:
-        self.takeback.notice_deaths()
         result = attempt(Seat())
         if result is not None:
             return result
@@ -159,6 +158,7 @@ class Engine:
 
     def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]) -> bool:
         """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
+        self.takeback.notice_deaths()  # what they held comes before what is newer
         while True:
             found = self._claim_once(queue, count, flags, started, seat, into)
             if into or found is False:
@@ -437,28 +437,35 @@ class Engine:
 
         All of it may be done twice. What an error keeps from being done is done after the next commit.
         """
+        notes = list(notes)
         while self._leftover:
             with contextlib.suppress(IndexError):  # another thread was faster
                 notes.append(self._leftover.popleft())
         try:
-            arrived = {note[1] for note in notes if note[0] == ARRIVED}
-            changed = {note[1] for note in notes if note[0] == CHANGED}
-            settled = [note for note in notes if note[0] == SETTLED]
+            arrived = {note[1] for note in notes if note[0] is ARRIVED}
+            settled = [note for note in notes if note[0] is SETTLED]
+            left = {note[1] for note in settled}
             if settled:
                 self._clear(settled)
-            for queue in arrived:
-                self.waiters.ring_one(queue, Kind.MESSAGE)
-            for queue in {note[1] for note in settled}:
-                self.waiters.ring_one(queue, Kind.SPACE)
-            for queue in arrived | {note[1] for note in settled}:
+            joined = self._ring_first(arrived, left)
+            for queue in joined:
                 self._ring_joiners(queue)
-            for queue in changed:
+            for queue in {note[1] for note in notes if note[0] is CHANGED}:
                 for kind in Kind:
                     self.waiters.ring_all(queue, kind)
         except BaseException as error:
             self._leftover.extend(notes)
             if not isinstance(error, MqliteError):
                 raise
+
+    def _ring_first(self, arrived: set[int], left: set[int]) -> list[int]:
+        """One look at who waits, after the commit; the queues that somebody wants to see finished."""
+        with self.claims.read() as c:
+            for queue in arrived:
+                self.waiters.ring_first(c, queue, Kind.MESSAGE)
+            for queue in left:
+                self.waiters.ring_first(c, queue, Kind.SPACE)
+            return [queue for queue in arrived | left if next(c.waiting(queue, Kind.DONE), None) is not None]
 
     def _clear(self, settled: list[Note]) -> None:
         if self.log.one_lock and not any(note[3] for note in settled):
@@ -472,11 +479,9 @@ class Engine:
                         c.add_tasks(queue, row.owner, 1)
 
     def _ring_joiners(self, queue: int) -> None:
-        if self.waiters.somebody(queue, Kind.DONE):
-            with self.log.read() as snapshot:
-                stored = snapshot.counters(queue).total
-            if stored and shut_mode(self.claims, queue) is not Shut.IMMEDIATE:
-                return
+        with self.log.read() as snapshot:
+            stored = snapshot.counters(queue).total
+        if not stored or shut_mode(self.claims, queue) is Shut.IMMEDIATE:
             self.waiters.ring_all(queue, Kind.DONE)
 
     def after_fork(self) -> None:

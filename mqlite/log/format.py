@@ -35,6 +35,7 @@ L2  counters are changed in the commit that changes the messages.
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import zlib
@@ -71,6 +72,7 @@ OVERHEAD_BYTES = MESSAGE_KEY_BYTES + _HEADER_BYTES
 _crc32 = zlib.crc32
 
 
+@functools.lru_cache(maxsize=1024)
 def queue_key(kind: bytes, queue: int) -> bytes:
     """The key, or the prefix of the keys, of one queue."""
     return kind + _ID.pack(queue)
@@ -149,11 +151,13 @@ def salvaged(key: bytes, value: bytes, now_ns: int) -> Record:
     return Record((BYTES, value), now_ns, int.from_bytes(key[-8:], "big"))
 
 
+@functools.lru_cache(maxsize=1024)
 def removed_key(queue: int) -> bytes:
     """Before the first message of a queue."""
     return MESSAGE + _ID.pack(queue)
 
 
+@functools.lru_cache(maxsize=1024)
 def put_key(queue: int) -> bytes:
     """Behind the last message of a queue."""
     return MESSAGE + _ID.pack(queue) + b"\xff" * 13

@@ -117,8 +117,8 @@ class GroupCommit:
             elif request.leads:  # an interrupt made two leaders, and the other has answered
                 self._pass_lead(request)
         finally:
-            if not request.done:
-                self._interrupted(request)
+            while not request.done and not self._interrupted(request):
+                pass  # interrupted again: everything in there may be done twice
         if request.error is not None:
             raise request.error
         return cast(T, request.result)
@@ -192,14 +192,18 @@ class GroupCommit:
         self._pass_lead(own)
         try:
             if own.notes:
-                notes, own.notes = own.notes, []
-                self._after(notes)
+                self._after(own.notes)  # whose every step may be done twice
+                own.notes = []
         finally:
-            for request in own.batch:
+            for request in own.batch[
+                1:
+            ]:  # the others first, and each gate before its mark: `own` is marked when all are
                 if not request.done:
-                    request.done = True
-                    if request is not own and request.gate is not None:
+                    assert request.gate is not None
+                    if request.gate.locked():
                         request.gate.release()
+                    request.done = True
+            own.done = True
 
     def _pass_lead(self, own: _Request) -> None:
         """Idempotent, and right again when called again after an interrupt at any step."""
@@ -216,13 +220,20 @@ class GroupCommit:
                 self._led = False
             own.leads = False
 
-    def _interrupted(self, request: _Request) -> None:
-        """A KeyboardInterrupt is on its way through `run`. Leave nobody waiting."""
-        if request.decided:
-            self._conclude(request)
-            return
-        with self._lock:
-            if request in self._waiting:
-                self._waiting.remove(request)
-            self._waiting.extendleft(reversed(request.batch[1:]))
-        self._pass_lead(request)
+    def _interrupted(self, request: _Request) -> bool:
+        """A KeyboardInterrupt is on its way through `run`: leave nobody waiting. False if interrupted again."""
+        try:
+            if request.decided:
+                self._conclude(request)
+                return True
+            with self._lock:
+                if request in self._waiting:
+                    self._waiting.remove(request)
+                while len(request.batch) > 1:
+                    if not self._waiting or self._waiting[0] is not request.batch[-1]:
+                        self._waiting.appendleft(request.batch[-1])
+                    request.batch.pop()
+            self._pass_lead(request)
+            return True
+        except KeyboardInterrupt:
+            return False
