@@ -63,14 +63,16 @@ class Broker:
         return {name: stats_of(engine, engine.catalog.declare(name, {})) for name in self.queues()}
 
     def check(self) -> list[str]:
-        """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while "
-        "nobody writes."""
+        """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while
+        nobody writes.
+        """
         self._check_open()
         return problems(self._store.engine)
 
     def close(self) -> None:
-        """Close the broker and the queues made by it. What this process holds goes back when the last handle is "
-        "closed."""
+        """Close the broker and the queues made by it. What this process holds goes back when the last handle is
+        closed.
+        """
         if not self._closed:
             self._closed = True
             for queue in self._queues:

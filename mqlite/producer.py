@@ -132,8 +132,9 @@ class Producer:
         return bool(self._changed.wait_for(condition, timeout))
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all put so far is durable. Raises the first error since the last flush, or Empty after "
-        "`timeout`."""
+        """Wait until all put so far is durable. Raises the first error since the last flush, or Empty after
+        `timeout`.
+        """
         wait = check_timeout(timeout)
         with self._lock:
             target = self._accepted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -116,6 +117,7 @@ class Queue(Generic[T]):
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._dead: Queue[Any] | None = None
+        self._opening = threading.Lock()  # guards `_dead`
         channel.store.handles.add(self)
 
     @property
@@ -373,9 +375,10 @@ class Queue(Generic[T]):
     def dead(self) -> Queue[Any]:
         """The dead-letter queue: itself a queue. `message.death` says why, `message.id` is unchanged."""
         self._interrupt.check()
-        if self._dead is None:
-            self._dead = Queue.of(self._channel.dead())
-        return self._dead
+        with self._opening:
+            if self._dead is None or self._dead._interrupt.closed:
+                self._dead = Queue.of(self._channel.dead())
+            return self._dead
 
     def configure(self, **changes: Any) -> None:
         """Change stored settings, for every process, at once. Names and values as in `Queue`; not the codec."""
@@ -425,5 +428,6 @@ class Queue(Generic[T]):
 
     def after_fork(self) -> None:
         """In the child: threads that waited here are the parent's."""
+        self._opening = threading.Lock()
         closed, self._interrupt = self._interrupt.closed, Interrupt(f"queue {self.name!r}")
         self._interrupt.closed = closed

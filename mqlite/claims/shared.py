@@ -22,6 +22,7 @@ C2  A position is under R or r, not both.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import struct
 import threading
@@ -184,10 +185,12 @@ class SharedTxn(SharedView):
                 self._txn.commit()
             else:
                 self._txn.abort()
-        except lmdb.Error as failure:
-            raise self._environment.failed(failure) from failure
-        finally:
+        except lmdb.Error as failure:  # an interrupt leaves the transaction to the guard
+            with contextlib.suppress(lmdb.Error):
+                self._txn.abort()
             self._environment.end_write()
+            raise self._environment.failed(failure) from failure
+        self._environment.end_write()
         if isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
 

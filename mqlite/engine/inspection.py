@@ -42,8 +42,9 @@ class Inspection:
             return max(0, snapshot.counters(queue.id).total - int(c.claimed(queue.id)))
 
     def browse(self, queue: QueueState, start: Position, count: int) -> list[tuple[Position, Record | None]]:
-        """The first `count` messages from a position on that are not claimed, in delivery order; None for a "
-        "damaged one."""
+        """The first `count` messages from a position on that are not claimed, in delivery order; None for a
+        damaged one.
+        """
         found: list[tuple[Position, Record | None]] = []
         self._notice_deaths()
         with self._claims.read() as c, self._log.read() as snapshot:

@@ -170,8 +170,9 @@ class Engine:
     def _claim_once(
         self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]
     ) -> bool | None:
-        """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has "
-        "looked at."""
+        """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has
+        looked at.
+        """
         owner = self.presence.owner
         stale: list[Position] = []
         uncovered = False
@@ -375,8 +376,9 @@ class Engine:
         self._bury_unreadable(claim, f"CodecError: {error}")
 
     def _bury_unreadable(self, claim: Claim, error: str) -> None:
-        """Whoever met the message goes on, also where there is no room to move it: then it stays claimed for a "
-        "while."""
+        """Whoever met the message goes on, also where there is no room to move it: then it stays claimed for a
+        while.
+        """
         with contextlib.suppress(MqliteError):
             self.bury(claim, "corrupted", error, None)
 

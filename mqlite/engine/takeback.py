@@ -35,8 +35,9 @@ class TakeBack:
         self._bury = bury
 
     def care(self, queue: int) -> tuple[int, bool]:
-        """Watch all owners, take back what the dead and the hung hold. (next deadline or 0, whether anything "
-        "was taken back)"""
+        """Watch all owners, take back what the dead and the hung hold. (next deadline or 0, whether anything
+        was taken back)
+        """
         with self._claims.read() as c:
             generation, owners, deadline_ns = c.generation(), c.owners(), c.deadline_ns(queue)
         self._presence.watch(owners, generation)

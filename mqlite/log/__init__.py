@@ -85,8 +85,9 @@ class Snapshot(Protocol):
         """Whether there is a record at a position."""
 
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Raw]]:
-        """Stored records behind `cursor(rank)` of their rank, in delivery order. To be used up before the "
-        "snapshot ends."""
+        """Stored records behind `cursor(rank)` of their rank, in delivery order. To be used up before the
+        snapshot ends.
+        """
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Raw]]:
         """All stored records from a position on, in delivery order."""

@@ -148,15 +148,15 @@ class GroupCommit:
                     own.notes = txn.notes
                     if txn.changed:
                         own.decided.extend(map(_COMMIT, (txn.seal(),)))
+                        self._end()
                         return
-                txn.abort()
-            except BaseException:
-                if not own.decided:
-                    with contextlib.suppress(self._foreign):
-                        txn.abort()
-                raise
-            finally:
+            except self._foreign:  # an interrupt leaves it to the guard
+                with contextlib.suppress(self._foreign):
+                    txn.abort()
                 self._end()
+                raise
+            txn.abort()
+            self._end()
             if culprit is not None:
                 pending.remove(culprit)
             if culprit is None or not pending:
@@ -195,9 +195,8 @@ class GroupCommit:
                 self._after(own.notes)  # whose every step may be done twice
                 own.notes = []
         finally:
-            for request in own.batch[
-                1:
-            ]:  # the others first, and each gate before its mark: `own` is marked when all are
+            # the others first, each gate before its mark; `own` is marked when all are, so that this can be done again
+            for request in own.batch[1:]:
                 if not request.done:
                     assert request.gate is not None
                     if request.gate.locked():

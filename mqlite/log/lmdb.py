@@ -244,11 +244,10 @@ class LmdbLog:
             with self._environment.write_lock, self._environment:
                 txn = self._begin()
                 txn.notes = notes
-                try:
-                    return op(txn)
-                finally:
-                    txn.abort()
-                    self._environment.end_write()
+                result = op(txn)  # an error or an interrupt leaves the transaction to the guard
+                txn.abort()
+                self._environment.end_write()
+                return result
         finally:
             if notes:
                 self.after_commit(notes)
@@ -297,8 +296,9 @@ class LmdbLog:
 
     @staticmethod
     def store_id(environment: Environment) -> str:
-        """The id that the log itself carries. Raises StoreCorrupted where it is no log of ours, NotSupported "
-        "where it is newer."""
+        """The id that the log itself carries. Raises StoreCorrupted where it is no log of ours, NotSupported
+        where it is newer.
+        """
         with LmdbSnapshot(environment) as snapshot:
             value: bytes | None = snapshot._txn.get(fmt.STORE_KEY)
         if value is None:

@@ -190,7 +190,16 @@ class StoreDirectory:
 
     def check_is_ours(self) -> None:
         """Raise StoreError where a directory without marker holds something else."""
-        ours = {"open.lock", "run", "store.json.new", "log.mdb", "log.mdb-lock", "log.mdb.new", "log.mdb.new-lock"}
+        ours = {
+            "open.lock",
+            "run",
+            "store.json",
+            "store.json.new",
+            "log.mdb",
+            "log.mdb-lock",
+            "log.mdb.new",
+            "log.mdb.new-lock",
+        }
         strangers = sorted(set(os.listdir(self.path)) - ours)
         if strangers:
             raise StoreError(

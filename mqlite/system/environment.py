@@ -53,6 +53,8 @@ class Environment:
         for _ in range(READ_TOKENS):
             self._tokens.put(None)
         self._opening = threading.Lock()
+        self._door = threading.Lock()  # held by who waits for all tokens; `_shut_door` says so without taking it
+        self._shut_door = False
 
     # ------------------------------------------------------------------ open and close
     def _open(self) -> lmdb.Environment:
@@ -152,6 +154,9 @@ class Environment:
         The token moves in C from one list to the other, so that an interrupt comes
         before or after, not in between: a lost token would hang the next fork.
         """
+        if self._shut_door:
+            with self._door:
+                pass  # somebody wants to be alone, and tokens are not handed out in order of arrival
         held.extend(map(self._tokens.get, (True,)))
         try:
             try:
@@ -199,24 +204,25 @@ class Environment:
 
     def _heal(self) -> None:
         """LMDB refuses everything after a failed write of its meta page, until it is opened anew."""
-        for _ in range(READ_TOKENS):
-            self._tokens.get()
-        try:
+        with contextlib.ExitStack() as undo:
+            self.shut_out_readers(undo)
             self.close()
             self._broken = False
             self._open()
-        finally:
-            for _ in range(READ_TOKENS):
-                self._tokens.put(None)
 
     # ------------------------------------------------------------------ quiet
-    def take_token(self) -> None:
-        """One reader less can be inside."""
-        self._tokens.get()
+    def shut_out_readers(self, undo: contextlib.ExitStack) -> None:
+        """Wait until nobody reads, and let nobody in, until `undo`."""
+        self._door.acquire()
+        undo.callback(self._door.release)
+        undo.callback(self._open_door)
+        self._shut_door = True
+        for _ in range(READ_TOKENS):
+            self._tokens.get()
+            undo.callback(self._tokens.put, None)
 
-    def put_token(self) -> None:
-        """One reader more can be inside."""
-        self._tokens.put(None)
+    def _open_door(self) -> None:
+        self._shut_door = False
 
     def close_for_good(self) -> None:
         """Close; whoever comes later gets Closed."""
@@ -237,9 +243,7 @@ def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack) -> 
         environment.write_lock.acquire()
         undo.callback(environment.write_lock.release)
     for environment in (claims, log):
-        for _ in range(READ_TOKENS):
-            environment.take_token()
-            undo.callback(environment.put_token)
+        environment.shut_out_readers(undo)
     log.close()
     claims.close()
 

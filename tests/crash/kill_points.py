@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -203,7 +204,7 @@ def _drained(queue: mqlite.Queue[Any]) -> dict[Any, int]:
 
 
 class Sweep:
-    """Each death on a queue of its own, SHARED of them in one store."""
+    """Each death on a queue of its own, SHARED of them in one store, which is removed afterwards."""
 
     def __init__(self, folder: str, children: Any, arm: Callable[[int], None]) -> None:
         self._folder = folder
@@ -225,6 +226,7 @@ class Sweep:
 
     def _one(self, scenario: Scenario, point: int, waiting: bool) -> bool:
         if self._round % SHARED == 0:
+            shutil.rmtree(self._path, ignore_errors=True)
             self._path = os.path.join(self._folder, f"swept{self._round}.mq")
         self._round += 1
         name = f"round {self._round}"
@@ -330,6 +332,8 @@ def sweep_opening(folder: str, children: Any, arm: Callable[[int], None], points
             assert queue.get(timeout=0) == "old", point
             assert broker.check() == [], point
         children.kill_all()
+        if new:
+            shutil.rmtree(path)
         if survived:
             return point, kills
     return 0, kills

@@ -1,12 +1,14 @@
 """Ctrl-C at any moment: nothing hangs afterwards, and nothing confirmed is lost.
 
 Only the main thread of a process is interrupted. The sweeps raise KeyboardInterrupt
-at one line after the other of the package, which real signals hit by chance only.
+at one point after the other, which real signals hit by chance only.
 """
 
 from __future__ import annotations
 
+import dis
 import faulthandler
+import functools
 import os
 import random
 import signal
@@ -14,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,29 +28,55 @@ import mqlite
 
 GUARD = 60.0
 PACKAGE = os.path.dirname(mqlite.__file__)
-#: Beyond the longest of the calls.
+#: More points than any of the calls has.
 END = 5000
 #: Seconds after which a process that was interrupted is taken for hanging.
 HANGS = 10
 
 
+@functools.cache
+def _looks(code: types.CodeType) -> dict[int, int]:
+    """Offset -> which handler covers it, 0 for none; negative where the interpreter looks for signals after it."""
+    handlers = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    found = {}
+    for instruction in dis.get_instructions(code):
+        handler = next((entry.target for entry in handlers if entry.start <= instruction.offset < entry.end), 0) + 1
+        looks = instruction.opname.startswith(("CALL", "RESUME", "JUMP_BACKWARD"))
+        found[instruction.offset] = -handler if looks else handler
+    return found
+
+
 @contextmanager
-def _interrupted_at(line: int) -> Iterator[list[str]]:
-    """A KeyboardInterrupt at the n-th line of the package that this thread runs; [where it struck]."""
-    left = line
+def _interrupted_at(point: int) -> Iterator[list[str]]:
+    """A KeyboardInterrupt at the n-th point of the package in this thread; [where it struck].
+
+    A point is where the interpreter looks for signals: after a call, at the start of
+    a function, at the end of a loop's round. (Raised at any line, it would strike
+    where a signal cannot, such as between the block of a `with` and its end.)
+    """
+    left = point
     struck: list[str] = []
 
-    def local(frame: Any, event: str, argument: Any) -> Any:
-        nonlocal left
-        if event == "line":
-            left -= 1
-            if left == 0:
-                struck.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
-                raise KeyboardInterrupt
+    def follow(frame: Any) -> Any:
+        frame.f_trace_opcodes = True
+        looks = _looks(frame.f_code)
+        before = 0
+
+        def local(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal left, before
+            if event == "opcode":
+                now, last, before = looks[frame.f_lasti], before, looks[frame.f_lasti]
+                if last < 0 and -last == abs(now):
+                    left -= 1
+                    if left == 0:
+                        struck.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}")
+                        raise KeyboardInterrupt
+            return local
+
         return local
 
     before = sys.gettrace()
-    sys.settrace(lambda frame, event, argument: local if frame.f_code.co_filename.startswith(PACKAGE) else None)
+    sys.settrace(lambda frame, event, argument: follow(frame) if frame.f_code.co_filename.startswith(PACKAGE) else None)
     try:
         yield struck
     except KeyboardInterrupt:
@@ -56,22 +85,22 @@ def _interrupted_at(line: int) -> Iterator[list[str]]:
         sys.settrace(before)
 
 
-def _lines(seed: int) -> list[int]:
+def _some_points(seed: int) -> list[int]:
     chance = random.Random(seed)
-    lines = [chance.randint(1, 6)]
-    while lines[-1] < 500:
-        lines.append(lines[-1] + chance.randint(4, 20))
-    return [*lines, END]
+    points = [chance.randint(1, 6)]
+    while points[-1] < 300:
+        points.append(points[-1] + chance.randint(2, 12))
+    return [*points, END]
 
 
-def _interrupted(talk: Any, path: str, name: str, call: str, line: int) -> None:
+def _interrupted(talk: Any, path: str, name: str, call: str, point: int) -> None:
     """The call, interrupted; then everything must still work, in this process and for others."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
     kept: mqlite.Queue[Any] = mqlite.Queue("kept", path)  # the store stays open: nothing is put right by closing it
     queue: mqlite.Queue[Any] = mqlite.Queue(name, path, maxsize=4, max_deliveries=None)
     queue.put_many(["first", "second"])
     returned = False
-    with _interrupted_at(line) as struck:
+    with _interrupted_at(point) as struck:
         CALLS[call](queue)
         returned = True
     talk.say([struck, returned])
@@ -158,11 +187,11 @@ CALLS: dict[str, Callable[[mqlite.Queue[Any]], Any]] = {
 }
 
 
-def _sweep(call: str, lines: Any, path: str, children: Any) -> int:
-    """Interrupt the call at each of the lines; how many interrupts struck."""
-    for struck_times, line in enumerate(lines):
-        name = f"q{line}"
-        child = children.fork(_interrupted, path, name, call, line)
+def _sweep(call: str, points: Any, path: str, children: Any) -> int:
+    """Interrupt the call at each of the points; how many interrupts struck."""
+    for struck_times, point in enumerate(points):
+        name = f"q{point}"
+        child = children.fork(_interrupted, path, name, call, point)
         where: Any = None
         try:
             where, returned = child.hear()
@@ -171,8 +200,10 @@ def _sweep(call: str, lines: Any, path: str, children: Any) -> int:
                 queue.put("wake up")
             left, errors = child.hear()
         except EOFError:
-            raise AssertionError(f"the process hangs after an interrupt of {call!r} at line {line} ({where})") from None
-        where = f"{call!r}, interrupted at line {line} ({where})"
+            raise AssertionError(f"the process hangs after an interrupt of {call!r} at point {point} ({where})") from None
+        except AssertionError as error:
+            raise AssertionError(f"{call!r}, interrupted at point {point} ({where}): {error}") from None
+        where = f"{call!r}, interrupted at point {point} ({where})"
         child.end()
         assert errors == [], where
         assert set(left) <= {"first", "second", "new", "newer"}, where
@@ -190,20 +221,20 @@ def _sweep(call: str, lines: Any, path: str, children: Any) -> int:
         children.kill_all()
         if returned:
             return struck_times
-    raise AssertionError(f"no call takes {END} lines")
+    raise AssertionError(f"no call has {END} points")
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_after_an_interrupt_between_two_lines_the_store_works_on(call: str, path: str, children: Any) -> None:
+def test_after_an_interrupt_at_some_points_the_store_works_on(call: str, path: str, children: Any) -> None:
     seed = time.time_ns() % 10**6
     print(f"seed {seed}")
-    assert _sweep(call, _lines(seed), path, children) > 2
+    assert _sweep(call, _some_points(seed), path, children) > 2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("call", CALLS)
-def test_after_an_interrupt_at_every_line_the_store_works_on(call: str, path: str, children: Any) -> None:
+def test_after_an_interrupt_at_every_point_the_store_works_on(call: str, path: str, children: Any) -> None:
     assert _sweep(call, range(1, END), path, children) > 10
 
 
@@ -307,7 +338,7 @@ def _blow(path: str, children: Any, seconds: float) -> None:
                 left.append(queue.get(timeout=0))
             except mqlite.Empty:
                 break
-    known = Counter(map(str, [*said["acked"], *said["taken"], *left]))
+    known = Counter(str(item) for item in [*said["acked"], *said["taken"], *left] if item != "end")
     lost = [item for item in said["confirmed"] if str(item) not in known]
     # an interrupt inside get() or ack() may strike after the message was removed and before the call returned
     assert len(lost) <= said["interrupts"], lost

@@ -11,7 +11,7 @@ import pytest
 
 from mqlite.errors import StoreFull
 from mqlite.log import space
-from mqlite.log.space import GROW_MIN, PAGE, RESERVE_PAGES, Space
+from mqlite.log.space import PAGE, RESERVE_PAGES, Space
 
 
 class FakeEnvironment:
