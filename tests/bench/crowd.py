@@ -225,7 +225,7 @@ def _between_processes(settings: Settings, count: int, asked: dict[str, int], bu
 def processes(settings: Settings) -> Result:
     """One process puts and one takes, then two and two, a commit for each put and each ack."""
     rows, raw = [], {}
-    some = 300 if settings.quick else 1500
+    some = 200 if settings.quick else 1000
     for count in (1, 2):
         asked = {"mqlite": some // count, RAW: some // count, MP_QUEUE: 20 * some // count}
         samples = _between_processes(settings, count, asked, buffered=False)
@@ -237,7 +237,7 @@ def processes(settings: Settings) -> Result:
 
 def handles(settings: Settings) -> Result:
     """A producer handle and a consumer with prefetch=64, in two processes; each ack is a commit."""
-    some = 600 if settings.quick else 3000
+    some = 400 if settings.quick else 2000
     samples = _between_processes(settings, 1, {"mqlite": some, RAW: some // 2, MP_QUEUE: 10 * some}, buffered=True)
     label = "full: producer() to consumer(prefetch=64), 1+1 processes"
     return [compared("handles", label, samples, RAW), compared("handles", label, samples, MP_QUEUE)], samples

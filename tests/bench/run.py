@@ -143,7 +143,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         settings = Settings(
             folder=folder,
             quick=options.quick,
-            rounds=5 if options.quick else 9,
+            rounds=5 if options.quick else 7,
             seconds=0.15 if options.quick else 0.5,
             backlog=200_000 if options.quick else 1_000_000,
             say=progress.say,

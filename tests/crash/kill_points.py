@@ -43,7 +43,7 @@ class Scenario:
 
     hold: the child receives so many messages before the shooting starts.
     first_death: another process receives as many as `hold` and is killed before.
-    waits: the message always comes back, so another process can wait for it meanwhile.
+    waits: the message is held at first and always comes back: another process can wait for it meanwhile.
     """
 
     name: str
@@ -165,8 +165,8 @@ SCENARIOS = [
     Scenario("put", lambda q, _: q.put("new"), _verify_put, put=0),
     Scenario("put_many", lambda q, _: q.put_many([0, 1, 2]), _verify_put_many, put=0),
     Scenario("producer", _produce, _verify_producer, put=0),
-    Scenario("receive", lambda q, _: q.receive(), _verify_receive, waits=True),
-    Scenario("prefetch", lambda q, _: q.consumer(prefetch=3).receive(), _verify_prefetch, put=3, waits=True),
+    Scenario("receive", lambda q, _: q.receive(), _verify_receive),
+    Scenario("prefetch", lambda q, _: q.consumer(prefetch=3).receive(), _verify_prefetch, put=3),
     Scenario("get", lambda q, _: q.get(), _verify_get),
     Scenario("ack", lambda q, m: m[0].ack(), _verify_ack(1), hold=1),
     Scenario("ack_many", lambda q, m: q.ack_many(m), _verify_ack(3), put=3, hold=3),
@@ -174,8 +174,8 @@ SCENARIOS = [
     Scenario("nack to dead", lambda q, m: m[0].nack(error="bad"), _verify_dead, hold=1, options={"max_deliveries": 1}),
     Scenario("reject", lambda q, m: m[0].reject("bad"), _verify_reject, hold=1),
     Scenario("release", lambda q, m: m[0].release(), _verify_release, hold=1, waits=True),
-    Scenario("extend", lambda q, m: m[0].extend(60), _verify_blamed, hold=1, waits=True),
-    Scenario("take back", lambda q, _: q.receive(timeout=0), _verify_take_back, hold=1, first_death=True, waits=True),
+    Scenario("extend", lambda q, m: m[0].extend(60), _verify_blamed, hold=1),
+    Scenario("take back", lambda q, _: q.receive(timeout=0), _verify_take_back, hold=1, first_death=True),
     Scenario("take back to dead", _receive_nothing, _verify_dead, hold=1, first_death=True, options={"max_deliveries": 1}),
     Scenario("close", lambda q, _: q.close(), _verify_release, hold=1, waits=True),
     Scenario("wait for a message", _get_nothing, lambda found, returned: None, put=0),
