@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from itertools import repeat
 from types import TracebackType
 from typing import Any
 
@@ -47,12 +48,10 @@ class Consumer:
     def _reset(self) -> None:
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
         self._lock = threading.Lock()  # guards the four below; nothing of the engine is called under it
-        self._changed = threading.Condition(
-            self._lock
-        )  # entered as `_lock`: a Condition's own __enter__ can be interrupted
+        self._changed = threading.Condition(self._lock)  # entered as `_lock`: its own __enter__ can be interrupted
         self._buffer: deque[Claim] = deque()
-        self._held: dict[int, Claim] = {}  # by id(claim): buffered or in the user's hands, and unsettled
-        self._asking = 0  # claims being asked for right now
+        self._held: dict[int, Claim] = {}  # by id(claim): in the user's hands, and unsettled
+        self._asks: dict[object, int] = {}  # claims that threads are asking for right now
         self._ended = False
 
     # ------------------------------------------------------------------ taking
@@ -78,39 +77,48 @@ class Consumer:
         wait = check_timeout(timeout)
         end = None if wait is None else time.monotonic() + wait
         while True:
-            claim = self._next_claim(end)
+            taken: list[Claim] = []
             try:
-                message = self._hand_out(claim)
+                self._take_next(end, taken)
+                message = self._hand_out(taken[0])
             except BaseException as error:
-                self._drop(claim)
-                self._engine.release_all([claim])
+                for claim in taken:
+                    self._drop(claim)
+                self._engine.release_all(taken)
                 if isinstance(error, ShutDown):
                     self.give_back_buffered()
                 raise
             if message is not None:
                 return message
 
-    def _next_claim(self, end: float | None) -> Claim:
+    def _take_next(self, end: float | None, taken: list[Claim]) -> None:
+        """The next claim goes into `taken`, which the caller gives back if he is interrupted."""
         while True:
-            asked = 0
+            ask = object()
             claims: list[Claim] = []
             try:
                 with self._lock:
-                    while not asked:
+                    while not self._asks.get(ask):
                         self._interrupt.check()
                         if self._buffer:
-                            return self._buffer.popleft()
-                        room = self.prefetch - len(self._held) - self._asking
+                            claim = self._buffer[0]
+                            self._held[id(claim)] = claim
+                            taken.append(claim)
+                            self._buffer.popleft()
+                            return
+                        room = self.prefetch - len(self._held) - sum(self._asks.values())
                         if room > 0:
-                            asked = room
-                            self._asking += room
+                            self._asks[ask] = room
                         else:
                             self._wait_for_room(end)
                 left = None if end is None else max(0.0, end - time.monotonic())
-                self._engine.receive(self._state, asked, left, self._interrupt, claims, auto=self.auto_ack, started=0)
+                self._engine.receive(
+                    self._state, self._asks[ask], left, self._interrupt, claims, auto=self.auto_ack, started=0
+                )
+                found = bool(claims)
             finally:
-                self._keep(claims, asked)
-            if not claims:
+                self._keep_all(claims, ask)
+            if not found:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
     def _wait_for_room(self, end: float | None) -> None:
@@ -123,18 +131,27 @@ class Consumer:
             )
         self._changed.wait(left)
 
-    def _keep(self, claims: list[Claim], asked: int) -> None:
-        """What was claimed goes into the buffer, or back if the consumer was closed meanwhile."""
+    def _keep_all(self, claims: list[Claim], ask: object) -> None:
+        """`_keep`, also if interrupts come meanwhile."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                self._keep(claims, ask)
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _keep(self, claims: list[Claim], ask: object) -> None:
+        """What was claimed moves into the buffer, or goes back. May be done again after an interrupt: it moves in C."""
         with self._lock:
-            self._asking -= asked
-            opened = [claim for claim in claims if hasattr(claim, "record")]  # not: interrupted before it was read
-            unread = [claim for claim in claims if not hasattr(claim, "record")]
-            if self._interrupt.closed:
-                unread, opened = claims, []
-            self._held.update((id(claim), claim) for claim in opened)
-            self._buffer.extend(opened)
+            self._asks.pop(ask, None)
+            if not self._interrupt.closed and all(hasattr(claim, "record") for claim in claims):
+                self._buffer.extend(map(claims.pop, repeat(0, len(claims))))
             self._changed.notify_all()
-        self._engine.release_all(unread)
+        self._engine.release_all(claims)  # closed, or interrupted before they were read
+        claims.clear()
 
     def _hand_out(self, claim: Claim) -> Message | None:
         """The message of a buffered claim; None where the claim was lost or the body went to the dead."""
@@ -175,8 +192,6 @@ class Consumer:
         with self._lock:
             buffered = list(self._buffer)
             self._buffer.clear()
-            for claim in buffered:
-                self._held.pop(id(claim), None)
             self._changed.notify_all()
         self._engine.release_all(buffered)
 
@@ -186,7 +201,7 @@ class Consumer:
             if self._ended:
                 return
             self._ended = self._interrupt.closed = True
-            held = list(self._held.values())
+            held = [*self._held.values(), *self._buffer]
             self._held.clear()
             self._buffer.clear()
             self._changed.notify_all()

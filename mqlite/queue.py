@@ -233,11 +233,11 @@ class Queue(Generic[T]):
                     break
                 claims.clear()
                 wait = None if end is None else max(0.0, end - time.monotonic())
+            if claims:
+                return [message for message in messages if message is not None]
         except BaseException:
             self._engine.release_all(claims)
             raise
-        if claims:
-            return [message for message in messages if message is not None]
         raise Empty(f"queue {self.name!r} had no message in time")
 
     def _claimed(self, claim: Claim) -> Message | None:
