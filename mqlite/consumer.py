@@ -200,13 +200,15 @@ class Consumer:
         with self._lock:
             if self._ended:
                 return
-            self._ended = self._interrupt.closed = True
+            self._interrupt.closed = True
             held = [*self._held.values(), *self._buffer]
-            self._held.clear()
-            self._buffer.clear()
             self._changed.notify_all()
         self._interrupt.close(self._engine.presence)
         self._engine.release_all(held)
+        with self._lock:  # only now: a close that was interrupted can be done again
+            self._ended = True
+            self._held.clear()
+            self._buffer.clear()
         if self._owns_channel:
             self._channel.close()
 

@@ -60,7 +60,7 @@ class SharedPresence:
             if self._owner:
                 return self._owner
             if self._left:
-                raise Closed(f"the store of {self._session!r} was closed: open it again to use it")
+                raise Closed("the store was closed: open it again to use it")
             with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 others = [owner for owner in c.owners() if self._liveness.is_alive(owner)]
                 if not others:

@@ -116,14 +116,18 @@ class Producer:
                 )
             if self._closed:
                 raise Closed(f"the producer of queue {self._name!r} was closed: make another one")
-            self._buffer.append((rank, draft, receipt))
+            self._have_thread()
             self._accepted += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._name}", daemon=True)
-                self._thread.start()
-            elif len(self._buffer) == 1:
+            self._buffer.append((rank, draft, receipt))
+            if len(self._buffer) == 1:
                 self._changed.notify_all()
         return receipt
+
+    def _have_thread(self) -> None:
+        """Under `_lock`: somebody commits. An interrupt may have kept an earlier call from starting it."""
+        if self._thread is None or self._thread.ident is None:
+            self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._name}", daemon=True)
+            self._thread.start()
 
     def _wait(self, condition: Any, timeout: float | None) -> bool:
         """Under `_lock`."""

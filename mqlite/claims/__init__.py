@@ -124,6 +124,9 @@ class Reading(Protocol):
 class Writing(Reading, Protocol):
     """What can be changed, under C."""
 
+    def has_room(self) -> bool:
+        """Whether one more claim can be made on a position that was not given back before."""
+
     def claim(self, queue: int, position: Position, row: Row) -> bool:
         """Make a row; False where there is one."""
 

@@ -144,6 +144,10 @@ class MemoryClaims:
         return self._tokens
 
     # ------------------------------------------------------------------ writing
+    def has_room(self) -> bool:
+        """Always."""
+        return True
+
     def claim(self, queue: int, position: Position, row: Row) -> bool:
         """Make a row. O(1)."""
         rows = self.desk(queue).rows

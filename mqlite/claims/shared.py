@@ -31,7 +31,7 @@ from typing import Any
 
 import lmdb
 
-from ..errors import Closed, StoreFull
+from ..errors import Closed
 from ..message import Position
 from ..system.environment import Environment
 from . import Kind, Returned, Row, Shut, Waiting
@@ -222,18 +222,18 @@ class SharedTxn(SharedView):
     def _count(self, queue: int, change: int) -> None:
         self._counts[queue] = self._counts.get(queue, 0) + change
 
-    def claim(self, queue: int, position: Position, row: Row) -> bool:
-        """Make a row. Raises StoreFull where MAX_ENTRIES claims are open already."""
+    def has_room(self) -> bool:
+        """Whether there are fewer than MAX_ENTRIES entries. What was given back is there already, and needs no room."""
         if self._room < 0:
             self._room = max(0, MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"]))
-        if not self._room:
-            raise StoreFull(
-                f"{MAX_ENTRIES} messages of this store are claimed and not settled: settle some before taking more"
-            )
+        self._room -= 1
+        return self._room >= 0
+
+    def claim(self, queue: int, position: Position, row: Row) -> bool:
+        """Make a row."""
         if not self._txn.put(_at(b"R", queue, position), _ROW.pack(*row), overwrite=False):
             return False
         self._count(queue, 1)
-        self._room -= 1
         return True
 
     def replace(self, queue: int, position: Position, row: Row) -> None:

@@ -27,7 +27,7 @@ import attrs
 
 from ..claims import AUTO, STARTED, TASK, Claims, Kind, Returned, Row, Shut
 from ..codecs import BYTES
-from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutDown
+from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutDown, StoreFull
 from ..log import DEAD_BIT, Draft, Log, Note, Raw, Snapshot
 from ..message import Position, Record
 from ..system.clock import Clock
@@ -55,7 +55,7 @@ class Engine:
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury)
         self.waiters = Waiters(claims, presence, clock, self.takeback.care, self._promising)
         self.tasks = Tasks(log, claims, presence, self.waiters)
-        self.inspection = Inspection(log, claims, self.takeback.notice_deaths)
+        self.inspection = Inspection(log, claims, self.takeback.notice_changes)
         self._leftover: deque[Note] = deque()
         log.after_commit = self._after_commit
 
@@ -192,6 +192,13 @@ class Engine:
             deadline_ns = 0 if options.ack_timeout is None else now_ns + ns_of(options.ack_timeout)
             token = c.token
             for number, (position, raw, returned) in enumerate(picked):
+                if returned is None and not c.has_room():
+                    if into:
+                        break
+                    raise StoreFull(
+                        "too many messages of this store are claimed and not settled, or given back and not taken: "
+                        "settle or take some before claiming more"
+                    )
                 failures, acquired = returned or (0, 0)
                 row = Row(
                     token, owner, deadline_ns, flags if number < started else flags & ~STARTED, failures, acquired + 1

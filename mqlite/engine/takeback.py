@@ -52,6 +52,15 @@ class TakeBack:
         if self._presence.someone_died():
             self.take_back()
 
+    def notice_changes(self) -> None:
+        """As `notice_deaths`, also of owners that came since the last look. One snapshot of the claims."""
+        with self._claims.read() as c:
+            changed = c.generation() != self._presence.generation
+        if changed:
+            self.look_around()
+        else:
+            self.notice_deaths()
+
     def look_around(self) -> None:
         """Watch all owners, and take back what is held by those that are dead already."""
         with self._claims.read() as c:

@@ -73,6 +73,7 @@ class _Request:
 class GroupCommit:
     """Runs operations in transactions made by `begin`, and `after(notes)` behind each commit.
 
+    end(txn) is called with the transaction that was committed, or None after an abort.
     translated turns an error of the storage (one of the types in `foreign`) into ours.
     """
 
@@ -82,7 +83,7 @@ class GroupCommit:
         write_lock: LockType,
         guard: AbstractContextManager[None],
         begin: Callable[[], Transaction],
-        end: Callable[[], None],
+        end: Callable[[Any], None],
         after: Callable[[list[Note]], None],
         foreign: type[Exception],
         translated: Callable[[Any], MqliteError],
@@ -148,15 +149,15 @@ class GroupCommit:
                     own.notes = txn.notes
                     if txn.changed:
                         own.decided.extend(map(_COMMIT, (txn.seal(),)))
-                        self._end()
+                        self._end(txn)
                         return
             except self._foreign:  # an interrupt leaves it to the guard
                 with contextlib.suppress(self._foreign):
                     txn.abort()
-                self._end()
+                self._end(None)
                 raise
             txn.abort()
-            self._end()
+            self._end(None)
             if culprit is not None:
                 pending.remove(culprit)
             if culprit is None or not pending:

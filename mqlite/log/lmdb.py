@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import attrs
 import lmdb
 
 from ..errors import NotSupported, StoreCorrupted
@@ -20,13 +21,27 @@ T = TypeVar("T")
 _PATH_PAGES = 16
 
 
+@attrs.define
+class Known:
+    """Numbers as of one commit of this process. They hold for a snapshot of that commit, and for the write
+    transaction that directly follows it: the numbers of commits leave no gap for one of another process.
+
+    Reading and checking them anew took a fifth of a put, besides the flush.
+    """
+
+    transaction: int = -2
+    counters: dict[int, Counters] = attrs.field(factory=dict)
+    seq: int = 0
+
+
 class LmdbSnapshot:
     """One state of the log. Also the reading half of a write transaction."""
 
     _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, known: Known | None = None) -> None:
         self._environment = environment
+        self._known = known
         self._held: list[None] = []  # the token of a reader that is inside
 
     def __enter__(self) -> LmdbSnapshot:
@@ -47,6 +62,9 @@ class LmdbSnapshot:
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
+        known = self._known
+        if known is not None and queue in known.counters and self._txn.id() == known.transaction:
+            return known.counters[queue]
         return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
 
     def raw(self, queue: int, position: Position) -> bytes | None:
@@ -124,9 +142,10 @@ class LmdbSnapshot:
 class LmdbTxn(LmdbSnapshot):
     """The write transaction. Counters and the seq are kept here and stored once, before the commit."""
 
-    def __init__(self, txn: lmdb.Transaction, environment: Environment, space: Space) -> None:
+    def __init__(self, txn: lmdb.Transaction, environment: Environment, space: Space, known: Known) -> None:
         super().__init__(environment)
         self._txn = txn
+        self._follows = known if txn.id() == known.transaction + 1 else Known()
         self._space = space
         self._pages = 0
         self._counters: dict[int, Counters] = {}
@@ -145,7 +164,8 @@ class LmdbTxn(LmdbSnapshot):
         """The numbers of a queue, to be changed here only."""
         counters = self._counters.get(queue)
         if counters is None:
-            counters = self._counters[queue] = super().counters(queue)
+            known = self._follows.counters.get(queue)
+            counters = self._counters[queue] = super().counters(queue) if known is None else attrs.evolve(known)
         return counters
 
     def reserve(self, size_bytes: int) -> None:
@@ -157,7 +177,7 @@ class LmdbTxn(LmdbSnapshot):
     def append(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0) -> int:
         """Store at a new position. O(log n)."""
         if not self._seq:
-            self._seq = fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
+            self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
         self._written = True
         self._seq = seq = self._seq + 1
         draft.record.id = message_id = message_id or seq
@@ -199,11 +219,16 @@ class LmdbTxn(LmdbSnapshot):
         """Store the counters; what is left is the commit itself."""
         if self._seq:
             self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
+        self._txn_id = self._txn.id()
         for queue in self._put_to:
             self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
         for queue in self._removed_from:
             self._txn.put(fmt.removed_key(queue), fmt.packed_removed(self._counters[queue]))
         return self._txn
+
+    def learned(self) -> Known:
+        """What is known once this is committed."""
+        return Known(int(self._txn_id), {**self._follows.counters, **self._counters}, self._seq or self._follows.seq)
 
     def abort(self) -> None:
         """Undo everything."""
@@ -223,18 +248,24 @@ class LmdbLog:
         self._reset()
 
     def _reset(self) -> None:
+        self._known = Known()
         self._group = GroupCommit(
             write_lock=self._environment.write_lock,
             guard=self._environment,
             begin=self._begin,
-            end=self._environment.end_write,
+            end=self._end,
             after=lambda notes: self.after_commit(notes),
             foreign=lmdb.Error,
             translated=self._environment.failed,
         )
 
+    def _end(self, committed: Any) -> None:
+        if committed is not None:
+            self._known = committed.learned()
+        self._environment.end_write()
+
     def _begin(self) -> LmdbTxn:
-        return LmdbTxn(self._environment.begin_write(), self._environment, self._space)
+        return LmdbTxn(self._environment.begin_write(), self._environment, self._space, self._known)
 
     # ------------------------------------------------------------------ log
     def hold(self, op: Callable[[Any], T]) -> T:
@@ -258,7 +289,7 @@ class LmdbLog:
 
     def read(self) -> LmdbSnapshot:
         """A snapshot of the last commit. Cost: under a microsecond."""
-        return LmdbSnapshot(self._environment)
+        return LmdbSnapshot(self._environment, self._known)
 
     def prepare(self, record: Record) -> fmt.Draft:
         """The record as bytes, with the checksum of its long part."""

@@ -62,7 +62,7 @@ class Environment:
             if self._lmdb is not None:
                 return self._lmdb
             if self._closed:
-                raise Closed(f"the store of {self.path!r} was closed: open it again to use it")
+                raise Closed("the store was closed: open it again to use it")
             if not self.durable and not os.path.exists(self.path):
                 self._create_preallocated()
             preallocate(self.path + "-lock", LOCK_FILE_BYTES)

@@ -19,7 +19,7 @@ import traceback
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -214,9 +214,7 @@ def _sweep(call: str, points: Any, path: str, children: Any) -> int:
             assert left[:2] == ["first", "second"], where
         if call == "put_many":
             assert len(left) in (2, 4), f"torn apart: {where}"
-        if call == "receive and nack":
-            assert set(left) == {"first", "second"}, f"a message is held by nobody: {where}"
-        if call in ("receive and ack", "consumer"):
+        if call in ("receive and ack", "receive and nack", "consumer"):  # "first" may be in the user's hands
             assert "second" in left, f"a message is held by nobody: {where}"
         children.kill_all()
         if returned:
@@ -250,7 +248,7 @@ def _stormed(talk: Any, path: str, seconds: float) -> None:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
-    queue: mqlite.Queue[Any] = mqlite.Queue("q", path, maxsize=50, max_deliveries=None)
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path, maxsize=500, max_deliveries=None)
     confirmed: list[list[Any]] = []
     acked: list[Any] = []
     taken: list[Any] = []
@@ -272,12 +270,20 @@ def _stormed(talk: Any, path: str, seconds: float) -> None:
             if message.body == "end":
                 return
 
-    threads = [threading.Thread(target=put, args=(1,)), threading.Thread(target=put, args=(2,)), threading.Thread(target=work), threading.Thread(target=work)]
+    def told(function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())  # pytest would keep it to itself
+            raise
+
+    threads = [threading.Thread(target=told, args=arguments) for arguments in ((put, 1), (put, 2), (work,), (work,))]
     for thread in threads:
         thread.start()
     own = 0
     talk.say("ready")
     while not stop:
+        message = None
         try:
             armed = True
             for _ in range(50):
@@ -293,6 +299,9 @@ def _stormed(talk: Any, path: str, seconds: float) -> None:
             armed = False
         except KeyboardInterrupt:
             interrupts += 1
+            if message is not None:
+                with suppress(mqlite.NotClaimed, mqlite.LeaseLost):
+                    message.release()
         talk.say(interrupts)
         stop = talk.hear() == "stop"
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -65,7 +65,7 @@ class FakeStore:
             write_lock=self.lock,
             guard=contextlib.nullcontext(),
             begin=self.begin,
-            end=lambda: None,
+            end=lambda txn: None,
             after=self.after,
             foreign=StorageError,
             translated=lambda error: StoreError(f"translated: {error}"),
