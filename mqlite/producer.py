@@ -117,8 +117,8 @@ class Producer:
             if self._closed:
                 raise Closed(f"the producer of queue {self._name!r} was closed: make another one")
             self._have_thread()
-            self._accepted += 1
             self._buffer.append((rank, draft, receipt))
+            self._accepted += 1
             if len(self._buffer) == 1:
                 self._changed.notify_all()
         return receipt

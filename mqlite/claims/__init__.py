@@ -117,6 +117,10 @@ class Reading(Protocol):
     def owners(self) -> list[int]:
         """Processes that have joined and not left."""
 
+    @property
+    def commit(self) -> int:
+        """The number of the commit that this is the state of; 0 where commits have no numbers."""
+
     def generation(self) -> int:
         """Changes with every change of `owners`."""
 
@@ -188,6 +192,9 @@ class Claims(Protocol):
     """
 
     ring_unseats: bool
+
+    def last_commit(self) -> int:
+        """The number of the last commit of any process; -1 where commits have no numbers. Cheap."""
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...

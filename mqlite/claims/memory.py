@@ -133,6 +133,12 @@ class MemoryClaims:
         """This process."""
         return self._owners
 
+    commit = 0
+
+    def last_commit(self) -> int:
+        """Commits have no numbers here."""
+        return -1
+
     def generation(self) -> int:
         """Nobody comes or goes."""
         return 0

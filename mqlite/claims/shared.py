@@ -155,6 +155,11 @@ class SharedView:
         """Processes that joined."""
         return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"o")]
 
+    @property
+    def commit(self) -> int:
+        """The number of the commit that this is the state of."""
+        return int(self._txn.id())
+
     def generation(self) -> int:
         """Changes with the owners."""
         return self._number(b"g")
@@ -332,6 +337,10 @@ class SharedClaims:
     def write(self) -> SharedTxn:
         """The write transaction; the caller holds `lock` and `guard`."""
         return SharedTxn(self.environment)
+
+    def last_commit(self) -> int:
+        """The number of the last commit, also of other processes."""
+        return self.environment.last_txnid()
 
     def read(self) -> SharedView:
         """A snapshot of the last commit."""
