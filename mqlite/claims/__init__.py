@@ -42,6 +42,11 @@ class Row(NamedTuple):
     failures: int
     acquired: int
 
+    @property
+    def holder(self) -> tuple[int, int]:
+        """What tells this claim from every other that ever was on the position."""
+        return self.token, self.owner
+
 
 class Returned(NamedTuple):
     """What is remembered of a message that was given back."""
@@ -181,7 +186,7 @@ class Writing(Reading, Protocol):
 
     @property
     def token(self) -> int:
-        """A number that no earlier commit had."""
+        """A number that no claim of this process had before, also none that was given up before its commit."""
 
 
 class Claims(Protocol):

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import struct
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ MAX_ENTRIES = 65536
 #: Cursors (one per priority in use) are forgotten when there are more; they are shortcuts only.
 MAX_CURSORS = 4096
 
+_tokens = itertools.count(1)
 _Q = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _I64 = struct.Struct(">q")
@@ -221,8 +223,12 @@ class SharedTxn(SharedView):
 
     @property
     def token(self) -> int:
-        """The number of this transaction: no earlier commit had it."""
-        return int(self._txn.id())
+        """A number that no claim of this process had before.
+
+        Not the number of the transaction: after an abort the next one has it again, and the
+        interrupted claimer would give back another's claim.
+        """
+        return next(_tokens)
 
     def _count(self, queue: int, change: int) -> None:
         self._counts[queue] = self._counts.get(queue, 0) + change

@@ -310,7 +310,7 @@ class Engine:
         with self.claims.read() as c:
             for claim in claims:
                 row = c.row(claim.queue.id, claim.position)
-                if row is None or row.token != claim.row.token or not txn.has(claim.queue.id, claim.position):
+                if row is None or row.holder != claim.row.holder or not txn.has(claim.queue.id, claim.position):
                     raise LeaseLost(
                         f"the claim on message {claim.record.id} of queue {claim.queue.name!r} was lost (timed "
                         "out, or given back): nothing was changed; another consumer has the message or will get "
@@ -324,7 +324,7 @@ class Engine:
             self._check(txn, claims)
             for claim in claims:
                 txn.remove(claim.queue.id, claim.position)
-                txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row.token))
+                txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row.holder))
 
         self.log.write(op)
 
@@ -365,7 +365,7 @@ class Engine:
             for claim in claims:
                 queue, position = claim.queue.id, claim.position
                 row = c.row(queue, position)
-                if row is not None and row.token == claim.row.token and txn.has(queue, position):
+                if row is not None and row.holder == claim.row.holder and txn.has(queue, position):
                     c.give_back(queue, position, Returned(row.failures + failures, row.acquired))
         txn.notes.extend((ARRIVED, queue) for queue in queues)
 
@@ -410,7 +410,7 @@ class Engine:
             dead = queue.id | DEAD_BIT
             txn.append(dead, claim.position >> 64, self.log.prepare(corpse), record.id)
             txn.notes.append((ARRIVED, dead))
-        txn.notes.append((SETTLED, queue.id, claim.position, claim.row.token))
+        txn.notes.append((SETTLED, queue.id, claim.position, claim.row.holder))
 
     def extend(self, claim: Claim, seconds: float) -> None:
         """The deadline is `seconds` from now, where there is one. Raises LeaseLost."""
@@ -434,7 +434,7 @@ class Engine:
             if c.shut(claim.queue.id) is Shut.IMMEDIATE:
                 self._raise_if_shut(c, claim.queue)
             row = c.row(claim.queue.id, claim.position)
-            if row is None or row.token != claim.row.token:
+            if row is None or row.holder != claim.row.holder:
                 return False
             timeout = claim.queue.options.ack_timeout
             deadline_ns = self.clock.monotonic_ns() + ns_of(timeout) if timeout is not None and row.deadline_ns else 0
@@ -491,12 +491,10 @@ class Engine:
         return self._calm.get(queue) == self.claims.last_commit()
 
     def _clear(self, settled: list[Note]) -> None:
-        if self.log.one_lock and not any(note[3] for note in settled):
-            return
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            for _, queue, position, token in settled:
+            for _, queue, position, holder in settled:
                 row = c.row(queue, position)
-                if row is not None and row.token == token:
+                if row is not None and row.holder == holder:
                     c.drop(queue, position)
                     if row.flags & TASK:
                         c.add_tasks(queue, row.owner, 1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .catalog import QueueState
 
 ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
-SETTLED: Final = "settled"  # (SETTLED, queue, position, token): gone from the log, its row may go
+SETTLED: Final = "settled"  # (SETTLED, queue, position, holder): gone from the log, its row may go
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 
