@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from itertools import islice
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -24,6 +25,9 @@ from .system.clock import Clock
 from .wake import Bell
 
 T = TypeVar("T")
+#: A ring goes to one of so many sleepers.
+RUNG_FROM = 8
+Ring = tuple[int, Kind, list[Waiting]]
 
 
 class Presence(Protocol):
@@ -204,15 +208,19 @@ class Waiters:
     def ring_one(self, queue: int, kind: Kind) -> None:
         """Ring the first registered sleeper that can be reached."""
         with self._claims.read() as c:
-            self.ring_first(c, queue, kind)
+            waiting = list(islice(c.waiting(queue, kind), RUNG_FROM))
+        self.ring_any(queue, kind, waiting)
 
-    def ring_first(self, c: Any, queue: int, kind: Kind) -> None:
-        """The same in an open snapshot of the claims."""
-        for waiting in c.waiting(queue, kind):
-            if self._presence.bell.ring(waiting.owner, waiting.sleeper):
+    def ring_any(self, queue: int, kind: Kind, waiting: list[Waiting]) -> None:
+        """Ring the first of these that can be reached; they were read after the change that they wait for."""
+        for w in waiting:
+            if self._presence.bell.ring(w.owner, w.sleeper):
                 if self._claims.ring_unseats:
-                    c.leave(queue, kind, waiting.sleeper, waiting.owner)
+                    with self._claims.write() as c:
+                        c.leave(queue, kind, w.sleeper, w.owner)
                 return
+        if len(waiting) == RUNG_FROM:  # so many that are gone: ask for all
+            self.ring_all(queue, kind)
 
     def _ring_next(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Ring the sleeper that is registered behind this one."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, TypeVar
 
 import attrs
@@ -31,7 +32,7 @@ from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutD
 from ..log import DEAD_BIT, Draft, Log, Note, Raw, Snapshot
 from ..message import Position, Record
 from ..system.clock import Clock
-from ..waiting import Interrupt, Presence, Seat, Waiters
+from ..waiting import RUNG_FROM, Interrupt, Presence, Ring, Seat, Waiters
 from .catalog import Catalog, QueueState
 from .inspection import Inspection, remembered
 from .steps import ARRIVED, CHANGED, SETTLED, Claim
@@ -456,8 +457,11 @@ class Engine:
             settled = [note for note in notes if note[0] is SETTLED]
             left = {note[1] for note in settled}
             if settled:
-                self._clear(settled)
-            joined = self._ring_first(arrived, left)
+                rings, joined = self._clear(settled, arrived, left)
+            else:
+                rings, joined = self._look(arrived)
+            for ring in rings:
+                self.waiters.ring_any(*ring)
             for queue in joined:
                 self._ring_joiners(queue)
             for queue in {note[1] for note in notes if note[0] is CHANGED}:
@@ -468,29 +472,19 @@ class Engine:
             if not isinstance(error, MqliteError):
                 raise
 
-    def _ring_first(self, arrived: set[int], left: set[int]) -> list[int]:
-        """One look at who waits, after the commit; the queues that somebody wants to see finished."""
-        queues = [queue for queue in arrived | left if not self._is_calm(queue)]
-        if not queues:
-            return []
+    def _look(self, arrived: set[int]) -> tuple[list[Ring], list[int]]:
+        """Who is to be rung after a put: one look, after the commit."""
+        arrived = {queue for queue in arrived if not self._is_calm(queue)}
+        if not arrived:
+            return [], []
         with self.claims.read() as c:
             for queue in arrived:
-                self.waiters.ring_first(c, queue, Kind.MESSAGE)
-            for queue in left:
-                self.waiters.ring_first(c, queue, Kind.SPACE)
-            for queue in queues:
                 if c.shut(queue) is Shut.OPEN and not any(next(c.waiting(queue, kind), None) for kind in Kind):
                     self._calm[queue] = c.commit
-            return [queue for queue in queues if next(c.waiting(queue, Kind.DONE), None) is not None]
+            return self._who_waits(c, arrived, set())
 
-    def _is_calm(self, queue: int) -> bool:
-        """Whether nobody waits for anything of the queue, and it is not shut: nothing was committed to the claims
-        since that was so. A put asks twice, before and after its commit, and saves two snapshots (a third of its time
-        besides the flush). What is registered after the second time is followed by a look at the log [5].
-        """
-        return self._calm.get(queue) == self.claims.last_commit()
-
-    def _clear(self, settled: list[Note]) -> None:
+    def _clear(self, settled: list[Note], arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
+        """The rows of what was settled go, after the log's commit; who is to be rung is seen in the same state. [10]"""
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             for _, queue, position, holder in settled:
                 row = c.row(queue, position)
@@ -498,6 +492,21 @@ class Engine:
                     c.drop(queue, position)
                     if row.flags & TASK:
                         c.add_tasks(queue, row.owner, 1)
+            return self._who_waits(c, arrived, left)
+
+    @staticmethod
+    def _who_waits(c: Any, arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
+        """For a message or for room; and the queues that somebody wants to see finished."""
+        wanted = [(queue, Kind.MESSAGE) for queue in arrived] + [(queue, Kind.SPACE) for queue in left]
+        rings = [(queue, kind, list(islice(c.waiting(queue, kind), RUNG_FROM))) for queue, kind in wanted]
+        return rings, [queue for queue in arrived | left if next(c.waiting(queue, Kind.DONE), None) is not None]
+
+    def _is_calm(self, queue: int) -> bool:
+        """Whether nobody waits for anything of the queue, and it is not shut: nothing was committed to the claims
+        since that was so. A put asks twice, before and after its commit, and saves two snapshots (a third of its time
+        besides the flush). What is registered after the second time is followed by a look at the log [5].
+        """
+        return self._calm.get(queue) == self.claims.last_commit()
 
     def _ring_joiners(self, queue: int) -> None:
         with self.log.read() as snapshot:
