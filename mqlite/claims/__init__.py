@@ -113,6 +113,9 @@ class Reading(Protocol):
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers; in a process, those that came first come first."""
 
+    def anybody(self) -> bool:
+        """Whether a sleeper may be registered, for whatever queue. One seek."""
+
     def tasks(self, queue: int) -> dict[int, int]:
         """Per owner, what it took by `get` and has not reported by `task_done`."""
 

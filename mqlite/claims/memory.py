@@ -121,6 +121,10 @@ class MemoryClaims:
         waiting = self.desk(queue).waiting[kind]
         return iter(list(waiting.values()) if waiting else ())
 
+    def anybody(self) -> bool:
+        """Not known without a walk."""
+        return True
+
     def tasks(self, queue: int) -> dict[int, int]:
         """Open tasks per owner."""
         return {self._owners[0]: self.desk(queue).open_tasks}

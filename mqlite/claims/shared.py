@@ -144,6 +144,11 @@ class SharedView:
             _, sleeper, owner = _WAITER.unpack(key[5:])
             yield Waiting(sleeper, owner, int.from_bytes(value, "big"))
 
+    def anybody(self) -> bool:
+        """Whether a sleeper is registered."""
+        walk = self._txn.cursor()
+        return bool(walk.set_range(b"w")) and walk.key()[:1] == b"w"
+
     def tasks(self, queue: int) -> dict[int, int]:
         """Open tasks per owner."""
         return {int.from_bytes(key[5:], "big"): _I64.unpack(value)[0] for key, value in self._walk(_key(b"t", queue))}

@@ -257,7 +257,7 @@ class Engine:
         ahead = snapshot.ahead(queue, lambda rank: c.cursor(queue, rank))
         back = next(given_back, None)
         fresh = next(ahead, None)
-        while len(picked) < count:
+        while True:
             if back is not None and (fresh is None or back[0] <= fresh[0]):
                 position, returned = back
                 if fresh is not None and fresh[0] == position:
@@ -267,10 +267,14 @@ class Engine:
                     stale.append(position)
                 else:
                     picked.append((position, raw, returned))
+                if len(picked) == count:
+                    break
                 back = next(given_back, None)
             elif fresh is not None:
                 if c.row(queue, fresh[0]) is None:
                     picked.append((fresh[0], fresh[1], None))
+                if len(picked) == count:
+                    break  # before the next record is copied for nobody
                 fresh = next(ahead, None)
             else:
                 break
@@ -479,7 +483,7 @@ class Engine:
             return [], []
         with self.claims.read() as c:
             for queue in arrived:
-                if c.shut(queue) is Shut.OPEN and not any(next(c.waiting(queue, kind), None) for kind in Kind):
+                if c.shut(queue) is Shut.OPEN and not c.anybody():
                     self._calm[queue] = c.commit
             return self._who_waits(c, arrived, set())
 
@@ -497,6 +501,8 @@ class Engine:
     @staticmethod
     def _who_waits(c: Any, arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
         """For a message or for room; and the queues that somebody wants to see finished."""
+        if not c.anybody():
+            return [], []
         wanted = [(queue, Kind.MESSAGE) for queue in arrived] + [(queue, Kind.SPACE) for queue in left]
         rings = [(queue, kind, list(islice(c.waiting(queue, kind), RUNG_FROM))) for queue, kind in wanted]
         return rings, [queue for queue in arrived | left if next(c.waiting(queue, Kind.DONE), None) is not None]

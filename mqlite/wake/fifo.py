@@ -120,11 +120,12 @@ class FifoBell:
             for fd in self._liveness.descriptors():
                 poller.register(fd, 0)
             ready = poller.poll(math.ceil(left * 1000))
-            if any(fd == self._fd for fd, _ in ready):
-                try:
-                    rings = os.read(self._fd, 65536)
-                except BlockingIOError:
-                    pass
+            with self._lock:  # so that nobody closes it meanwhile, and another file gets its number
+                if self._fd >= 0 and any(fd == self._fd for fd, _ in ready):
+                    try:
+                        rings = os.read(self._fd, 65536)
+                    except BlockingIOError:
+                        pass
             everybody = len(rings) >= _FULL or any(fd != self._fd for fd, _ in ready) or self._liveness.unseen
             silent = not ready and self._commits() != leader.seen
         except (OSError, ValueError):
@@ -215,9 +216,10 @@ class FifoBell:
     def close(self, owner: int | None = None) -> None:
         """Close all descriptors; with `owner`, remove its pipe as well."""
         with self._lock if owner is not None else contextlib.nullcontext():  # in a forked child nobody holds it rightly
-            for fd in (self._fd, *self._pipes.values()):
-                os.close(fd)
-            self._pipes.clear()
+            closing = [self._fd, *self._pipes.values()]
             self._fd = -1
+            self._pipes.clear()
+            for fd in closing:
+                os.close(fd)
         if owner is not None:
             self.bury(owner)
