@@ -1,6 +1,7 @@
 """The engine: the message state machine, and the parts it is made of.
 
     machine.py     put, claim, settle: the transitions
+    aftermath.py   what follows a commit
     takeback.py    what the dead and the hung hold
     local.py       put and get fused, for memory
     tasks.py       task_done, join, shutdown

@@ -19,9 +19,7 @@ claims'. No user code runs under either.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Any, TypeVar
 
 import attrs
@@ -29,10 +27,11 @@ import attrs
 from ..claims import AUTO, STARTED, TASK, Claims, Kind, Returned, Row, Shut
 from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutDown, StoreFull
-from ..log import DEAD_BIT, Draft, Log, Note, Raw, Snapshot
+from ..log import DEAD_BIT, Draft, Log, Raw, Snapshot
 from ..message import Position, Record
 from ..system.clock import Clock
-from ..waiting import RUNG_FROM, Interrupt, Presence, Ring, Seat, Waiters
+from ..waiting import Interrupt, Presence, Seat, Waiters
+from .aftermath import Aftermath
 from .catalog import Catalog, QueueState
 from .inspection import Inspection, remembered
 from .steps import ARRIVED, CHANGED, SETTLED, Claim
@@ -57,9 +56,7 @@ class Engine:
         self.waiters = Waiters(claims, presence, clock, self.takeback.care, self._promising)
         self.tasks = Tasks(log, claims, presence, self.waiters)
         self.inspection = Inspection(log, claims, self.takeback.notice_changes)
-        self._leftover: deque[Note] = deque()
-        self._calm: dict[int, int] = {}  # per queue: the commit of the claims as of which it was calm
-        log.after_commit = self._after_commit
+        self.aftermath = Aftermath(log, claims, self.waiters)
 
     # ------------------------------------------------------------------ put
     def put(
@@ -73,7 +70,7 @@ class Engine:
         size = sum(self.log.footprint(draft) for _, draft in ranked)
 
         def op(txn: Any) -> list[int] | None:
-            if not self._is_calm(queue.id) and shut_mode(self.claims, queue.id) is not Shut.OPEN:
+            if not self.aftermath.is_calm(queue.id) and shut_mode(self.claims, queue.id) is not Shut.OPEN:
                 raise ShutDown(f"queue {queue.name!r} was shut down: nothing can be put any more")
             counters = txn.counters(queue.id)
             maxsize = self.catalog.options(queue, txn).maxsize
@@ -446,84 +443,9 @@ class Engine:
             c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
             return True
 
-    # ------------------------------------------------------------------ after a commit
-    def _after_commit(self, notes: list[Note]) -> None:
-        """What follows a commit of the log: rows go, tasks are counted, sleepers are rung.
-
-        All of it may be done twice. What an error keeps from being done is done after the next commit.
-        """
-        notes = list(notes)
-        while self._leftover:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                notes.append(self._leftover.popleft())
-        try:
-            arrived = {note[1] for note in notes if note[0] is ARRIVED}
-            settled = [note for note in notes if note[0] is SETTLED]
-            left = {note[1] for note in settled}
-            if settled:
-                rings, joined = self._clear(settled, arrived, left)
-            else:
-                rings, joined = self._look(arrived)
-            for ring in rings:
-                self.waiters.ring_any(*ring)
-            for queue in joined:
-                self._ring_joiners(queue)
-            for queue in {note[1] for note in notes if note[0] is CHANGED}:
-                for kind in Kind:
-                    self.waiters.ring_all(queue, kind)
-        except BaseException as error:
-            self._leftover.extend(notes)
-            if not isinstance(error, MqliteError):
-                raise
-
-    def _look(self, arrived: set[int]) -> tuple[list[Ring], list[int]]:
-        """Who is to be rung after a put: one look, after the commit."""
-        arrived = {queue for queue in arrived if not self._is_calm(queue)}
-        if not arrived:
-            return [], []
-        with self.claims.read() as c:
-            for queue in arrived:
-                if c.shut(queue) is Shut.OPEN and not c.anybody():
-                    self._calm[queue] = c.commit
-            return self._who_waits(c, arrived, set())
-
-    def _clear(self, settled: list[Note], arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
-        """The rows of what was settled go, after the log's commit; who is to be rung is seen in the same state. [10]"""
-        with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            for _, queue, position, holder in settled:
-                row = c.row(queue, position)
-                if row is not None and row.holder == holder:
-                    c.drop(queue, position)
-                    if row.flags & TASK:
-                        c.add_tasks(queue, row.owner, 1)
-            return self._who_waits(c, arrived, left)
-
-    @staticmethod
-    def _who_waits(c: Any, arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
-        """For a message or for room; and the queues that somebody wants to see finished."""
-        if not c.anybody():
-            return [], []
-        wanted = [(queue, Kind.MESSAGE) for queue in arrived] + [(queue, Kind.SPACE) for queue in left]
-        rings = [(queue, kind, list(islice(c.waiting(queue, kind), RUNG_FROM))) for queue, kind in wanted]
-        return rings, [queue for queue in arrived | left if next(c.waiting(queue, Kind.DONE), None) is not None]
-
-    def _is_calm(self, queue: int) -> bool:
-        """Whether nobody waits for anything of the queue, and it is not shut: nothing was committed to the claims
-        since that was so. A put asks twice, before and after its commit, and saves two snapshots (a third of its time
-        besides the flush). What is registered after the second time is followed by a look at the log [5].
-        """
-        return self._calm.get(queue) == self.claims.last_commit()
-
-    def _ring_joiners(self, queue: int) -> None:
-        with self.log.read() as snapshot:
-            stored = snapshot.counters(queue).total
-        if not stored or shut_mode(self.claims, queue) is Shut.IMMEDIATE:
-            self.waiters.ring_all(queue, Kind.DONE)
-
     def after_fork(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""
-        self._leftover.clear()
-        self._calm.clear()
+        self.aftermath.forget()
 
 
 def ns_of(seconds: float) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import mqlite
-from mqlite.engine import Engine
+from mqlite.engine.aftermath import Aftermath
 
 GUARD = 60.0
 
@@ -243,7 +243,7 @@ def test_what_a_process_committed_wakes_others_though_it_was_killed_before_it_ra
         messages = mine.receive(timeout=GUARD) if step in ("ack", "nack", "release", "reject") else []
         talk.say("joined")
         talk.hear()
-        Engine._after_commit = lambda self, notes: kill_myself()  # type: ignore[method-assign]
+        Aftermath.run = lambda self, notes: kill_myself()  # type: ignore[method-assign]
         mine._engine.log.after_commit = lambda notes: kill_myself()  # type: ignore[attr-defined]
         steps: dict[str, Callable[[], Any]] = {
             "put": lambda: mine.put("new"),

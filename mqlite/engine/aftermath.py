@@ -1,0 +1,105 @@
+"""What follows a commit of the log: rows go, tasks are counted, sleepers are rung. [4] [7] [10]"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from itertools import islice
+from typing import Any
+
+from ..claims import TASK, Claims, Kind, Shut
+from ..errors import MqliteError
+from ..log import Log, Note
+from ..waiting import RUNG_FROM, Ring, Waiters
+from .steps import ARRIVED, CHANGED, SETTLED
+from .tasks import shut_mode
+
+
+class Aftermath:
+    """Carries out the notes that operations left in their transaction, once it is committed."""
+
+    def __init__(self, log: Log, claims: Claims, waiters: Waiters) -> None:
+        self._log = log
+        self._claims = claims
+        self._waiters = waiters
+        self._leftover: deque[Note] = deque()
+        self._calm: dict[int, int] = {}  # per queue: the commit of the claims as of which it was calm
+        log.after_commit = self.run
+
+    def run(self, notes: list[Note]) -> None:
+        """What follows a commit of the log: rows go, tasks are counted, sleepers are rung.
+
+        All of it may be done twice. What an error keeps from being done is done after the next commit.
+        """
+        notes = list(notes)
+        while self._leftover:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                notes.append(self._leftover.popleft())
+        try:
+            arrived = {note[1] for note in notes if note[0] is ARRIVED}
+            settled = [note for note in notes if note[0] is SETTLED]
+            left = {note[1] for note in settled}
+            if settled:
+                rings, joined = self._clear(settled, arrived, left)
+            else:
+                rings, joined = self._look(arrived)
+            for ring in rings:
+                self._waiters.ring_any(*ring)
+            for queue in joined:
+                self._ring_joiners(queue)
+            for queue in {note[1] for note in notes if note[0] is CHANGED}:
+                for kind in Kind:
+                    self._waiters.ring_all(queue, kind)
+        except BaseException as error:
+            self._leftover.extend(notes)
+            if not isinstance(error, MqliteError):
+                raise
+
+    def _look(self, arrived: set[int]) -> tuple[list[Ring], list[int]]:
+        """Who is to be rung after a put: one look, after the commit."""
+        arrived = {queue for queue in arrived if not self.is_calm(queue)}
+        if not arrived:
+            return [], []
+        with self._claims.read() as c:
+            for queue in arrived:
+                if c.shut(queue) is Shut.OPEN and not c.anybody():
+                    self._calm[queue] = c.commit
+            return self._who_waits(c, arrived, set())
+
+    def _clear(self, settled: list[Note], arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
+        """The rows of what was settled go, after the log's commit; who is to be rung is seen in the same state. [10]"""
+        with self._claims.lock, self._claims.guard, self._claims.write() as c:
+            for _, queue, position, holder in settled:
+                row = c.row(queue, position)
+                if row is not None and row.holder == holder:
+                    c.drop(queue, position)
+                    if row.flags & TASK:
+                        c.add_tasks(queue, row.owner, 1)
+            return self._who_waits(c, arrived, left)
+
+    @staticmethod
+    def _who_waits(c: Any, arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
+        """For a message or for room; and the queues that somebody wants to see finished."""
+        if not c.anybody():
+            return [], []
+        wanted = [(queue, Kind.MESSAGE) for queue in arrived] + [(queue, Kind.SPACE) for queue in left]
+        rings = [(queue, kind, list(islice(c.waiting(queue, kind), RUNG_FROM))) for queue, kind in wanted]
+        return rings, [queue for queue in arrived | left if next(c.waiting(queue, Kind.DONE), None) is not None]
+
+    def is_calm(self, queue: int) -> bool:
+        """Whether nobody waits for anything of the queue, and it is not shut: nothing was committed to the claims
+        since that was so. A put asks twice, before and after its commit, and saves two snapshots (a third of its time
+        besides the flush). What is registered after the second time is followed by a look at the log [5].
+        """
+        return self._calm.get(queue) == self._claims.last_commit()
+
+    def _ring_joiners(self, queue: int) -> None:
+        with self._log.read() as snapshot:
+            stored = snapshot.counters(queue).total
+        if not stored or shut_mode(self._claims, queue) is Shut.IMMEDIATE:
+            self._waiters.ring_all(queue, Kind.DONE)
+
+    def forget(self) -> None:
+        """In a forked child: what the parent was about to do is the parent's."""
+        self._leftover.clear()
+        self._calm.clear()
