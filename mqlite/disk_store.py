@@ -10,7 +10,7 @@ import os
 import weakref
 from typing import Any
 
-from .claims.shared import SharedClaims
+from .claims.shared import MAP_BYTES, SharedClaims
 from .engine import Engine
 from .errors import SettingsMismatch, StoreCorrupted
 from .log.lmdb import LmdbLog
@@ -52,6 +52,11 @@ class DiskStore:
                 session = directory.session(marker.store_id)
                 claims = os.path.join(session, "claims.mdb")
                 first_of_session = not os.path.exists(claims)
+                if not first_of_session and os.path.getsize(claims) < MAP_BYTES:
+                    raise StoreCorrupted(
+                        f"the claims {claims!r} are truncated: stop all processes that use the store and delete "
+                        "its run folder; no message is lost by that"
+                    )
                 self.claims = SharedClaims(claims)
                 self.claims.environment.ensure_open()
                 if first_of_session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import stat
 import warnings
 from pathlib import Path
@@ -286,6 +287,18 @@ def on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_file_system_is_warned_about(path: str) -> None:
     with pytest.warns(mqlite.NetworkFilesystemWarning, match="nfs4"):
         mqlite.Queue("q", path).close()
+
+
+def test_truncated_claims_are_told_and_cost_no_message(path: str) -> None:
+    with mqlite.Queue[str]("q", path) as q:
+        q.put("x")
+    [session] = os.listdir(os.path.join(path, "run"))
+    os.truncate(os.path.join(path, "run", session, "claims.mdb"), 8192)
+    with pytest.raises(mqlite.StoreCorrupted, match="run folder"):
+        mqlite.Queue("q", path)
+    shutil.rmtree(os.path.join(path, "run"))
+    with mqlite.Queue[str]("q", path) as q:
+        assert q.get(timeout=0) == "x"
 
 
 @pytest.mark.usefixtures("on_nfs")
