@@ -197,9 +197,20 @@ class Consumer:
 
     def close(self) -> None:
         """Give back what is unsettled, and end the iteration of all threads. Settling it later raises LeaseLost."""
+        interrupt: KeyboardInterrupt | None = None
+        while not self._ended:
+            try:
+                self._give_all_back()
+            except KeyboardInterrupt as error:  # finish first: nobody would do it later
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+        if self._owns_channel:
+            self._channel.close()
+
+    def _give_all_back(self) -> None:
+        """May be done again after an interrupt."""
         with self._lock:
-            if self._ended:
-                return
             self._interrupt.closed = True
             held = [*self._held.values(), *self._buffer]
             self._changed.notify_all()
@@ -209,8 +220,6 @@ class Consumer:
             self._ended = True
             self._held.clear()
             self._buffer.clear()
-        if self._owns_channel:
-            self._channel.close()
 
     def __enter__(self) -> Consumer:
         return self

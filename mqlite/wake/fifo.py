@@ -75,9 +75,10 @@ class FifoBell:
         return sleeper
 
     def forget(self, sleeper: Sleeper) -> None:
-        """The sleeper stays awake from now on."""
+        """The sleeper stays awake from now on; it hands the lead on, if an interrupt kept it from doing so."""
         with self._lock:
             self._sleepers.pop(sleeper.id, None)
+        self._wake_up(sleeper)
 
     def drain(self, sleeper: Sleeper) -> None:
         """Forget rings so far. Unread ones in the pipe stay: they cost one more look."""
