@@ -357,12 +357,10 @@ def _blow(path: str, children: Any, seconds: float) -> None:
     assert {item: times for item, times in known.items() if times > 1} == {}
 
 
-@pytest.mark.xfail(strict=False, reason="known: a hundred Ctrl-C a second, which also strike each other's handling, can still end the process")
 def test_a_process_that_is_interrupted_all_the_time_goes_on_working(path: str, children: Any) -> None:
     _blow(path, children, 2)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="known: a hundred Ctrl-C a second, which also strike each other's handling, can still end the process")
 def test_a_process_that_is_interrupted_for_a_long_time_goes_on_working(path: str, children: Any) -> None:
     _blow(path, children, 15)
