@@ -167,7 +167,9 @@ class GroupCommit:
     def _gather(self, batch: list[_Request]) -> None:
         with self._lock:
             while self._waiting and len(batch) < MAX_BATCH:
-                batch.append(self._waiting.popleft())
+                request = self._waiting.popleft()
+                if request is not batch[0]:  # still in line, if an interrupt struck who handed it the lead
+                    batch.append(request)
 
     def _apply(self, txn: Transaction, pending: list[_Request]) -> _Request | None:
         """Run all operations; returns the one that poisoned the transaction, if one did."""
@@ -213,9 +215,9 @@ class GroupCommit:
             if self._waiting:
                 heir = self._waiting[0]
                 heir.leads = True
-                self._waiting.popleft()
                 if heir.gate is not None and heir.gate.locked():
-                    heir.gate.release()
+                    heir.gate.release()  # before it leaves the line: an interrupt in between must not lose it
+                self._waiting.popleft()
             else:
                 self._led = False
             own.leads = False
