@@ -1,8 +1,8 @@
 """One commit for all threads that wait for one (leader and followers).
 
 The first thread that comes leads: it begins the write transaction, and when it has
-it, takes everybody who came meanwhile into it, commits once, and hands the lead to
-the first of those who came during the commit. Who is alone waits for nobody. (As
+it, takes everybody who came meanwhile into it, commits once, and has the first of
+those who came during the commit lead next. Who is alone waits for nobody. (As
 LevelDB's writer queue and bbolt's DB.Batch do, with each operation answered alone.)
 
 An operation that raises an MqliteError or ShutDown has changed nothing (its
@@ -10,24 +10,26 @@ contract), and the others go on. Any other error poisons the transaction: it is
 aborted, the culprit gets the error, and the rest are run again without it. A commit
 that fails fails for everybody in it.
 
-A KeyboardInterrupt can strike the leader between any two bytecodes. What decides
-is whether the commit was made, and `_COMMIT` is called through `list.extend`, which
-runs it and notes its return without a bytecode in between. Before the commit, the
-others are left to the next leader; after it, everybody gets his result.
+Right is only what happens under `write_lock`: an operation is decided there, once, and
+whoever finds his own undecided may decide it. Who leads and who follows is no more than
+a hint: two leaders come one after the other, and a follower whom nobody answers leads
+after HEDGE seconds. So nothing hangs on a lead that an interrupt lost.
+
+A KeyboardInterrupt can strike between any two bytecodes. Whether the operations of a
+batch are decided is one list that they share, and `_COMMIT` is called through its
+`extend`, which runs the commit and notes its return without a bytecode in between.
 
 Locks    `write_lock` (the caller's) is held from begin to commit; `guard`, entered behind it,
-         ends a transaction that an interrupt left open. `_lock` guards
-         `_waiting`, `_led` and who leads; nothing is waited for under it.
+         ends a transaction that an error or an interrupt left open.
 """
 
 from __future__ import annotations
 
 import contextlib
 import operator
-import threading
 from _thread import LockType, allocate_lock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
 
@@ -37,6 +39,10 @@ from . import Note
 T = TypeVar("T")
 _COMMIT = operator.methodcaller("commit")
 MAX_BATCH = 512
+#: Seconds after which a follower leads, if nobody has answered.
+HEDGE = 1.0
+_DECIDED: list[None] = [None]
+_WITHDRAWN: list[None] = [None]
 
 
 class Transaction(Protocol):
@@ -53,20 +59,18 @@ class Transaction(Protocol):
 
 
 class _Request:
-    """One thread's operation. `gate` is held until there is an answer, or the lead to take."""
+    """One thread's operation."""
 
-    __slots__ = ("batch", "decided", "done", "error", "gate", "leads", "notes", "op", "result")
+    __slots__ = ("error", "followers", "gate", "notes", "op", "outcome", "result")
 
     def __init__(self, op: Callable[[Any], Any]) -> None:
         self.op = op
         self.result: Any = None
         self.error: BaseException | None = None
-        self.done = False
-        self.gate: LockType | None = None
-        self.leads = False
-        # while it leads:
-        self.batch: list[_Request] = [self]
-        self.decided: list[None] = []  # not empty once the outcome of the batch is certain
+        self.outcome: list[None] = []  # not empty: result or error hold
+        self.gate: LockType | None = None  # of a follower: held until he is to look
+        # of a leader:
+        self.followers: Sequence[_Request] = ()
         self.notes: list[Note] = []
 
 
@@ -95,85 +99,86 @@ class GroupCommit:
         self._after = after
         self._foreign = foreign
         self._translated = translated
-        self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
-        self._led = False
+        self._led = False  # a hint: somebody leads, and will have the next one lead
 
     def run(self, op: Callable[[Any], T]) -> T:
         """The result of `op(txn)`, once it is committed. Raises what it raised, or why it was not."""
-        request = _Request(op)
+        own = _Request(op)
         try:
-            with self._lock:
-                if self._led:
-                    request.gate = allocate_lock()
-                    request.gate.acquire()
-                    self._waiting.append(request)
-                else:
-                    request.leads = True
-                    self._led = True
-            if request.gate is not None:
-                request.gate.acquire()
-            if request.leads and not request.done:
-                self._lead(request)
-            elif request.leads:  # an interrupt made two leaders, and the other has answered
-                self._pass_lead(request)
-        finally:
-            while not request.done and not self._interrupted(request):
-                pass  # interrupted again: everything in there may be done twice
-        if request.error is not None:
-            raise request.error
-        return cast(T, request.result)
+            if self._led:
+                self._follow(own)
+            if not own.outcome:
+                self._led = True
+                with self._write_lock, self._guard:
+                    late = bool(own.outcome)
+                    if not late:
+                        self._commit(own)
+                self._conclude(own)
+                if late and own.gate is not None:  # the other leader does what follows the commit first
+                    own.gate.acquire(timeout=HEDGE)
+        except BaseException:
+            self._withdraw(own)
+            raise
+        if own.error is not None:
+            raise own.error
+        return cast(T, own.result)
 
-    def _lead(self, own: _Request) -> None:
-        try:
-            with self._write_lock, self._guard:
-                self._commit_batch(own)
-        except (MqliteError, self._foreign) as error:  # begin or commit failed, and with it everybody's operation
-            ours = error if isinstance(error, MqliteError) else self._translated(error)
-            own.notes = []
-            for request in own.batch:
-                request.error = request.error or ours
-            own.decided.append(None)
-        self._conclude(own)
+    def _follow(self, own: _Request) -> None:
+        """Returns when it is answered, or should lead."""
+        own.gate = allocate_lock()
+        own.gate.acquire()
+        self._waiting.append(own)
+        if self._led:  # still: whoever hands the lead on now sees us
+            own.gate.acquire(timeout=HEDGE)
 
-    def _commit_batch(self, own: _Request) -> None:
+    def _commit(self, own: _Request) -> None:
+        """Under the write lock: own operation and those that wait, in as few transactions as can be."""
         pending: list[_Request] = []
-        while True:
-            txn = self._begin()
-            try:
+        try:
+            while True:
+                txn = self._begin()
                 if not pending:
-                    self._gather(own.batch)
-                    pending = list(own.batch)
+                    self._gather(own)
+                    pending = [own, *own.followers]
                 culprit = self._apply(txn, pending)
                 if culprit is None:
                     own.notes = txn.notes
                     if txn.changed:
-                        own.decided.extend(map(_COMMIT, (txn.seal(),)))
+                        pending[0].outcome.extend(map(_COMMIT, (txn.seal(),)))
                         self._end(txn)
                         return
-            except self._foreign:  # an interrupt leaves it to the guard
-                with contextlib.suppress(self._foreign):
-                    txn.abort()
+                txn.abort()
                 self._end(None)
-                raise
-            txn.abort()
-            self._end(None)
-            if culprit is not None:
+                if culprit is None:
+                    pending[0].outcome.append(None)
+                    return
+                culprit.outcome = _DECIDED
                 pending.remove(culprit)
-            if culprit is None or not pending:
-                own.decided.append(None)
-                return
+                if not pending:
+                    return
+        except (MqliteError, self._foreign) as error:  # begin or commit failed, and with it everybody's operation
+            ours = error if isinstance(error, MqliteError) else self._translated(error)
+            own.notes = []
+            for request in (own, *own.followers):
+                if not request.outcome:
+                    request.error = request.error or ours
+                    request.outcome = _DECIDED
 
-    def _gather(self, batch: list[_Request]) -> None:
-        with self._lock:
-            while self._waiting and len(batch) < MAX_BATCH:
+    def _gather(self, own: _Request) -> None:
+        if self._waiting:
+            followers: list[_Request] = []
+            own.followers = followers
+            while self._waiting and len(followers) < MAX_BATCH - 1:
                 request = self._waiting.popleft()
-                if request is not batch[0]:  # still in line, if an interrupt struck who handed it the lead
-                    batch.append(request)
+                if request is not own and not request.outcome:
+                    followers.append(request)
 
     def _apply(self, txn: Transaction, pending: list[_Request]) -> _Request | None:
         """Run all operations; returns the one that poisoned the transaction, if one did."""
+        outcome: list[None] = []
         for request in pending:
+            request.outcome = outcome
             request.error = None
             try:
                 request.result = request.op(txn)
@@ -191,51 +196,33 @@ class GroupCommit:
         return None
 
     def _conclude(self, own: _Request) -> None:
-        """The outcome is certain: pass the lead, do what follows the commit, answer everybody."""
-        self._pass_lead(own)
-        try:
-            if own.notes:
-                self._after(own.notes)  # whose every step may be done twice
-                own.notes = []
-        finally:
-            # the others first, each gate before its mark; `own` is marked when all are, so that this can be done again
-            for request in own.batch[1:]:
-                if not request.done:
-                    assert request.gate is not None
-                    if request.gate.locked():
-                        request.gate.release()
-                    request.done = True
-            own.done = True
+        """Have the next one lead, do what follows the commit, answer the followers. May be done twice."""
+        self._led = False
+        if self._waiting:
+            self._led = True
+            with contextlib.suppress(IndexError):  # another leader took it along
+                _open(self._waiting[0])
+        if own.notes:
+            self._after(own.notes)  # whose every step may be done twice
+            own.notes = []
+        for request in own.followers:
+            _open(request)
 
-    def _pass_lead(self, own: _Request) -> None:
-        """Idempotent, and right again when called again after an interrupt at any step."""
-        with self._lock:
-            if not own.leads:
-                return
-            if self._waiting:
-                heir = self._waiting[0]
-                heir.leads = True
-                if heir.gate is not None and heir.gate.locked():
-                    heir.gate.release()  # before it leaves the line: an interrupt in between must not lose it
-                self._waiting.popleft()
-            else:
-                self._led = False
-            own.leads = False
+    def _withdraw(self, own: _Request) -> None:
+        """An interrupt is on its way through `run`: decide what is undecided, leave nobody waiting."""
+        while True:
+            try:
+                with self._write_lock:  # whoever has it in his batch is done
+                    if not own.outcome:
+                        own.outcome, own.notes = _WITHDRAWN, []
+                        with contextlib.suppress(ValueError):  # not in line
+                            self._waiting.remove(own)
+                return self._conclude(own)
+            except KeyboardInterrupt:  # again: the first one is raised
+                continue
 
-    def _interrupted(self, request: _Request) -> bool:
-        """A KeyboardInterrupt is on its way through `run`: leave nobody waiting. False if interrupted again."""
-        try:
-            if request.decided:
-                self._conclude(request)
-                return True
-            with self._lock:
-                if request in self._waiting:
-                    self._waiting.remove(request)
-                while len(request.batch) > 1:
-                    if not self._waiting or self._waiting[0] is not request.batch[-1]:
-                        self._waiting.appendleft(request.batch[-1])
-                    request.batch.pop()
-            self._pass_lead(request)
-            return True
-        except KeyboardInterrupt:
-            return False
+
+def _open(request: _Request) -> None:
+    assert request.gate is not None
+    with contextlib.suppress(RuntimeError):  # open already
+        request.gate.release()

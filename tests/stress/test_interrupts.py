@@ -6,83 +6,28 @@ at one point after the other, which real signals hit by chance only.
 
 from __future__ import annotations
 
-import dis
 import faulthandler
-import functools
 import os
 import random
 import signal
-import sys
 import threading
 import time
 import traceback
-import types
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from interrupting import interrupted_at
 
 import mqlite
 
 GUARD = 60.0
-PACKAGE = os.path.dirname(mqlite.__file__)
 #: More points than any of the calls has.
 END = 5000
 #: Seconds after which a process that was interrupted is taken for hanging.
 HANGS = 10
-
-
-@functools.cache
-def _looks(code: types.CodeType) -> dict[int, int]:
-    """Offset -> which handler covers it, 0 for none; negative where the interpreter looks for signals after it."""
-    handlers = dis._parse_exception_table(code)  # type: ignore[attr-defined]
-    found = {}
-    for instruction in dis.get_instructions(code):
-        handler = next((entry.target for entry in handlers if entry.start <= instruction.offset < entry.end), 0) + 1
-        looks = instruction.opname.startswith(("CALL", "RESUME", "JUMP_BACKWARD"))
-        found[instruction.offset] = -handler if looks else handler
-    return found
-
-
-@contextmanager
-def _interrupted_at(point: int) -> Iterator[list[str]]:
-    """A KeyboardInterrupt at the n-th point of the package in this thread; [where it struck].
-
-    A point is where the interpreter looks for signals: after a call, at the start of
-    a function, at the end of a loop's round. (Raised at any line, it would strike
-    where a signal cannot, such as between the block of a `with` and its end.)
-    """
-    left = point
-    struck: list[str] = []
-
-    def follow(frame: Any) -> Any:
-        frame.f_trace_opcodes = True
-        looks = _looks(frame.f_code)
-        before = 0
-
-        def local(frame: Any, event: str, argument: Any) -> Any:
-            nonlocal left, before
-            if event == "opcode":
-                now, last, before = looks[frame.f_lasti], before, looks[frame.f_lasti]
-                if last < 0 and -last == abs(now):
-                    left -= 1
-                    if left == 0:
-                        struck.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}")
-                        raise KeyboardInterrupt
-            return local
-
-        return local
-
-    before = sys.gettrace()
-    sys.settrace(lambda frame, event, argument: follow(frame) if frame.f_code.co_filename.startswith(PACKAGE) else None)
-    try:
-        yield struck
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
 
 
 def _some_points(seed: int) -> list[int]:
@@ -100,7 +45,7 @@ def _interrupted(talk: Any, path: str, name: str, call: str, point: int) -> None
     queue: mqlite.Queue[Any] = mqlite.Queue(name, path, maxsize=4, max_deliveries=None)
     queue.put_many(["first", "second"])
     returned = False
-    with _interrupted_at(point) as struck:
+    with interrupted_at(point) as struck:
         CALLS[call](queue)
         returned = True
     talk.say([struck, returned])

@@ -9,8 +9,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from interrupting import interrupted_at
 
 from mqlite.errors import Full, MqliteError, StoreError, StoreFull
+from mqlite.log import group_commit
 from mqlite.log.group_commit import MAX_BATCH, GroupCommit
 
 InThread = Callable[..., Future[Any]]
@@ -248,7 +250,7 @@ def test_an_interrupt_inside_the_leader_s_operation_leaves_nobody_waiting(
 ) -> None:
     first, *others = together(poison("half", error()), write(1, "a"), write(2, "b"))
     assert isinstance(first.exception(10), error)
-    assert ([future.result(10) for future in others], store.stored) == (["a", "b"], [1, 2])
+    assert ([future.result(10) for future in others], sorted(store.stored)) == (["a", "b"], [1, 2])
 
 
 def test_an_interrupt_inside_the_commit_leaves_nobody_waiting(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
@@ -263,6 +265,98 @@ def test_an_interrupt_after_the_commit_loses_no_result(store: FakeStore, togethe
     first, *others = together(write(1, "a"), write(2, "b"), write(3, "c"))
     assert isinstance(first.exception(10), KeyboardInterrupt)
     assert ([future.result(10) for future in others], store.stored) == (["b", "c"], [1, 2, 3])
+
+
+def _interrupted_leader(store: FakeStore, in_thread: InThread, eventually: Eventually, point: int) -> bool:
+    """Whether it returned. Two others come while its commit is under way."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(txn: FakeTransaction) -> str:
+        txn.write((point, "own"))
+        inside.set()
+        assert go_on.wait(10)
+        return "own"
+
+    def join_in() -> list[str]:
+        inside.wait(10)
+        futures = [in_thread(store.group.run, write((point, n), n)) for n in range(2)]
+        eventually(lambda: len(store.group._waiting) == 2 or not store.group._led)
+        go_on.set()
+        return [future.result(10) for future in futures]
+
+    others = in_thread(join_in)
+    returned = False
+    with interrupted_at(point) as struck:
+        returned = store.group.run(slow) == "own"
+    inside.set()
+    assert others.result(10) == [0, 1], struck
+    stored = {value: store.stored.count(value) for value in store.stored if value[0] == point}
+    assert set(stored.values()) == {1}, struck
+    assert {(point, 0), (point, 1)} <= set(stored), struck
+    assert (point, "own") in stored or not returned, struck
+    assert {value for _, value in store.notes} == set(store.stored), struck
+    return returned
+
+
+def _interrupted_follower(store: FakeStore, in_thread: InThread, eventually: Eventually, point: int) -> bool:
+    """Whether it returned."""
+    inside, go_on, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(txn: FakeTransaction) -> None:
+        txn.write((point, "leader"))
+        inside.set()
+        assert go_on.wait(10)
+
+    def let_go() -> None:
+        while not (store.group._waiting or finished.wait(0.001) or struck):
+            pass
+        go_on.set()
+
+    leader = in_thread(store.group.run, slow)
+    assert inside.wait(10)
+    returned = False
+    with interrupted_at(point) as struck:
+        letting_go = in_thread(let_go)
+        returned = store.group.run(write((point, "own"), "own")) == "own"
+    finished.set()
+    assert (leader.exception(10), letting_go.exception(10)) == (None, None), struck
+    store.group.run(write((point, "next")))
+    stored = [what for number, what in store.stored if number == point]
+    assert stored in (["leader", "own", "next"], ["leader", "next"] if not returned else []), struck
+    return returned
+
+
+@pytest.mark.parametrize("interrupted", [_interrupted_leader, _interrupted_follower])
+def test_an_interrupt_at_any_point_leaves_nobody_waiting(
+    interrupted: Callable[..., bool], store: FakeStore, in_thread: InThread, eventually: Eventually
+) -> None:
+    point = 1
+    while not interrupted(store, in_thread, eventually, point):
+        point += 1
+    assert point > 10
+
+
+def test_a_follower_leads_where_the_lead_was_lost(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "HEDGE", 0.01)
+    store.group._led = True  # by nobody
+    assert (store.group.run(write(1, "result")), store.stored) == ("result", [1])
+
+
+def test_a_follower_whose_leader_is_slow_is_committed_once(
+    store: FakeStore, in_thread: InThread, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "HEDGE", 0.01)
+    go_on, followers = threading.Event(), 5
+    with store.lock:
+        first = in_thread(store.group.run, lambda txn: (txn.write("slow"), go_on.wait(10)))
+        eventually(lambda: store.group._led)
+        others = [in_thread(store.group.run, write(n, n)) for n in range(followers)]
+        eventually(lambda: len(store.group._waiting) == followers)
+    eventually(lambda: store.lock.locked() and not store.group._waiting)  # all are in the batch, and impatient
+    go_on.set()
+    assert first.exception(10) is None
+    assert [future.result(10) for future in others] == list(range(followers))
+    assert sorted(map(str, store.stored)) == sorted(["slow", *map(str, range(followers))])
 
 
 def test_many_threads_lose_nothing(store: FakeStore, in_thread: InThread) -> None:

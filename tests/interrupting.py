@@ -1,0 +1,67 @@
+"""A KeyboardInterrupt at one chosen point after the other: what real signals hit by chance only."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mqlite
+
+PACKAGE = os.path.dirname(mqlite.__file__)
+
+
+@functools.cache
+def _looks(code: types.CodeType) -> dict[int, int]:
+    """Offset -> which handler covers it, 0 for none; negative where the interpreter looks for signals after it."""
+    handlers = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    found = {}
+    for instruction in dis.get_instructions(code):
+        handler = next((entry.target for entry in handlers if entry.start <= instruction.offset < entry.end), 0) + 1
+        looks = instruction.opname.startswith(("CALL", "RESUME", "JUMP_BACKWARD"))
+        found[instruction.offset] = -handler if looks else handler
+    return found
+
+
+@contextmanager
+def interrupted_at(point: int) -> Iterator[list[str]]:
+    """A KeyboardInterrupt at the n-th point of the package in this thread; [where it struck].
+
+    A point is where the interpreter looks for signals: after a call, at the start of
+    a function, at the end of a loop's round. (Raised at any line, it would strike
+    where a signal cannot, such as between the block of a `with` and its end.)
+    """
+    left = point
+    struck: list[str] = []
+
+    def follow(frame: Any) -> Any:
+        frame.f_trace_opcodes = True
+        looks = _looks(frame.f_code)
+        before = 0
+
+        def local(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal left, before
+            if event == "opcode":
+                now, last, before = looks[frame.f_lasti], before, looks[frame.f_lasti]
+                if last < 0 and -last == abs(now):
+                    left -= 1
+                    if left == 0:
+                        struck.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}")
+                        raise KeyboardInterrupt
+            return local
+
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, argument: follow(frame) if frame.f_code.co_filename.startswith(PACKAGE) else None)
+    try:
+        yield struck
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
