@@ -132,7 +132,10 @@ class SharedPresence:
         with self._watching:
             if generation <= self.generation:
                 return  # another thread has read a newer list
-            self._liveness.watch(owner for owner in owners if owner != self.owner)
+            everybody, own = set(owners), self.owner
+            if own not in everybody:
+                return  # it leaves, or joined after that list: this generation is not known here
+            self._liveness.watch(everybody - {own})
             self.generation = generation
         self.bell.watching_changed()
 

@@ -145,8 +145,8 @@ class Writing(Reading, Protocol):
     def replace(self, queue: int, position: Position, row: Row) -> None:
         """Change a row (deadline, flags)."""
 
-    def drop(self, queue: int, position: Position) -> None:
-        """Remove a row."""
+    def drop(self, queue: int, position: Position) -> bool:
+        """Remove a row; whether there was one."""
 
     def give_back(self, queue: int, position: Position, returned: Returned) -> None:
         """Row -> returned."""

@@ -170,9 +170,9 @@ class MemoryClaims:
         """Change a row."""
         self.desk(queue).rows[position] = row
 
-    def drop(self, queue: int, position: Position) -> None:
+    def drop(self, queue: int, position: Position) -> bool:
         """Remove a row."""
-        self.desk(queue).rows.pop(position, None)
+        return self.desk(queue).rows.pop(position, None) is not None
 
     def give_back(self, queue: int, position: Position, returned: Returned) -> None:
         """Row -> returned. O(log n)."""

@@ -256,10 +256,12 @@ class SharedTxn(SharedView):
         """Change a row."""
         self._txn.put(_at(b"R", queue, position), _ROW.pack(*row))
 
-    def drop(self, queue: int, position: Position) -> None:
+    def drop(self, queue: int, position: Position) -> bool:
         """Remove a row."""
-        if self._txn.delete(_at(b"R", queue, position)):
+        found: bool = self._txn.delete(_at(b"R", queue, position))
+        if found:
             self._count(queue, -1)
+        return found
 
     def give_back(self, queue: int, position: Position, returned: Returned) -> None:
         """Row -> returned."""

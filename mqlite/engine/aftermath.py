@@ -11,7 +11,7 @@ from ..claims import TASK, Claims, Kind, Shut
 from ..errors import MqliteError
 from ..log import Log, Note
 from ..waiting import RUNG_FROM, Ring, Waiters
-from .steps import ARRIVED, CHANGED, SETTLED
+from .steps import ARRIVED, SETTLED
 from .tasks import shut_mode
 
 
@@ -36,9 +36,15 @@ class Aftermath:
             with contextlib.suppress(IndexError):  # another thread was faster
                 notes.append(self._leftover.popleft())
         try:
-            arrived = {note[1] for note in notes if note[0] is ARRIVED}
-            settled = [note for note in notes if note[0] is SETTLED]
-            left = {note[1] for note in settled}
+            arrived, settled, left, changed = set(), [], set(), set()
+            for note in notes:
+                if note[0] is ARRIVED:
+                    arrived.add(note[1])
+                elif note[0] is SETTLED:
+                    settled.append(note)
+                    left.add(note[1])
+                else:
+                    changed.add(note[1])
             if settled:
                 rings, joined = self._clear(settled, arrived, left)
             else:
@@ -47,7 +53,7 @@ class Aftermath:
                 self._waiters.ring_any(*ring)
             for queue in joined:
                 self._ring_joiners(queue)
-            for queue in {note[1] for note in notes if note[0] is CHANGED}:
+            for queue in changed:
                 for kind in Kind:
                     self._waiters.ring_all(queue, kind)
         except BaseException as error:
@@ -57,8 +63,7 @@ class Aftermath:
 
     def _look(self, arrived: set[int]) -> tuple[list[Ring], list[int]]:
         """Who is to be rung after a put: one look, after the commit."""
-        arrived = {queue for queue in arrived if not self.is_calm(queue)}
-        if not arrived:
+        if all(map(self.is_calm, arrived)):
             return [], []
         with self._claims.read() as c:
             for queue in arrived:
@@ -69,12 +74,14 @@ class Aftermath:
     def _clear(self, settled: list[Note], arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
         """The rows of what was settled go, after the log's commit; who is to be rung is seen in the same state. [10]"""
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
-            for _, queue, position, holder in settled:
-                row = c.row(queue, position)
-                if row is not None and row.holder == holder:
-                    c.drop(queue, position)
-                    if row.flags & TASK:
-                        c.add_tasks(queue, row.owner, 1)
+            last = c.commit - 1
+            for _, queue, position, row, commit in settled:
+                if commit != last:  # something was committed since the row was made
+                    found = c.row(queue, position)
+                    if found is None or found.holder != row.holder:
+                        continue
+                if c.drop(queue, position) and row.flags & TASK:
+                    c.add_tasks(queue, row.owner, 1)
             return self._who_waits(c, arrived, left)
 
     @staticmethod

@@ -176,9 +176,10 @@ class Engine:
         stale: list[Position] = []
         uncovered = False
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            c.require(owner)
             if c.generation() != self.presence.generation:
+                c.require(owner)
                 return None
+            commit = c.commit
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
                 options = self.catalog.options(queue, snapshot)
                 picked = self._pick(c, snapshot, queue.id, count, stale)
@@ -215,6 +216,8 @@ class Engine:
             if seat.taken:
                 c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
         seat.taken = False
+        for claim in into:
+            claim.commit = commit
         self._open(into)
         if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
@@ -309,24 +312,41 @@ class Engine:
     # ------------------------------------------------------------------ settle
     def _check(self, txn: Snapshot, claims: Iterable[Claim]) -> None:
         """Under L: all these claims are valid, or LeaseLost. [3]"""
-        with self.claims.read() as c:
-            for claim in claims:
-                row = c.row(claim.queue.id, claim.position)
-                if row is None or row.holder != claim.row.holder or not txn.has(claim.queue.id, claim.position):
-                    raise LeaseLost(
-                        f"the claim on message {claim.record.id} of queue {claim.queue.name!r} was lost (timed "
-                        "out, or given back): nothing was changed; another consumer has the message or will get "
-                        "it"
-                    )
+        self._check_rows(claims)
+        for claim in claims:
+            if not txn.has(claim.queue.id, claim.position):
+                raise self._lost(claim)
+
+    def _check_rows(self, claims: Iterable[Claim]) -> None:
+        """The first half of `_check`. No snapshot where nothing was committed to the claims since they were made."""
+        last = self.claims.last_commit()
+        changed = [claim for claim in claims if claim.commit != last]
+        if changed:
+            with self.claims.read() as c:
+                for claim in changed:
+                    row = c.row(claim.queue.id, claim.position)
+                    if row is None or row.holder != claim.row.holder:
+                        raise self._lost(claim)
+
+    @staticmethod
+    def _lost(claim: Claim) -> LeaseLost:
+        return LeaseLost(
+            f"the claim on message {claim.record.id} of queue {claim.queue.name!r} was lost (timed out, or given "
+            "back): nothing was changed; another consumer has the message or will get it"
+        )
 
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
 
         def op(txn: Any) -> None:
-            self._check(txn, claims)
+            if len(claims) == 1:
+                self._check_rows(claims)
+            else:
+                self._check(txn, claims)
             for claim in claims:
-                txn.remove(claim.queue.id, claim.position)
-                txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row.holder))
+                if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
+                    raise self._lost(claim)
+                txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
 
         self.log.write(op)
 
@@ -412,7 +432,7 @@ class Engine:
             dead = queue.id | DEAD_BIT
             txn.append(dead, claim.position >> 64, self.log.prepare(corpse), record.id)
             txn.notes.append((ARRIVED, dead))
-        txn.notes.append((SETTLED, queue.id, claim.position, claim.row.holder))
+        txn.notes.append((SETTLED, queue.id, claim.position, claim.row, claim.commit))
 
     def extend(self, claim: Claim, seconds: float) -> None:
         """The deadline is `seconds` from now, where there is one. Raises LeaseLost."""

@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from .catalog import QueueState
 
 ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
-SETTLED: Final = "settled"  # (SETTLED, queue, position, holder): gone from the log, its row may go
+SETTLED: Final = "settled"  # (SETTLED, queue, position, row, commit): gone from the log, its row may go
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 
 @attrs.define(eq=False)
 class Claim:
-    """A message that this process holds. `record` is read from `raw` after the commit that makes the row."""
+    """A message that this process holds. `record` is read from `raw` after the commit that makes the row.
+
+    commit: the number of that commit. As long as it is the last one, the row is there and as it was.
+    """
 
     queue: QueueState
     position: Position
     row: Row
     raw: Raw
+    commit: int = -2
     record: Record = attrs.field(init=False)

@@ -19,7 +19,8 @@ from .steps import CHANGED
 def shut_mode(claims: Claims, queue: int) -> Shut:
     """Whether a queue was shut down."""
     with claims.read() as c:
-        return Shut(c.shut(queue))
+        mode: Shut = c.shut(queue)
+        return mode
 
 
 class Tasks:

@@ -47,6 +47,10 @@ class Counters:
     removed_bytes: int = 0
     settings_version: int = 0
 
+    def copy(self) -> Counters:
+        """The same numbers, to be changed."""
+        return Counters(self.put_total, self.put_bytes, self.removed_total, self.removed_bytes, self.settings_version)
+
     @property
     def total(self) -> int:
         """Messages stored now."""

@@ -23,15 +23,36 @@ _PATH_PAGES = 16
 
 @attrs.define
 class Known:
-    """Numbers as of one commit of this process. They hold for a snapshot of that commit, and for the write
+    """Numbers as of the last commit of this process. They hold for a snapshot of that commit, and for the write
     transaction that directly follows it: the numbers of commits leave no gap for one of another process.
 
-    Reading and checking them anew took a fifth of a put, besides the flush.
+    Written under the write lock, read by anybody: `transaction` changes before and after the rest, and no
+    Counters that are in here change. Reading and checking the numbers anew took a fifth of a put, besides the flush.
     """
 
     transaction: int = -2
     counters: dict[int, Counters] = attrs.field(factory=dict)
     seq: int = 0
+
+    def learn(self, transaction: int, counters: dict[int, Counters], seq: int, *, follows: bool) -> None:
+        """What this process has just committed; `follows`: as the next one after what was known."""
+        self.transaction = -2
+        if follows:
+            self.counters.update(counters)
+        else:
+            self.counters = counters
+        self.seq = seq
+        self.transaction = transaction
+
+    def counters_at(self, transaction: int, queue: int) -> Counters | None:
+        """The numbers of a queue as of that commit."""
+        if transaction != self.transaction:
+            return None
+        counters = self.counters.get(queue)
+        return counters if transaction == self.transaction else None
+
+
+_NOTHING_KNOWN = Known()
 
 
 class LmdbSnapshot:
@@ -62,10 +83,10 @@ class LmdbSnapshot:
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
-        known = self._known
-        if known is not None and queue in known.counters and self._txn.id() == known.transaction:
-            return known.counters[queue]
-        return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
+        counters = None if self._known is None else self._known.counters_at(self._txn.id(), queue)
+        return counters or fmt.unpacked_counters(
+            self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue))
+        )
 
     def raw(self, queue: int, position: Position) -> bytes | None:
         """The stored bytes at a position, or None."""
@@ -145,7 +166,9 @@ class LmdbTxn(LmdbSnapshot):
     def __init__(self, txn: lmdb.Transaction, environment: Environment, space: Space, known: Known) -> None:
         super().__init__(environment)
         self._txn = txn
-        self._follows = known if txn.id() == known.transaction + 1 else Known()
+        self._id = txn.id()
+        self._last = known
+        self._follows = known if self._id == known.transaction + 1 else _NOTHING_KNOWN
         self._space = space
         self._pages = 0
         self._counters: dict[int, Counters] = {}
@@ -165,7 +188,7 @@ class LmdbTxn(LmdbSnapshot):
         counters = self._counters.get(queue)
         if counters is None:
             known = self._follows.counters.get(queue)
-            counters = self._counters[queue] = super().counters(queue) if known is None else attrs.evolve(known)
+            counters = self._counters[queue] = super().counters(queue) if known is None else known.copy()
         return counters
 
     def reserve(self, size_bytes: int) -> None:
@@ -219,16 +242,16 @@ class LmdbTxn(LmdbSnapshot):
         """Store the counters; what is left is the commit itself."""
         if self._seq:
             self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
-        self._txn_id = self._txn.id()
         for queue in self._put_to:
             self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
         for queue in self._removed_from:
             self._txn.put(fmt.removed_key(queue), fmt.packed_removed(self._counters[queue]))
         return self._txn
 
-    def learned(self) -> Known:
-        """What is known once this is committed."""
-        return Known(int(self._txn_id), {**self._follows.counters, **self._counters}, self._seq or self._follows.seq)
+    def committed(self) -> None:
+        """What is in here is known now."""
+        follows = self._follows is self._last
+        self._last.learn(self._id, self._counters, self._seq or self._follows.seq, follows=follows)
 
     def abort(self) -> None:
         """Undo everything."""
@@ -261,7 +284,7 @@ class LmdbLog:
 
     def _end(self, committed: Any) -> None:
         if committed is not None:
-            self._known = committed.learned()
+            committed.committed()
         self._environment.end_write()
 
     def _begin(self) -> LmdbTxn:
