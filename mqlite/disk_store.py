@@ -103,7 +103,7 @@ class DiskStore:
         """Nothing of the parent's is touched, all is opened anew when needed."""
         self._undo = contextlib.ExitStack()
         self._environment.forget()
-        self.claims.environment.forget()
+        self.claims.after_fork()
         self.presence.forget()
         self.log.after_fork()
         self.engine.after_fork()

@@ -10,6 +10,7 @@ from .errors import CodecError, LeaseLost, NotClaimed
 from .message import Death, Message, Record, error_texts, priority_at, utc
 
 Decode = Callable[[Any], Any]
+_NO_EXTRAS: dict[str, Any] = {}
 
 
 class Lease:
@@ -114,7 +115,7 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
 
 def message_of(queue: QueueState, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
     """A Message for the user."""
-    extras = record.extras or {}
+    extras = record.extras or _NO_EXTRAS
     return Message(
         body,
         record.id,
@@ -130,14 +131,12 @@ def message_of(queue: QueueState, position: int, record: Record, body: Any, leas
         extras.get("reply_to"),
         extras.get("correlation_id"),
         queue.name,
-        _death(extras.get("death")),
+        _death(extras["death"]) if "death" in extras else None,
         lease,
     )
 
 
-def _death(fields: dict[str, Any] | None) -> Death | None:
-    if fields is None:
-        return None
+def _death(fields: dict[str, Any]) -> Death:
     return Death(
         reason=fields["reason"],
         queue=fields["queue"],

@@ -222,26 +222,28 @@ class Queue(Generic[T]):
         """
         check_count(max_messages, "max_messages")
         wait = check_timeout(timeout)
-        self._interrupt.check()
+        if self._interrupt.closed:
+            self._interrupt.check()
         end = None if wait is None else time.monotonic() + wait
+        engine, decode = self._engine, self._channel.decode
         claims: list[Claim] = []
+        messages: list[Message] = []
         try:
             while True:
-                self._engine.receive(self._state, max_messages, wait, self._interrupt, claims)
-                messages = [self._claimed(claim) for claim in claims]
-                if not claims or any(messages):
-                    break
-                claims.clear()
+                engine.receive(self._state, max_messages, wait, self._interrupt, claims)
+                if not claims:
+                    raise Empty(f"queue {self.name!r} had no message in time")
+                for claim in claims:
+                    message = claimed_message(engine, claim, decode, None)
+                    if message is not None:
+                        messages.append(message)
+                if messages:
+                    return messages
+                claims.clear()  # none could be decoded
                 wait = None if end is None else max(0.0, end - time.monotonic())
-            if claims:
-                return [message for message in messages if message is not None]
         except BaseException:
-            self._engine.release_all(claims)
+            engine.release_all(claims)
             raise
-        raise Empty(f"queue {self.name!r} had no message in time")
-
-    def _claimed(self, claim: Claim) -> Message | None:
-        return claimed_message(self._engine, claim, self._channel.decode, None)
 
     def consumer(self, prefetch: int = 1, auto_ack: bool = False) -> Consumer:
         """A handle to take messages one after the other; iterate over it. See `Consumer`."""

@@ -26,7 +26,6 @@ import contextlib
 import functools
 import itertools
 import struct
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,30 +60,13 @@ def _at(kind: bytes, queue: int, position: Position) -> bytes:
     return _key(kind, queue) + position.to_bytes(12, "big")
 
 
-class SharedView:
-    """One state of the claims."""
+class _Reading:
+    """What can be read in any transaction."""
 
     _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._held: list[None] = []  # the token of a reader that is inside
-
-    def __enter__(self) -> SharedView:
-        self._txn = self._environment.begin_read(self._held)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        self._end()
-        if isinstance(error, lmdb.Error):
-            raise self._environment.failed(error) from error
-
-    def _end(self) -> None:
-        if self._held:
-            txn, self._txn = self._txn, None
-            self._environment.end_read(self._held, txn)
-
-    __del__ = _end  # an interrupt may strike before the block is entered
 
     def _walk(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         walk = self._txn.cursor()
@@ -180,7 +162,31 @@ class SharedView:
         return found
 
 
-class SharedTxn(SharedView):
+class SharedView(_Reading):
+    """One state of the claims."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._held: list[None] = []  # the token of a reader that is inside
+
+    def __enter__(self) -> SharedView:
+        self._txn = self._environment.begin_read(self._held)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._end()
+        if error is not None and isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error
+
+    def _end(self) -> None:
+        if self._held:
+            txn, self._txn = self._txn, None
+            self._environment.end_read(self._held, txn)
+
+    __del__ = _end  # an interrupt may strike before the block is entered
+
+
+class SharedTxn(_Reading):
     """The write transaction: entered, it begins; left, it commits, or aborts on an error."""
 
     def __enter__(self) -> SharedTxn:
@@ -203,7 +209,7 @@ class SharedTxn(SharedView):
             self._environment.end_write()
             raise self._environment.failed(failure) from failure
         self._environment.end_write()
-        if isinstance(error, lmdb.Error):
+        if error is not None and isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
 
     def _store_numbers(self) -> None:
@@ -330,22 +336,23 @@ class SharedTxn(SharedView):
 
 
 class SharedClaims:
-    """See the top of this module."""
+    """See the top of this module.
+
+    lock is this process's part of C (LMDB's own mutex is the other); guard ends a write
+    transaction that an interrupt left open.
+    """
 
     ring_unseats = False  # it would cost a commit per ring
 
     def __init__(self, path: str) -> None:
         self.environment = Environment(path, map_size=MAP_BYTES, durable=False)
+        self.lock = self.environment.write_lock
+        self.guard = self.environment
 
-    @property
-    def lock(self) -> threading.Lock:
-        """C, this process's part of it; LMDB's own mutex is the other."""
-        return self.environment.write_lock
-
-    @property
-    def guard(self) -> Environment:
-        """Ends a write transaction that an interrupt left open."""
-        return self.environment
+    def after_fork(self) -> None:
+        """In a forked child: start afresh."""
+        self.environment.forget()
+        self.lock = self.environment.write_lock
 
     def write(self) -> SharedTxn:
         """The write transaction; the caller holds `lock` and `guard`."""

@@ -31,7 +31,7 @@ from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from ..errors import MqliteError, ShutDown
 from . import Note
@@ -49,9 +49,8 @@ class Transaction(Protocol):
     """What a group needs of a write transaction."""
 
     notes: list[Note]
+    changed: bool
 
-    @property
-    def changed(self) -> bool: ...
     def seal(self) -> Any:
         """All but the commit; returns the object whose commit(), in C, is the commit."""
 
@@ -122,7 +121,8 @@ class GroupCommit:
             raise
         if own.error is not None:
             raise own.error
-        return cast(T, own.result)
+        result: T = own.result
+        return result
 
     def _follow(self, own: _Request) -> None:
         """Returns when it is answered, or should lead."""
@@ -139,7 +139,8 @@ class GroupCommit:
             while True:
                 txn = self._begin()
                 if not pending:
-                    self._gather(own)
+                    if self._waiting:
+                        self._gather(own)
                     pending = [own, *own.followers]
                 culprit = self._apply(txn, pending)
                 if culprit is None:
@@ -166,13 +167,12 @@ class GroupCommit:
                     request.outcome = _DECIDED
 
     def _gather(self, own: _Request) -> None:
-        if self._waiting:
-            followers: list[_Request] = []
-            own.followers = followers
-            while self._waiting and len(followers) < MAX_BATCH - 1:
-                request = self._waiting.popleft()
-                if request is not own and not request.outcome:
-                    followers.append(request)
+        followers: list[_Request] = []
+        own.followers = followers
+        while self._waiting and len(followers) < MAX_BATCH - 1:
+            request = self._waiting.popleft()
+            if request is not own and not request.outcome:
+                followers.append(request)
 
     def _apply(self, txn: Transaction, pending: list[_Request]) -> _Request | None:
         """Run all operations; returns the one that poisoned the transaction, if one did."""

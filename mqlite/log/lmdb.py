@@ -55,38 +55,13 @@ class Known:
 _NOTHING_KNOWN = Known()
 
 
-class LmdbSnapshot:
-    """One state of the log. Also the reading half of a write transaction."""
+class _Reading:
+    """What can be read in any transaction."""
 
     _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
 
-    def __init__(self, environment: Environment, known: Known | None = None) -> None:
-        self._environment = environment
-        self._known = known
-        self._held: list[None] = []  # the token of a reader that is inside
-
-    def __enter__(self) -> LmdbSnapshot:
-        self._txn = self._environment.begin_read(self._held)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        self._end()
-        if isinstance(error, lmdb.Error):
-            raise self._environment.failed(error) from error
-
-    def _end(self) -> None:
-        if self._held:
-            txn, self._txn = self._txn, None
-            self._environment.end_read(self._held, txn)
-
-    __del__ = _end  # an interrupt may strike before the block is entered
-
-    def counters(self, queue: int) -> Counters:
-        """The numbers of a queue."""
-        counters = None if self._known is None else self._known.counters_at(self._txn.id(), queue)
-        return counters or fmt.unpacked_counters(
-            self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue))
-        )
+    def _stored_counters(self, queue: int) -> Counters:
+        return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
 
     def raw(self, queue: int, position: Position) -> bytes | None:
         """The stored bytes at a position, or None."""
@@ -160,11 +135,42 @@ class LmdbSnapshot:
         return found
 
 
-class LmdbTxn(LmdbSnapshot):
-    """The write transaction. Counters and the seq are kept here and stored once, before the commit."""
+class LmdbSnapshot(_Reading):
+    """One state of the log."""
 
-    def __init__(self, txn: lmdb.Transaction, environment: Environment, space: Space, known: Known) -> None:
-        super().__init__(environment)
+    def __init__(self, environment: Environment, known: Known = _NOTHING_KNOWN) -> None:
+        self._environment = environment
+        self._known = known
+        self._held: list[None] = []  # the token of a reader that is inside
+
+    def __enter__(self) -> LmdbSnapshot:
+        self._txn = self._environment.begin_read(self._held)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._end()
+        if error is not None and isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error
+
+    def _end(self) -> None:
+        if self._held:
+            txn, self._txn = self._txn, None
+            self._environment.end_read(self._held, txn)
+
+    __del__ = _end  # an interrupt may strike before the block is entered
+
+    def counters(self, queue: int) -> Counters:
+        """The numbers of a queue."""
+        return self._known.counters_at(self._txn.id(), queue) or self._stored_counters(queue)
+
+
+class LmdbTxn(_Reading):
+    """The write transaction. Counters and the seq are kept here and stored once, before the commit.
+
+    changed: whether there is anything to commit.
+    """
+
+    def __init__(self, txn: lmdb.Transaction, space: Space, known: Known) -> None:
         self._txn = txn
         self._id = txn.id()
         self._last = known
@@ -175,20 +181,15 @@ class LmdbTxn(LmdbSnapshot):
         self._put_to: set[int] = set()
         self._removed_from: set[int] = set()
         self._seq = 0
-        self._written = False
+        self.changed = False
         self.notes: list[Note] = []
-
-    @property
-    def changed(self) -> bool:
-        """Whether there is anything to commit."""
-        return self._written
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue, to be changed here only."""
         counters = self._counters.get(queue)
         if counters is None:
             known = self._follows.counters.get(queue)
-            counters = self._counters[queue] = super().counters(queue) if known is None else known.copy()
+            counters = self._counters[queue] = self._stored_counters(queue) if known is None else known.copy()
         return counters
 
     def reserve(self, size_bytes: int) -> None:
@@ -201,7 +202,7 @@ class LmdbTxn(LmdbSnapshot):
         """Store at a new position. O(log n)."""
         if not self._seq:
             self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
-        self._written = True
+        self.changed = True
         self._seq = seq = self._seq + 1
         draft.record.id = message_id = message_id or seq
         key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
@@ -217,7 +218,7 @@ class LmdbTxn(LmdbSnapshot):
         """Take a record out. O(log n)."""
         value: bytes | None = self._txn.pop(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
         if value is not None:
-            self._written = True
+            self.changed = True
             counters = self.counters(queue)
             counters.removed_total += 1
             counters.removed_bytes += len(value)
@@ -233,7 +234,7 @@ class LmdbTxn(LmdbSnapshot):
             key = walk.key() if last else b""
             definition.id = int.from_bytes(key[1:], "big") + 1 if key.startswith(fmt.NAME) else 1
             self._txn.put(fmt.queue_key(fmt.NAME, definition.id), definition.name.encode())
-        self._written = True
+        self.changed = True
         self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
         self.counters(definition.id).settings_version = definition.version
         self._put_to.add(definition.id)
@@ -288,7 +289,7 @@ class LmdbLog:
         self._environment.end_write()
 
     def _begin(self) -> LmdbTxn:
-        return LmdbTxn(self._environment.begin_write(), self._environment, self._space, self._known)
+        return LmdbTxn(self._environment.begin_write(), self._space, self._known)
 
     # ------------------------------------------------------------------ log
     def hold(self, op: Callable[[Any], T]) -> T:
