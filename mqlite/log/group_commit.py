@@ -6,9 +6,9 @@ those who came during the commit lead next. Who is alone waits for nobody. (As
 LevelDB's writer queue and bbolt's DB.Batch do, with each operation answered alone.)
 
 An operation that raises an MqliteError or ShutDown has changed nothing (its
-contract), and the others go on. Any other error poisons the transaction: it is
-aborted, the culprit gets the error, and the rest are run again without it. A commit
-that fails fails for everybody in it.
+contract), and the others go on. Any other error, and StoreCorrupted, which can come
+at any step, poisons the transaction: it is aborted, the culprit gets the error, and
+the rest are run again without it. A commit that fails fails for everybody in it.
 
 Right is only what happens under `write_lock`: an operation is decided there, once, and
 whoever finds his own undecided may decide it. Who leads and who follows is no more than
@@ -33,7 +33,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from ..errors import MqliteError, ShutDown
+from ..errors import MqliteError, ShutDown, StoreCorrupted
 from . import Note
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class GroupCommit:
                 request.result = request.op(txn)
             except (MqliteError, ShutDown) as error:
                 request.error = error
-                if isinstance(error.__cause__, self._foreign):
+                if isinstance(error, StoreCorrupted) or isinstance(error.__cause__, self._foreign):
                     return request
             except self._foreign as error:
                 request.error = self._translated(error)

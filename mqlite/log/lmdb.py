@@ -199,19 +199,26 @@ class LmdbTxn(_Reading):
         self._pages = pages
 
     def append(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0) -> int:
-        """Store at a new position. O(log n)."""
+        """Store at a new position. O(log n).
+
+        The counters behind the messages are taken out and come back in `seal`: LMDB leaves a full page behind
+        where the new entry is the last of it, and two half full ones otherwise.
+        """
         if not self._seq:
             self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
+            self._txn.delete(fmt.SEQ_KEY)
+        counters = self.counters(queue)
+        if queue not in self._put_to:
+            self._put_to.add(queue)
+            self._txn.delete(fmt.put_key(queue))
         self.changed = True
         self._seq = seq = self._seq + 1
         draft.record.id = message_id = message_id or seq
         key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
         value = fmt.sealed(draft, key)
         self._txn.put(key, value)
-        counters = self.counters(queue)
         counters.put_total += 1
         counters.put_bytes += len(value)
-        self._put_to.add(queue)
         return message_id
 
     def remove(self, queue: int, position: Position) -> bytes | None:
@@ -241,10 +248,10 @@ class LmdbTxn(_Reading):
 
     def seal(self) -> Any:
         """Store the counters; what is left is the commit itself."""
-        if self._seq:
-            self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
         for queue in self._put_to:
             self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
+        if self._seq:
+            self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
         for queue in self._removed_from:
             self._txn.put(fmt.removed_key(queue), fmt.packed_removed(self._counters[queue]))
         return self._txn

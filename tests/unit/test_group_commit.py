@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from interrupting import interrupted_at
 
-from mqlite.errors import Full, MqliteError, StoreError, StoreFull
+from mqlite.errors import Full, MqliteError, StoreCorrupted, StoreError, StoreFull
 from mqlite.log import group_commit
 from mqlite.log.group_commit import MAX_BATCH, GroupCommit
 
@@ -185,6 +185,12 @@ def test_an_error_of_anybody_else_s_undoes_what_its_operation_changed(store: Fak
     errors = [future.exception(10) for future in futures]
     assert isinstance(errors.pop(0 if leads else 1), ZeroDivisionError)
     assert (errors, store.stored) == ([None, None], [1, 2])
+
+
+def test_what_was_changed_before_damage_was_found_is_undone(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+    good, bad = together(write(1), poison("half", StoreCorrupted("counters")))
+    assert isinstance(bad.exception(10), StoreCorrupted)
+    assert (good.exception(10), store.stored) == (None, [1])
 
 
 def test_an_error_of_the_storage_inside_an_operation_is_translated(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
