@@ -90,10 +90,14 @@ class Interrupt:
 
 @attrs.define
 class Seat:
-    """A waiting thread's row among the claims, while it has one. A claim removes it in its own commit."""
+    """A waiting thread's row among the claims, while it has one. A claim removes it in its own commit.
+
+    alone_at: the number of that commit, if it left nobody who waits. As long as it is the last one, nobody does.
+    """
 
     sleeper: int = 0
     taken: bool = False
+    alone_at: int = -2
 
 
 class Waiters:
@@ -133,12 +137,12 @@ class Waiters:
         promised_ns = 0
         try:
             while True:
-                bell.drain(sleeper)
-                interrupt.check(sleeper.id)
-                if seat.taken:  # woken, most likely for a message: look for it first (16% of the time to wake up)
-                    result = attempt(seat)
+                if seat.taken and not interrupt.closed:  # woken, most likely for a message: look for it first
+                    result = attempt(seat)  # (16% of the time to wake up)
                     if result is not None:
                         return result
+                bell.drain(sleeper)
+                interrupt.check(sleeper.id)
                 wake_ns, took_back = self._care(queue)
                 involved = involved or took_back
                 result = attempt(seat)
@@ -172,7 +176,7 @@ class Waiters:
             with contextlib.suppress(Closed):  # closing removed the row
                 if seat.taken:
                     self._clear_ghosts()
-                if involved:
+                if involved and seat.alone_at != self._claims.last_commit():
                     self._pass_on(queue, kind)
 
     def _clear_ghosts(self) -> None:

@@ -174,7 +174,7 @@ class Engine:
         """
         owner = self.presence.owner
         stale: list[Position] = []
-        uncovered = False
+        uncovered = alone = False
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             if c.generation() != self.presence.generation:
                 c.require(owner)
@@ -215,7 +215,9 @@ class Engine:
                 uncovered = True
             if seat.taken:
                 c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
-        seat.taken = False
+                alone = not c.anybody()
+        if seat.taken:
+            seat.taken, seat.alone_at = False, commit if alone else -2
         for claim in into:
             claim.commit = commit
         self._open(into)

@@ -133,7 +133,9 @@ class Liveness:
         if not self._peers:
             return False
         with self._lock:
-            return bool(self._poll.poll(0)) or any(
+            if self._poll.poll(0):
+                return True
+            return -1 in self._peers.values() and any(
                 fd < 0 and not self.is_alive(owner) for owner, fd in self._peers.items()
             )
 

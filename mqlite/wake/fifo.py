@@ -29,7 +29,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..system.liveness import Liveness
 from . import LONGEST_SLEEP, Sleeper
@@ -78,7 +78,7 @@ class FifoBell:
         """The sleeper stays awake from now on; it hands the lead on, if an interrupt kept it from doing so."""
         with self._lock:
             self._sleepers.pop(sleeper.id, None)
-        self._wake_up(sleeper)
+            self._step_back(sleeper)
 
     def drain(self, sleeper: Sleeper) -> None:
         """Forget rings so far. Unread ones in the pipe stay: they cost one more look."""
@@ -90,75 +90,75 @@ class FifoBell:
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, until a watched process died, or for `timeout` seconds."""
         end = math.inf if timeout is None else time.monotonic() + min(timeout, LONGEST_SLEEP)
-        try:
-            while True:
-                with self._lock:
-                    if sleeper.rung:
-                        return
-                    leads = self._leader is None
-                    if leads:
-                        self._leader = sleeper
-                    else:
-                        self._asleep[sleeper.id] = sleeper
-                left = end - time.monotonic()
-                if left <= 0:
+        while True:
+            left = end - time.monotonic()
+            with self._lock:
+                self._asleep.pop(sleeper.id, None)
+                if sleeper.rung or left <= 0:
+                    self._step_back(sleeper)
                     return
+                leads = self._leader is None
                 if leads:
-                    self._lead(left, sleeper)
+                    self._leader = sleeper
                 else:
-                    sleeper.gate.acquire(timeout=-1 if left == math.inf else left)
-                    with self._lock:
-                        self._asleep.pop(sleeper.id, None)
-        finally:
-            self._wake_up(sleeper)
+                    self._asleep[sleeper.id] = sleeper
+            if leads:
+                self._lead(left, sleeper)
+            else:
+                sleeper.gate.acquire(timeout=-1 if left == math.inf else left)
 
     def _lead(self, left: float, leader: Sleeper) -> None:
-        left = min(left, LOOK_AGAIN if self._liveness.unseen else HEDGE)
-        rings, everybody, silent = b"", True, False  # an interrupt here wakes everybody
+        unseen = self._liveness.unseen
+        left = min(left, LOOK_AGAIN if unseen else HEDGE)
         try:
             poller = select.poll()
             poller.register(self._fd, select.POLLIN)
             for fd in self._liveness.descriptors():
                 poller.register(fd, 0)
             ready = poller.poll(math.ceil(left * 1000))
-            with self._lock:  # so that nobody closes it meanwhile, and another file gets its number
-                if self._fd >= 0 and any(fd == self._fd for fd, _ in ready):
-                    try:
-                        rings = os.read(self._fd, 65536)
-                    except BlockingIOError:
-                        pass
-            everybody = len(rings) >= _FULL or any(fd != self._fd for fd, _ in ready) or self._liveness.unseen
             silent = not ready and self._commits() != leader.seen
+            with self._lock:  # so that nobody closes the pipe meanwhile, and another file gets its number
+                rings, deaths = b"", unseen
+                for fd, _ in ready:
+                    if fd != self._fd:
+                        deaths = True
+                        continue
+                    with contextlib.suppress(BlockingIOError):
+                        rings = os.read(fd, 65536)
+                if deaths or len(rings) >= _FULL:
+                    self._wake(self._sleepers)
+                elif silent:
+                    self._wake(random.sample(list(self._sleepers), min(len(self._sleepers), HEDGED_AT_ONCE)))
+                else:
+                    self._wake(number for (number,) in _RING.iter_unpack(rings))
+                self._leader = None
         except (OSError, ValueError):
             if self._fd >= 0:
                 raise
             # closed meanwhile: everybody looks, and is told
         finally:
-            self._distribute(rings, everybody, silent)
+            if self._leader is leader:  # closed, or interrupted before all were told
+                with self._lock:
+                    self._wake(self._sleepers)
+                    self._leader = None
 
-    def _distribute(self, rings: bytes, everybody: bool, silent: bool) -> None:
-        with self._lock:
+    def _wake(self, numbers: Iterable[int]) -> None:
+        """The caller holds the lock."""
+        for number in numbers:
+            sleeper = self._sleepers.get(number)
+            if sleeper is not None:
+                sleeper.rung = True
+                sleeper.open_gate()
+
+    def _step_back(self, sleeper: Sleeper) -> None:
+        """It is awake: another one leads, if nobody does. The caller holds the lock."""
+        self._asleep.pop(sleeper.id, None)
+        if self._leader is sleeper:
             self._leader = None
-            rung = [number for (number,) in _RING.iter_unpack(rings)]
-            if everybody:
-                rung = list(self._sleepers)
-            elif silent:
-                rung = random.sample(list(self._sleepers), min(len(self._sleepers), HEDGED_AT_ONCE))
-            for number in rung:
-                sleeper = self._sleepers.get(number)
-                if sleeper is not None:
-                    sleeper.rung = True
-                    sleeper.open_gate()
-
-    def _wake_up(self, sleeper: Sleeper) -> None:
-        with self._lock:
-            self._asleep.pop(sleeper.id, None)
-            if self._leader is sleeper:
-                self._leader = None
-            if self._leader is None:
-                for other in self._asleep.values():
-                    other.open_gate()  # it takes the lead
-                    break
+        if self._leader is None:
+            for other in self._asleep.values():
+                other.open_gate()  # it takes the lead
+                break
 
     # ------------------------------------------------------------------ ringing
     def ring(self, owner: int, sleeper_id: int) -> bool:
