@@ -21,6 +21,10 @@ def rank_of(priority: int) -> int:
     return PRIORITY_MAX - priority
 
 
+DEFAULT_PRIORITY = 0
+DEFAULT_RANK = rank_of(DEFAULT_PRIORITY)
+
+
 def priority_at(position: Position) -> int:
     """The priority of the message at a position."""
     return PRIORITY_MAX - (position >> 64)

@@ -20,14 +20,12 @@ from .consumer import Consumer
 from .engine import Claim, Engine, QueueState
 from .errors import CodecError, Empty, NotSupported
 from .lease import ack_many, claimed_message, message_of
-from .message import Message, Record, rank_of
+from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, Record, rank_of
 from .options import UNSET, Unset, check_count, check_name, check_priority, check_timeout, named_options
 from .producer import Producer
 from .waiting import Interrupt
 
 T = TypeVar("T")
-DEFAULT_PRIORITY = 0
-DEFAULT_RANK = rank_of(DEFAULT_PRIORITY)
 _BROWSED_AT_ONCE = 256
 
 

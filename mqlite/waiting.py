@@ -141,7 +141,8 @@ class Waiters:
                     result = attempt(seat)  # (16% of the time to wake up)
                     if result is not None:
                         return result
-                bell.drain(sleeper)
+                if bell.drain(sleeper) and self._claims.ring_unseats:
+                    seat.taken = False  # it registers again if there is nothing for it; twice is once
                 interrupt.check(sleeper.id)
                 wake_ns, took_back = self._care(queue)
                 involved = involved or took_back
@@ -162,8 +163,6 @@ class Waiters:
                     self._ring_next(queue, kind, sleeper.id, owner)  # room for others, if not for this
                 until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
                 bell.sleep(sleeper, max(0.0, (min(until) - now_ns) / 1e9) if until else None)
-                if self._claims.ring_unseats:
-                    seat.taken = False  # it registers again if there is nothing for it; twice is once
         except Closed:
             interrupt.check()  # the handle's own words, if it was closed and not only the store
             raise

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from ..claims import Kind, Shut
 from ..claims.memory import MemoryClaims
-from ..log.memory import MemoryLog
-from ..message import Record
+from ..log.memory import Entry, MemoryLog, Shelf
+from ..message import DEFAULT_RANK, Record
 from ..system.clock import Clock
 from ..waiting import Interrupt, Presence, Seat
 from .catalog import QueueState
@@ -37,10 +37,18 @@ class LocalEngine(Engine):
         self, queue: QueueState, rank: int, body: object, timeout: float | None, interrupt: Interrupt
     ) -> int | None:
         """As `put`, for one message without headers and the like; its id."""
-        shelf, desk = self.log.shelf(queue.id), self.claims.desk(queue.id)
+        shelf, desk = self.log.shelf_and_inbox(queue.id), self.claims.desk(queue.id)
         now_ns = self.clock.wall_ns()
+        maxsize = queue.options.maxsize
+        if rank == DEFAULT_RANK and not maxsize and desk.shut is Shut.OPEN and not desk.waiting_for_message:
+            number = next(self.log.seqs)
+            shelf.inbox.append(entry := (number, body, now_ns, None))
+            if desk.shut is Shut.OPEN and not desk.waiting_for_message:
+                return number
+            return self._came_late(queue, shelf, entry)
         with self.log.lock:
-            maxsize = queue.options.maxsize
+            if shelf.inbox:
+                shelf.absorb()
             if desk.shut is Shut.OPEN and (not maxsize or shelf.total < maxsize):
                 number = self.log.append_plain(shelf, rank, body, now_ns)
                 if desk.waiting_for_message:
@@ -48,6 +56,14 @@ class LocalEngine(Engine):
                 return number
         ids = self.put(queue, [(rank, Record(body, now_ns))], timeout, interrupt)
         return None if ids is None else ids[0]
+
+    def _came_late(self, queue: QueueState, shelf: Shelf, entry: Entry) -> int:
+        """Somebody began to wait, or shut the queue down, while the message came into the inbox. [5]"""
+        with self.log.lock:
+            if self.claims.shut(queue.id) is not Shut.OPEN and shelf.take_from_inbox(entry):
+                raise self._shut_for_puts(queue)
+            self.waiters.ring_one(queue.id, Kind.MESSAGE)
+            return entry[0]
 
     def get(
         self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
@@ -63,7 +79,7 @@ class LocalEngine(Engine):
 
     def _take_out(self, queue: QueueState, seat: Seat) -> tuple[Any] | None:
         """Remove the first message, and count a task. Raises ShutDown."""
-        shelf, desk = self.log.shelf(queue.id), self.claims.desk(queue.id)
+        shelf, desk = self.log.shelf_and_inbox(queue.id), self.claims.desk(queue.id)
         with self.log.lock:
             if desk.shut is Shut.IMMEDIATE:
                 self._raise_if_shut(self.claims, queue)

@@ -71,7 +71,7 @@ class Engine:
 
         def op(txn: Any) -> list[int] | None:
             if not self.aftermath.is_calm(queue.id) and shut_mode(self.claims, queue.id) is not Shut.OPEN:
-                raise ShutDown(f"queue {queue.name!r} was shut down: nothing can be put any more")
+                raise self._shut_for_puts(queue)
             counters = txn.counters(queue.id)
             maxsize = self.catalog.options(queue, txn).maxsize
             if maxsize and counters.total + len(ranked) > maxsize:
@@ -305,6 +305,10 @@ class Engine:
             return (
                 kind is Kind.DONE or not state.options.maxsize or snapshot.counters(queue).total < state.options.maxsize
             )
+
+    @staticmethod
+    def _shut_for_puts(queue: QueueState) -> ShutDown:
+        return ShutDown(f"queue {queue.name!r} was shut down: nothing can be put any more")
 
     @staticmethod
     def _raise_if_shut(c: Any, queue: QueueState) -> None:

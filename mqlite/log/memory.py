@@ -6,6 +6,10 @@ its lane to `held`, a dict by position, and stays there until it is removed. So 
 and taking the next, cost O(1), and O(log r) where one of r ranks comes into use or falls
 out of it.
 
+A message of the default priority may come without the lock: into the `inbox`, whose
+entries go into their lane before anybody who holds the lock looks (`absorb`). With four
+threads that put and four that take, putting under the lock was 1.3 x slower.
+
 A plain message is kept as (seq, body, enqueued_ns, None), and becomes a Record only when
 somebody claims it or looks at it: making a Record took a fifth of a put.
 
@@ -16,7 +20,9 @@ between two steps, and they tell the log at once what was handed out (`hand_out`
 from __future__ import annotations
 
 import heapq
+import itertools
 import threading
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -24,7 +30,7 @@ from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict
 
-from ..message import Position, Record
+from ..message import DEFAULT_RANK, Position, Record
 from . import Counters, Definition, Note
 
 T = TypeVar("T")
@@ -36,6 +42,10 @@ def _record(entry: Entry) -> Record:
     return entry[3] or Record(entry[1], entry[2], entry[0])
 
 
+def _seq(entry: Entry) -> int:
+    return entry[0]
+
+
 def _size(body: object) -> int:
     return len(body) if type(body) is bytes or type(body) is str else 0
 
@@ -43,9 +53,10 @@ def _size(body: object) -> int:
 class Shelf:
     """The messages of one queue. `first` is the lane of the lowest rank; no other lane is empty."""
 
-    __slots__ = ("bytes", "first", "first_rank", "held", "lanes", "settings_version", "total")
+    __slots__ = ("bytes", "first", "first_rank", "held", "inbox", "lanes", "settings_version", "total")
 
     def __init__(self) -> None:
+        self.inbox: deque[Entry] = deque()
         self.held: dict[Position, Record] = {}
         self.first: deque[Entry] = deque()
         self.first_rank = 0
@@ -64,6 +75,30 @@ class Shelf:
             self.first_rank, self.first = self.lanes.peekitem(0)
         return lane
 
+    def absorb(self) -> None:
+        """What came without the lock goes into its lane. The caller holds the lock. O(1) each."""
+        lane = self.lane(DEFAULT_RANK)
+        while self.inbox:
+            entry = self.inbox.popleft()
+            if not lane or lane[-1][0] < entry[0]:
+                lane.append(entry)
+            else:  # two threads drew their numbers and came in another order
+                lane.insert(bisect(lane, entry[0], key=_seq), entry)
+            self.total += 1
+            self.bytes += _size(entry[1])
+
+    def take_from_inbox(self, entry: Entry) -> bool:
+        """Take that very entry back, if it is still there. The caller holds the lock. O(n)."""
+        found, others = False, []
+        while self.inbox:
+            other = self.inbox.popleft()
+            if other is entry:
+                found = True
+            else:
+                others.append(other)
+        self.inbox.extend(others)
+        return found
+
     def drop_if_empty(self, rank: int, lane: deque[Entry]) -> None:
         """A lane that has become empty goes, unless it is the only one."""
         if not lane and len(self.lanes) > 1:
@@ -80,7 +115,7 @@ class MemoryLog:
         self.lock = threading.RLock()
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.notes: list[Note] = []
-        self._seq = 0
+        self.seqs = itertools.count(1)
         self._shelves: dict[int, Shelf] = {}
         self._definitions: dict[str, Definition] = {}
 
@@ -131,10 +166,17 @@ class MemoryLog:
 
     # ------------------------------------------------------------------ reading
     def shelf(self, queue: int) -> Shelf:
-        """The messages of a queue."""
+        """The messages of a queue, in their lanes. The caller holds the lock."""
+        shelf = self.shelf_and_inbox(queue)
+        if shelf.inbox:
+            shelf.absorb()
+        return shelf
+
+    def shelf_and_inbox(self, queue: int) -> Shelf:
+        """The same as it is, without the lock: for its inbox."""
         shelf = self._shelves.get(queue)
         if shelf is None:
-            shelf = self._shelves[queue] = Shelf()
+            shelf = self._shelves.setdefault(queue, Shelf())
         return shelf
 
     def counters(self, queue: int) -> Counters:
@@ -189,7 +231,7 @@ class MemoryLog:
     def append(self, queue: int, rank: int, draft: Record, message_id: int = 0) -> int:
         """Store at a new position. O(1), O(log r) at the first message of a rank."""
         shelf = self.shelf(queue)
-        self._seq = seq = self._seq + 1
+        seq = next(self.seqs)
         draft.id = message_id or seq
         shelf.lane(rank).append((seq, draft.payload, draft.enqueued_ns, draft))
         shelf.total += 1
@@ -198,7 +240,9 @@ class MemoryLog:
 
     def append_plain(self, shelf: Shelf, rank: int, body: object, enqueued_ns: int) -> int:
         """The same for a message without headers and the like."""
-        self._seq = seq = self._seq + 1
+        if shelf.inbox:
+            shelf.absorb()
+        seq = next(self.seqs)
         (shelf.first if rank == shelf.first_rank else shelf.lane(rank)).append((seq, body, enqueued_ns, None))
         shelf.total += 1
         if type(body) is bytes or type(body) is str:
@@ -207,6 +251,8 @@ class MemoryLog:
 
     def take(self, shelf: Shelf) -> Entry | None:
         """Remove the first message that was not handed out, if there is one. O(1)."""
+        if shelf.inbox:
+            shelf.absorb()
         lane = shelf.first
         if not lane:
             return None

@@ -47,8 +47,8 @@ class Bell(Protocol):
     def forget(self, sleeper: Sleeper) -> None:
         """The sleeper stays awake from now on."""
 
-    def drain(self, sleeper: Sleeper) -> None:
-        """Forget rings so far; called before a look, so that later ones are kept."""
+    def drain(self, sleeper: Sleeper) -> bool:
+        """Forget rings so far; called before a look, so that later ones are kept. Whether there were any."""
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, until a watched process died, or for `timeout` seconds. May return early."""

@@ -80,12 +80,13 @@ class FifoBell:
             self._sleepers.pop(sleeper.id, None)
             self._step_back(sleeper)
 
-    def drain(self, sleeper: Sleeper) -> None:
+    def drain(self, sleeper: Sleeper) -> bool:
         """Forget rings so far. Unread ones in the pipe stay: they cost one more look."""
         with self._lock:
-            sleeper.rung = False
+            rung, sleeper.rung = sleeper.rung, False
             sleeper.close_gate()
         sleeper.seen = self._commits()
+        return rung
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, until a watched process died, or for `timeout` seconds."""

@@ -27,12 +27,14 @@ class LocalBell:
         """The sleeper stays awake from now on."""
         self._sleepers.pop(sleeper.id, None)
 
-    def drain(self, sleeper: Sleeper) -> None:
+    def drain(self, sleeper: Sleeper) -> bool:
         """Forget rings so far."""
-        if sleeper.rung:
-            with self._lock:
-                sleeper.rung = False
-                sleeper.close_gate()
+        if not sleeper.rung:
+            return False
+        with self._lock:
+            sleeper.rung = False
+            sleeper.close_gate()
+        return True
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, or for `timeout` seconds."""

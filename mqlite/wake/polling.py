@@ -25,10 +25,10 @@ class PollingBell(LocalBell):
         super().__init__()
         self._commits = commits
 
-    def drain(self, sleeper: Sleeper) -> None:
+    def drain(self, sleeper: Sleeper) -> bool:
         """Forget rings so far; commits from here on count as new."""
         sleeper.seen = self._commits()
-        super().drain(sleeper)
+        return super().drain(sleeper)
 
     def sleep(self, sleeper: Sleeper, timeout: float | None) -> None:
         """Until rung, until something was committed, or for `timeout` seconds (at most one)."""
