@@ -52,7 +52,7 @@ class Lease:
         if self._on_end is not None:
             self._on_end(self)
 
-    def _settle(self, outcome: str, how: Callable[[], None]) -> None:
+    def _do(self, how: Callable[[], None]) -> None:
         self.check()
         try:
             how()
@@ -60,6 +60,9 @@ class Lease:
             if self._on_end is not None:
                 self._on_end(self)
             raise
+
+    def _settle(self, outcome: str, how: Callable[[], None]) -> None:
+        self._do(how)
         self.end(outcome)
 
     def ack(self) -> None:
@@ -87,8 +90,7 @@ class Lease:
             raise TypeError(f"seconds is a number, not {seconds!r}")
         if not 0 < seconds < 1e9:
             raise ValueError(f"seconds is positive and below 1e9, not {seconds}")
-        self.check()
-        self._engine.extend(self.claim, seconds)
+        self._do(lambda: self._engine.extend(self.claim, seconds))
 
 
 def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:

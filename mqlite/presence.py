@@ -129,10 +129,10 @@ class SharedPresence:
         """See all these processes die. Free when nothing changed."""
         if generation <= self.generation:
             return
+        everybody, own = set(owners), self.owner
         with self._watching:
             if generation <= self.generation:
                 return  # another thread has read a newer list
-            everybody, own = set(owners), self.owner
             if own not in everybody:
                 return  # it leaves, or joined after that list: this generation is not known here
             self._liveness.watch(everybody - {own})

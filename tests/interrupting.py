@@ -23,7 +23,7 @@ def _looks(code: types.CodeType) -> dict[int, int]:
     found = {}
     for instruction in dis.get_instructions(code):
         handler = next((entry.target for entry in handlers if entry.start <= instruction.offset < entry.end), 0) + 1
-        looks = instruction.opname.startswith(("CALL", "RESUME", "JUMP_BACKWARD"))
+        looks = instruction.opname.startswith(("CALL", "JUMP_BACKWARD"))
         found[instruction.offset] = -handler if looks else handler
     return found
 
@@ -39,20 +39,25 @@ def interrupted_at(point: int) -> Iterator[list[str]]:
     left = point
     struck: list[str] = []
 
+    def look(frame: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            struck.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}")
+            raise KeyboardInterrupt
+
     def follow(frame: Any) -> Any:
         frame.f_trace_opcodes = True
         looks = _looks(frame.f_code)
         before = 0
+        look(frame)  # at the start
 
         def local(frame: Any, event: str, argument: Any) -> Any:
-            nonlocal left, before
+            nonlocal before
             if event == "opcode":
                 now, last, before = looks[frame.f_lasti], before, looks[frame.f_lasti]
                 if last < 0 and -last == abs(now):
-                    left -= 1
-                    if left == 0:
-                        struck.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}")
-                        raise KeyboardInterrupt
+                    look(frame)
             return local
 
         return local

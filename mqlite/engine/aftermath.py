@@ -31,13 +31,10 @@ class Aftermath:
 
         All of it may be done twice. What an error keeps from being done is done after the next commit.
         """
-        notes = list(notes)
-        while self._leftover:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                notes.append(self._leftover.popleft())
+        leftover = list(self._leftover)
         try:
             arrived, settled, left, changed = set(), [], set(), set()
-            for note in notes:
+            for note in [*notes, *leftover]:
                 if note[0] is ARRIVED:
                     arrived.add(note[1])
                 elif note[0] is SETTLED:
@@ -56,6 +53,9 @@ class Aftermath:
             for queue in changed:
                 for kind in Kind:
                     self._waiters.ring_all(queue, kind)
+            for note in leftover:
+                with contextlib.suppress(ValueError):  # another thread was faster
+                    self._leftover.remove(note)
         except BaseException as error:
             self._leftover.extend(notes)
             if not isinstance(error, MqliteError):

@@ -83,7 +83,7 @@ class Catalog:
     def options(self, queue: QueueState, snapshot: Snapshot) -> QueueOptions:
         """The options in force in `snapshot`."""
         if not queue.id & DEAD_BIT:
-            version = snapshot.counters(queue.id).settings_version
+            version = snapshot.settings_version(queue.id)
             if version != queue.version:
                 definition = snapshot.definition(queue.name)
                 if definition is not None:

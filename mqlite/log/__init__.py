@@ -82,6 +82,9 @@ class Snapshot(Protocol):
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue; not to be changed."""
 
+    def settings_version(self, queue: int) -> int:
+        """How often the settings of a queue were stored; part of its numbers, and cheaper alone."""
+
     def raw(self, queue: int, position: Position) -> Raw | None:
         """The stored record at a position, or None."""
 

@@ -189,6 +189,11 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     return counters
 
 
+def settings_version(put: bytes | None) -> int:
+    """Only the settings version of what is under a put_key, unchecked; 0 where there is none."""
+    return 0 if put is None or len(put) != _PUT.size else int(_PUT.unpack(put)[2])
+
+
 def packed_seq(seq: int) -> bytes:
     """The value of SEQ_KEY."""
     head = _SEQ.pack(seq, 0)[: -_CRC.size]

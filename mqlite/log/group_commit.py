@@ -13,19 +13,23 @@ the rest are run again without it. A commit that fails fails for everybody in it
 Right is only what happens under `write_lock`: an operation is decided there, once, and
 whoever finds his own undecided may decide it. Who leads and who follows is no more than
 a hint: two leaders come one after the other, and a follower whom nobody answers leads
-after HEDGE seconds. So nothing hangs on a lead that an interrupt lost.
+after HEDGE seconds. So a lead that was lost costs that second, and hangs nobody.
 
-A KeyboardInterrupt can strike between any two bytecodes. Whether the operations of a
-batch are decided is one list that they share, and `_COMMIT` is called through its
-`extend`, which runs the commit and notes its return without a bytecode in between.
+An interrupt (KeyboardInterrupt, SystemExit from a signal handler) can strike between any
+two bytecodes. Whether the operations of a batch are decided is one list that they share,
+and `_COMMIT` is called through its `extend`, which runs the commit and notes its return
+without a bytecode in between. The interrupt is raised whether or not the operation was
+committed, but never before one of the two is certain. An Exception that a signal handler
+raises cannot be told from one of the operation that is running, which may be a follower's.
 
 Locks    `write_lock` (the caller's) is held from begin to commit; `guard`, entered behind it,
-         ends a transaction that an error or an interrupt left open.
+         ends a transaction that an interrupt left open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import operator
 from _thread import LockType, allocate_lock
 from collections import deque
@@ -60,7 +64,7 @@ class Transaction(Protocol):
 class _Request:
     """One thread's operation."""
 
-    __slots__ = ("error", "followers", "gate", "notes", "op", "outcome", "result")
+    __slots__ = ("error", "followers", "gate", "notes", "notes_hold", "op", "outcome", "result")
 
     def __init__(self, op: Callable[[Any], Any]) -> None:
         self.op = op
@@ -71,6 +75,7 @@ class _Request:
         # of a leader:
         self.followers: Sequence[_Request] = ()
         self.notes: list[Note] = []
+        self.notes_hold: list[None] = []  # the outcome of the transaction that the notes are of
 
 
 class GroupCommit:
@@ -129,12 +134,13 @@ class GroupCommit:
         own.gate = allocate_lock()
         own.gate.acquire()
         self._waiting.append(own)
-        if self._led:  # still: whoever hands the lead on now sees us
-            own.gate.acquire(timeout=HEDGE)
+        if self._led and not own.gate.acquire(timeout=HEDGE) and own.outcome:  # whoever hands the lead on now sees us
+            own.gate.acquire(timeout=HEDGE)  # the leader does what follows the commit first
 
     def _commit(self, own: _Request) -> None:
         """Under the write lock: own operation and those that wait, in as few transactions as can be."""
         pending: list[_Request] = []
+        txn = None
         try:
             while True:
                 txn = self._begin()
@@ -144,13 +150,14 @@ class GroupCommit:
                     pending = [own, *own.followers]
                 culprit = self._apply(txn, pending)
                 if culprit is None:
-                    own.notes = txn.notes
+                    own.notes, own.notes_hold = txn.notes, pending[0].outcome
                     if txn.changed:
                         pending[0].outcome.extend(map(_COMMIT, (txn.seal(),)))
                         self._end(txn)
                         return
                 txn.abort()
                 self._end(None)
+                txn = None
                 if culprit is None:
                     pending[0].outcome.append(None)
                     return
@@ -159,11 +166,17 @@ class GroupCommit:
                 if not pending:
                     return
         except (MqliteError, self._foreign) as error:  # begin or commit failed, and with it everybody's operation
+            if txn is not None:
+                with contextlib.suppress(self._foreign):
+                    txn.abort()
+                self._end(None)
             ours = error if isinstance(error, MqliteError) else self._translated(error)
-            own.notes = []
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(own)  # a leader who was handed the lead leaves the line in `_gather` otherwise
             for request in (own, *own.followers):
-                if not request.outcome:
-                    request.error = request.error or ours
+                if not request.outcome:  # also one that was refused for what the others had changed
+                    request.error = copy.copy(ours)  # raised in its own thread, with a traceback of its own
+                    request.error.__cause__ = error if error is not ours else error.__cause__
                     request.outcome = _DECIDED
 
     def _gather(self, own: _Request) -> None:
@@ -196,17 +209,31 @@ class GroupCommit:
         return None
 
     def _conclude(self, own: _Request) -> None:
-        """Have the next one lead, do what follows the commit, answer the followers. May be done twice."""
+        """Have the next one lead, do what follows the commit, answer the followers. May be done again."""
+        self._hand_on()
+        try:
+            if own.notes and own.notes_hold:
+                self._after(own.notes)  # whose every step may be done twice
+                own.notes = []
+        finally:
+            for request in own.followers:
+                _open(request)
+
+    def _hand_on(self) -> None:
         self._led = False
-        if self._waiting:
+        while self._waiting:
             self._led = True
-            with contextlib.suppress(IndexError):  # another leader took it along
-                _open(self._waiting[0])
-        if own.notes:
-            self._after(own.notes)  # whose every step may be done twice
-            own.notes = []
-        for request in own.followers:
-            _open(request)
+            try:
+                heir = self._waiting[0]
+            except IndexError:  # another leader took it along
+                self._led = False
+                continue
+            if not heir.outcome:
+                _open(heir)
+                return
+            self._led = False
+            with contextlib.suppress(ValueError):  # answered, and still in line
+                self._waiting.remove(heir)
 
     def _withdraw(self, own: _Request) -> None:
         """An interrupt is on its way through `run`: decide what is undecided, leave nobody waiting."""
@@ -214,11 +241,13 @@ class GroupCommit:
             try:
                 with self._write_lock:  # whoever has it in his batch is done
                     if not own.outcome:
-                        own.outcome, own.notes = _WITHDRAWN, []
-                        with contextlib.suppress(ValueError):  # not in line
-                            self._waiting.remove(own)
+                        own.outcome = _WITHDRAWN
+                    with contextlib.suppress(ValueError):  # not in line
+                        self._waiting.remove(own)
                 return self._conclude(own)
-            except KeyboardInterrupt:  # again: the first one is raised
+            except Exception:  # of what follows the commit
+                raise
+            except BaseException:  # another interrupt: the first one is raised
                 continue
 
 

@@ -63,6 +63,10 @@ class _Reading:
     def _stored_counters(self, queue: int) -> Counters:
         return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
 
+    def settings_version(self, queue: int) -> int:
+        """How often the settings of a queue were stored. Unchecked: what it leads to is checked."""
+        return fmt.settings_version(self._txn.get(fmt.put_key(queue)))
+
     def raw(self, queue: int, position: Position) -> bytes | None:
         """The stored bytes at a position, or None."""
         value: bytes | None = self._txn.get(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
@@ -232,6 +236,10 @@ class LmdbTxn(_Reading):
             self._removed_from.add(queue)
         return value
 
+    def settings_version(self, queue: int) -> int:
+        """Of this transaction."""
+        return self.counters(queue).settings_version
+
     def define(self, definition: Definition) -> None:
         """Store a definition, new or changed."""
         if not definition.id:
@@ -305,11 +313,12 @@ class LmdbLog:
         try:
             with self._environment.write_lock, self._environment:
                 txn = self._begin()
-                txn.notes = notes
-                result = op(txn)  # an error or an interrupt leaves the transaction to the guard
-                txn.abort()
-                self._environment.end_write()
-                return result
+                try:
+                    txn.notes = notes
+                    return op(txn)
+                finally:
+                    txn.abort()
+                    self._environment.end_write()
         finally:
             if notes:
                 self.after_commit(notes)

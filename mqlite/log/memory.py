@@ -1,10 +1,10 @@
 """The log in memory: messages as they are, in sorted containers, under one lock.
 
 Per queue a SortedDict holds, per rank, a lane: a deque of the messages that nobody was
-handed yet, in the order of their seqs, which only grow. What is handed out moves from
-its lane to `held`, a dict by position, and stays there until it is removed. So putting,
-and taking the next, cost O(1), and O(log r) where one of r ranks comes into use or falls
-out of it.
+handed yet, in the order in which they came (that of their seqs, but for threads that put
+at the same moment). What is handed out moves from its lane to `held`, a dict by position,
+and stays there until it is removed. So putting, and taking the next, cost O(1), and
+O(log r) where one of r ranks comes into use or falls out of it.
 
 A message of the default priority may come without the lock: into the `inbox`, whose
 entries go into their lane before anybody who holds the lock looks (`absorb`). With four
@@ -22,7 +22,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -40,10 +39,6 @@ Entry = tuple[int, Any, int, Record | None]
 
 def _record(entry: Entry) -> Record:
     return entry[3] or Record(entry[1], entry[2], entry[0])
-
-
-def _seq(entry: Entry) -> int:
-    return entry[0]
 
 
 def _size(body: object) -> int:
@@ -69,9 +64,9 @@ class Shelf:
         """The lane of a rank; it comes into use now, if it was not."""
         lane = self.lanes.get(rank)
         if lane is None:
+            lane = self.lanes[rank] = deque()
             if not self.first:
                 del self.lanes[self.first_rank]
-            lane = self.lanes[rank] = deque()
             self.first_rank, self.first = self.lanes.peekitem(0)
         return lane
 
@@ -79,25 +74,21 @@ class Shelf:
         """What came without the lock goes into its lane. The caller holds the lock. O(1) each."""
         lane = self.lane(DEFAULT_RANK)
         while self.inbox:
-            entry = self.inbox.popleft()
-            if not lane or lane[-1][0] < entry[0]:
+            entry = self.inbox[0]
+            size = _size(entry[1])
+            if not lane or lane[-1] is not entry:  # else an interrupt (Ctrl-C) struck here
                 lane.append(entry)
-            else:  # two threads drew their numbers and came in another order
-                lane.insert(bisect(lane, entry[0], key=_seq), entry)
             self.total += 1
-            self.bytes += _size(entry[1])
+            self.bytes += size
+            self.inbox.popleft()
 
     def take_from_inbox(self, entry: Entry) -> bool:
-        """Take that very entry back, if it is still there. The caller holds the lock. O(n)."""
-        found, others = False, []
-        while self.inbox:
-            other = self.inbox.popleft()
-            if other is entry:
-                found = True
-            else:
-                others.append(other)
-        self.inbox.extend(others)
-        return found
+        """Take that very entry back, if it is still there. The caller holds the lock: nobody else takes out. O(n)."""
+        for place in range(len(self.inbox)):
+            if self.inbox[place] is entry:
+                del self.inbox[place]
+                return True
+        return False
 
     def drop_if_empty(self, rank: int, lane: deque[Entry]) -> None:
         """A lane that has become empty goes, unless it is the only one."""
@@ -183,6 +174,10 @@ class MemoryLog:
         """The numbers of a queue."""
         shelf = self.shelf(queue)
         return Counters(shelf.total, shelf.bytes, settings_version=shelf.settings_version)
+
+    def settings_version(self, queue: int) -> int:
+        """How often the settings of a queue were stored."""
+        return self.shelf(queue).settings_version
 
     def raw(self, queue: int, position: Position) -> Record | None:
         """The record at a position that was handed out, or None."""

@@ -143,10 +143,10 @@ class Environment:
         LMDB's write mutex belongs to the thread that began, so nobody else could end
         it; this runs in that thread, before it lets go of `write_lock`.
         """
-        left, self._writing = self._writing, None
-        if left is not None:
+        if self._writing is not None:
             with contextlib.suppress(lmdb.Error):
-                left.abort()
+                self._writing.abort()
+            self._writing = None
 
     def begin_read(self, held: list[None]) -> lmdb.Transaction:
         """A snapshot of the last commit; `held` gets the reader's token. End it with `end_read`.
@@ -180,7 +180,10 @@ class Environment:
         return int((self._lmdb or self._open()).info()["last_pgno"])
 
     def last_txnid(self) -> int:
-        """Number of the last commit, also of other processes; -1 while the environment is not open. Takes no token."""
+        """Number of the last commit, also of other processes; -1 while the environment is not open.
+
+        Takes no token: py-lmdb holds the interpreter during the call, so nobody closes the environment meanwhile.
+        """
         try:
             return -1 if self._lmdb is None else int(self._lmdb.info()["last_txnid"])
         except (lmdb.Error, AttributeError):  # closed meanwhile

@@ -51,6 +51,21 @@ class FakeTransaction:
         self.store.aborts += 1
 
 
+class InterruptedLock:
+    """A lock whose first waits are interrupted."""
+
+    def __init__(self, lock: Any, errors: list[BaseException]) -> None:
+        self.lock, self.errors = lock, errors
+
+    def __enter__(self) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
 class FakeStore:
     """Counts transactions, and keeps what was committed."""
 
@@ -90,7 +105,8 @@ class FakeStore:
 
 
 @pytest.fixture
-def store() -> Iterator[FakeStore]:
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeStore]:
+    monkeypatch.setattr(group_commit, "HEDGE", 60.0)  # whoever falls back upon it hangs here
     made = FakeStore()
     yield made
     assert made.group.run(lambda txn: txn.write("end")) is None  # nobody is left in the way
@@ -111,6 +127,17 @@ def together(store: FakeStore, in_thread: InThread, eventually: Eventually) -> C
         return futures
 
     return run
+
+
+def interrupted_once(method: Callable[..., Any]) -> Callable[..., Any]:
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(*arguments: Any) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return method(*arguments)
+
+    return interrupted
 
 
 def write(value: Any, result: Any = None) -> Callable[[Any], Any]:
@@ -210,10 +237,21 @@ def test_a_commit_that_fails_fails_for_everybody_in_it(store: FakeStore, togethe
     assert ([str(future.exception(10)) for future in futures], store.stored, store.notes) == (["translated: disk"] * 3, [], [])
 
 
-def test_an_operation_that_failed_keeps_its_own_error_when_the_commit_fails_too(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
+def test_a_commit_that_fails_fails_also_for_who_was_refused_for_what_was_in_it(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:
     store.commit_errors.append(StorageError("disk"))
-    first, refused = together(write(1), fail(Full("no room")))
-    assert (type(first.exception(10)), type(refused.exception(10))) == (StoreError, Full)
+    first, refused = together(write(1), fail(Full("no room beside 1")))
+    assert (type(first.exception(10)), type(refused.exception(10))) == (StoreError, StoreError)
+    assert first.exception(10) is not refused.exception(10)  # each is raised in a thread of its own
+
+
+def test_notes_of_a_transaction_that_was_not_committed_are_not_handed_on(
+    store: FakeStore, together: Callable[..., list[Future[Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeTransaction, "seal", interrupted_once(FakeTransaction.seal))
+    culprit, other = together(poison("half", ValueError()), write(1, "a"))
+    assert isinstance(culprit.exception(10), KeyboardInterrupt)
+    assert other.result(10) == "a"
+    assert (store.stored, store.notes) == ([1], [("wrote", 1)])
 
 
 @pytest.mark.parametrize("error", [StorageError("disk"), StoreFull("full")])
@@ -223,6 +261,54 @@ def test_a_begin_that_fails_fails_for_the_leader_and_leaves_nobody_waiting(store
     assert isinstance(first.exception(10), MqliteError)
     assert second.exception(10) is None or isinstance(second.exception(10), MqliteError)
     assert store.stored == ([2] if second.exception(10) is None else [])
+
+
+def test_a_leader_in_line_whose_begin_fails_holds_nobody_up(store: FakeStore, in_thread: InThread, eventually: Eventually) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(txn: FakeTransaction) -> None:
+        inside.set()
+        assert go_on.wait(10)
+        store.begin_errors.append(StorageError("disk"))
+
+    first = in_thread(store.group.run, slow)
+    assert inside.wait(10)
+    others = [in_thread(store.group.run, write(n)) for n in range(4)]
+    eventually(lambda: len(store.group._waiting) == 4)
+    go_on.set()
+    assert first.exception(10) is None
+    assert sorted(str(type(future.exception(10))) for future in others) == sorted([str(StoreError), *[str(type(None))] * 3])
+
+
+def test_an_answered_request_at_the_head_of_the_line_holds_nobody_up(store: FakeStore, in_thread: InThread, eventually: Eventually) -> None:
+    answered = group_commit._Request(write("answered"))
+    answered.outcome = [None]
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(txn: FakeTransaction) -> None:
+        inside.set()
+        assert go_on.wait(10)
+
+    first = in_thread(store.group.run, slow)
+    assert inside.wait(10)
+    store.group._waiting.append(answered)
+    other = in_thread(store.group.run, write(1))
+    eventually(lambda: len(store.group._waiting) == 2)
+    go_on.set()
+    assert (first.exception(10), other.exception(10), store.stored) == (None, None, [1])
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_operation_whose_call_was_interrupted_twice_is_not_committed_later(
+    store: FakeStore, in_thread: InThread, eventually: Eventually, interrupt: type[BaseException]
+) -> None:
+    lock = InterruptedLock(store.lock, [interrupt(), interrupt()])
+    store.group._write_lock = lock
+    with pytest.raises(interrupt):
+        store.group.run(write("interrupted"))
+    assert lock.errors == []
+    store.group.run(write("next"))
+    assert store.stored == ["next"]
 
 
 def test_the_next_batch_goes_on_after_a_failed_commit(store: FakeStore) -> None:
