@@ -62,7 +62,7 @@ class Aftermath:
                 raise
 
     def _look(self, arrived: set[int]) -> tuple[list[Ring], list[int]]:
-        """Who is to be rung after a put: one look, after the commit."""
+        """Who is to be rung after a put: one look, after the commit; none where all these queues are calm."""
         if all(map(self.is_calm, arrived)):
             return [], []
         with self._claims.read() as c:

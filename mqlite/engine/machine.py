@@ -177,7 +177,7 @@ class Engine:
         uncovered = alone = False
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             if c.generation() != self.presence.generation:
-                c.require(owner)
+                c.require(owner)  # the generation is known here only of lists of owners that had this one
                 return None
             commit = c.commit
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows

@@ -13,7 +13,7 @@ file. A pipe that may have been full wakes everybody when it is read.
 A ring goes to one sleeper. If its process is stopped (SIGSTOP, a debugger), or the one
 that should ring is stopped after its commit, the message would wait as long as that
 lasts; so the leader wakes once in HEDGE seconds and, if there were commits since its
-look and no rings, has some sleepers look. This is the only thing here that looks at a clock.
+look and no rings, has some sleepers look. An idle process has no other timer.
 
 Locks    `_lock` guards the sleepers, their gates, the lead and the open pipes;
          nothing is waited for under it.
