@@ -22,7 +22,8 @@ The map of the package, from the top; each floor uses only those below it:
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
     system/                           LMDB environments, the store's directory, signs of life, clocks
-    message.py  options.py  codecs.py
+    message.py  handle.py             what travels; what is closed at the end of a block
+    options.py  codecs.py
     errors.py
 """
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
 from typing import Any
 
 from .audit import problems
 from .channel import Channel
 from .codecs import BodyCodec
 from .errors import Closed
+from .handle import Handle
 from .options import UNSET, QueueOptions, check_name
 from .queue import Queue, QueueStats, stats_of
 from .store import open_store, release, retain
 
 
-class Broker:
+class Broker(Handle):
     """A store and its queues. Made by `mqlite.open`; free for any thread; survives fork; pickles as its path."""
 
     def __init__(self, path: str | os.PathLike[str] | None, durability: str, max_store_bytes: int | None) -> None:
@@ -78,14 +78,6 @@ class Broker:
             for queue in self._queues:
                 queue.close()
             release(self._store)
-
-    def __enter__(self) -> Broker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> Any:
         if self.path is None:

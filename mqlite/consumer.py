@@ -7,19 +7,19 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import repeat
-from types import TracebackType
 from typing import Any
 
 from .channel import Channel
 from .engine import Claim
 from .errors import CodecError, Empty, LeaseLost, ShutDown
+from .handle import Handle
 from .lease import Lease, claimed_message, message_of
 from .message import Message
 from .options import check_timeout
 from .waiting import Interrupt
 
 
-class Consumer:
+class Consumer(Handle):
     """Messages of one queue, each to one of the threads that share this consumer.
 
     Iterating blocks for the next message, and ends when the consumer is closed or the
@@ -220,14 +220,6 @@ class Consumer:
             self._ended = True
             self._held.clear()
             self._buffer.clear()
-
-    def __enter__(self) -> Consumer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> Any:
         return Consumer, (self._channel, self.prefetch, self.auto_ack, True)

@@ -8,11 +8,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from types import TracebackType
 from typing import Any
 
 from .channel import Channel, extras_of
 from .errors import Closed, Empty, Full
+from .handle import Handle
 from .log import Draft
 from .message import rank_of
 from .options import check_priority, check_timeout
@@ -55,7 +55,7 @@ class Receipt:
         self._id, self._error, self._done = message_id, error, True
 
 
-class Producer:
+class Producer(Handle):
     """Puts that return at once, committed in groups in the order of the puts.
 
     What was put is durable once `flush` has returned, its receipt says so, or the
@@ -215,14 +215,6 @@ class Producer:
         finally:
             if self._owns_channel:
                 self._channel.close()
-
-    def __enter__(self) -> Producer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> Any:
         return Producer, (self._channel, self.priority, self.max_buffered, True)

@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -19,6 +18,7 @@ from .codecs import BodyCodec
 from .consumer import Consumer
 from .engine import Claim, Engine, QueueState
 from .errors import CodecError, Empty, NotSupported
+from .handle import Handle
 from .lease import ack_many, claimed_message, message_of
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, Record, rank_of
 from .options import UNSET, Unset, check_count, check_name, check_priority, check_timeout, named_options
@@ -54,7 +54,7 @@ def stats_of(engine: Engine, state: QueueState) -> QueueStats:
     return QueueStats(delayed=0, oldest_age=age, **numbers)
 
 
-class Queue(Generic[T]):
+class Queue(Handle, Generic[T]):
     """A queue of messages, in memory or in a store on disk.
 
         Queue(maxsize=0)                 in memory, as queue.Queue
@@ -414,14 +414,6 @@ class Queue(Generic[T]):
                 self._dead.close()
             self._interrupt.close(self._engine.presence)
             self._channel.close()
-
-    def __enter__(self) -> Queue[T]:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> Any:
         return Queue.of, (self._channel,)

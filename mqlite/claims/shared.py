@@ -34,6 +34,7 @@ import lmdb
 from ..errors import Closed
 from ..message import Position
 from ..system.environment import Environment
+from ..system.snapshot import LmdbView
 from . import Kind, Returned, Row, Shut, Waiting
 
 MAP_BYTES = 16 << 20
@@ -63,10 +64,7 @@ def _at(kind: bytes, queue: int, position: Position) -> bytes:
 class _Reading:
     """What can be read in any transaction."""
 
-    _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+    _txn: Any = None
 
     def _walk(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         walk = self._txn.cursor()
@@ -162,32 +160,15 @@ class _Reading:
         return found
 
 
-class SharedView(_Reading):
+class SharedView(LmdbView, _Reading):
     """One state of the claims."""
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self._held: list[None] = []  # the token of a reader that is inside
-
-    def __enter__(self) -> SharedView:
-        self._txn = self._environment.begin_read(self._held)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        self._end()
-        if error is not None and isinstance(error, lmdb.Error):
-            raise self._environment.failed(error) from error
-
-    def _end(self) -> None:
-        if self._held:
-            txn, self._txn = self._txn, None
-            self._environment.end_read(self._held, txn)
-
-    __del__ = _end  # an interrupt may strike before the block is entered
 
 
 class SharedTxn(_Reading):
     """The write transaction: entered, it begins; left, it commits, or aborts on an error."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
 
     def __enter__(self) -> SharedTxn:
         self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end

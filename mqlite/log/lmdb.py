@@ -11,6 +11,7 @@ import lmdb
 from ..errors import NotSupported, StoreCorrupted
 from ..message import Position, Record
 from ..system.environment import Environment
+from ..system.snapshot import LmdbView
 from . import Counters, Definition, Note
 from . import format as fmt
 from .group_commit import GroupCommit
@@ -58,7 +59,7 @@ _NOTHING_KNOWN = Known()
 class _Reading:
     """What can be read in any transaction."""
 
-    _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
+    _txn: Any = None
 
     def _stored_counters(self, queue: int) -> Counters:
         return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
@@ -139,29 +140,12 @@ class _Reading:
         return found
 
 
-class LmdbSnapshot(_Reading):
+class LmdbSnapshot(LmdbView, _Reading):
     """One state of the log."""
 
     def __init__(self, environment: Environment, known: Known = _NOTHING_KNOWN) -> None:
-        self._environment = environment
+        super().__init__(environment)
         self._known = known
-        self._held: list[None] = []  # the token of a reader that is inside
-
-    def __enter__(self) -> LmdbSnapshot:
-        self._txn = self._environment.begin_read(self._held)
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        self._end()
-        if error is not None and isinstance(error, lmdb.Error):
-            raise self._environment.failed(error) from error
-
-    def _end(self) -> None:
-        if self._held:
-            txn, self._txn = self._txn, None
-            self._environment.end_read(self._held, txn)
-
-    __del__ = _end  # an interrupt may strike before the block is entered
 
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""

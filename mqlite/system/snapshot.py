@@ -1,0 +1,35 @@
+"""A read transaction as a context manager: one state of an LMDB environment."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import lmdb
+
+from .environment import Environment
+
+
+class LmdbView:
+    """Entered, it begins and holds a reader's token; left, it ends. Kept short, for it keeps old pages alive."""
+
+    _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._held: list[None] = []  # the token of a reader that is inside
+
+    def __enter__(self) -> Self:
+        self._txn = self._environment.begin_read(self._held)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._end()
+        if error is not None and isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error
+
+    def _end(self) -> None:
+        if self._held:
+            txn, self._txn = self._txn, None
+            self._environment.end_read(self._held, txn)
+
+    __del__ = _end  # an interrupt may strike before the block is entered
