@@ -34,7 +34,8 @@ def interrupted_at(point: int) -> Iterator[list[str]]:
 
     A point is where the interpreter looks for signals: after a call, at the start of
     a function, at the end of a loop's round. (Raised at any line, it would strike
-    where a signal cannot, such as between the block of a `with` and its end.)
+    where a signal cannot, such as between the block of a `with` and its end.) One that
+    strikes in a `__del__` is swallowed, as a real one would be.
     """
     left = point
     struck: list[str] = []
@@ -50,7 +51,9 @@ def interrupted_at(point: int) -> Iterator[list[str]]:
         frame.f_trace_opcodes = True
         looks = _looks(frame.f_code)
         before = 0
-        look(frame)  # at the start
+        ends_block_of_user = frame.f_code.co_name == "__exit__" and not frame.f_back.f_code.co_filename.startswith(PACKAGE)
+        if not ends_block_of_user:  # there, nobody but Python could help
+            look(frame)  # at the start
 
         def local(frame: Any, event: str, argument: Any) -> Any:
             nonlocal before

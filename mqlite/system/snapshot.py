@@ -13,6 +13,7 @@ class LmdbView:
     """Entered, it begins and holds a reader's token; left, it ends. Kept short, for it keeps old pages alive."""
 
     _txn: Any = None  # py-lmdb's stubs allow for memoryviews, which are never asked for here
+    _held: list[None] = []  # noqa: RUF012 - never changed: for who was interrupted before he had his own
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment

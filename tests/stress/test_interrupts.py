@@ -137,18 +137,18 @@ def _sweep(call: str, points: Any, path: str, children: Any) -> int:
     for struck_times, point in enumerate(points):
         name = f"q{point}"
         child = children.fork(_interrupted, path, name, call, point)
-        where: Any = None
+        struck: Any = None
         try:
-            where, returned = child.hear()
+            struck, returned = child.hear()
             assert child.hear() == "waiting"
             with mqlite.Queue[Any](name, path) as queue:
                 queue.put("wake up")
             left, errors = child.hear()
         except EOFError:
-            raise AssertionError(f"the process hangs after an interrupt of {call!r} at point {point} ({where})") from None
+            raise AssertionError(f"the process hangs after an interrupt of {call!r} at point {point} ({struck})") from None
         except AssertionError as error:
-            raise AssertionError(f"{call!r}, interrupted at point {point} ({where}): {error}") from None
-        where = f"{call!r}, interrupted at point {point} ({where})"
+            raise AssertionError(f"{call!r}, interrupted at point {point} ({struck}): {error}") from None
+        where = f"{call!r}, interrupted at point {point} ({struck})"
         child.end()
         assert errors == [], where
         assert set(left) <= {"first", "second", "new", "newer"}, where
@@ -162,7 +162,7 @@ def _sweep(call: str, points: Any, path: str, children: Any) -> int:
         if call in ("receive and ack", "receive and nack", "consumer"):  # "first" may be in the user's hands
             assert "second" in left, f"a message is held by nobody: {where}"
         children.kill_all()
-        if returned:
+        if not struck:
             return struck_times
     raise AssertionError(f"no call has {END} points")
 
