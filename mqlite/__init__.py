@@ -49,13 +49,14 @@ from .errors import (
     StoreFull,
 )
 from .message import Death, Message
-from .options import QueueOptions
+from .options import Backoff, QueueOptions
 from .producer import Producer, Receipt
 from .queue import Queue, QueueStats
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backoff",
     "Broker",
     "Closed",
     "Codec",

@@ -12,6 +12,7 @@ from .claims import Row
 from .engine import Engine
 from .errors import MessageCorrupted
 from .log import DEAD_BIT
+from .system.clock import LINES
 
 
 def problems(engine: Engine) -> list[str]:
@@ -54,6 +55,17 @@ def _queue_problems(engine: Engine, txn: Any, c: Any, queue: int) -> list[str]:
         ids.add(record.id)
         if position not in ahead and position not in rows and position not in returned:
             found.append(f"message {record.id} is hidden: behind the cursor, neither claimed nor given back")
+    delayed = [(key, raw) for line in LINES for key, _, raw in txn.delayed(queue, line)]
+    for key, raw in delayed:
+        size += len(raw) if isinstance(raw, bytes) else engine.log.size_of(raw)
+        try:
+            _, record = engine.log.decode_delayed(key, raw)
+        except MessageCorrupted as error:
+            found.append(str(error))
+            continue
+        if record.id in ids:
+            found.append(f"two messages have the id {record.id}")
+        ids.add(record.id)
     owners = set(c.owners())
     found.extend(
         f"the position {position:#x} is claimed by a process that has left"
@@ -61,8 +73,10 @@ def _queue_problems(engine: Engine, txn: Any, c: Any, queue: int) -> list[str]:
         if row.owner not in owners
     )
     counters = txn.counters(queue)
-    if counters.total != len(seen):
-        found.append(f"{len(seen)} messages are stored, {counters.total} are counted")
+    if counters.total != len(seen) + len(delayed):
+        found.append(f"{len(seen) + len(delayed)} messages are stored, {counters.total} are counted")
+    if counters.delayed != len(delayed):
+        found.append(f"{len(delayed)} messages are delayed, {counters.delayed} are counted")
     if counters.bytes != size:
         found.append(f"{size} bytes are stored, {counters.bytes} are counted")
     if c.claimed(queue) != len(rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from .codecs import BodyCodec, check_json
@@ -12,8 +13,8 @@ from .engine import QueueState
 from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
 from .log import Draft
-from .message import Record
-from .options import UNSET, QueueOptions
+from .message import Due, Record
+from .options import UNSET, QueueOptions, check_delay, check_eta
 from .store import Store, open_store, release, retain
 from .waiting import Interrupt
 
@@ -62,10 +63,18 @@ class Channel:
         return _reopen, (self.store.path, self.state.origin, self.codec.codec, self.state.is_dead)
 
     # ------------------------------------------------------------------ putting
-    def draft(self, item: Any, extras: dict[str, Any] | None) -> Draft:
+    def due(self, delay: float | None, eta: datetime | float | None) -> Due | None:
+        """When a message put now is due; None: at once."""
+        if delay is not None and eta is not None:
+            raise ValueError("delay and eta say the same in two ways: give one of them")
+        if eta is not None:
+            return self.engine.timeline.at(check_eta(eta))
+        return None if delay is None else self.engine.timeline.after(check_delay(delay))
+
+    def draft(self, item: Any, extras: dict[str, Any] | None, due: Due | None = None) -> Draft:
         """A message checked, encoded and ready to be put. Raises CodecError, MessageTooLarge."""
         engine = self.engine
-        draft = engine.log.prepare(Record(self._encode(item), engine.clock.wall_ns(), 0, 0, 0, extras))
+        draft = engine.log.prepare(Record(self._encode(item), engine.clock.wall_ns(), 0, 0, 0, extras, due))
         size = engine.log.size_of(draft)
         if size > self.state.options.max_message_bytes:
             raise self._too_large(size)

@@ -15,7 +15,7 @@ from .engine import Engine
 from .errors import SettingsMismatch, StoreCorrupted
 from .log.lmdb import LmdbLog
 from .presence import SharedPresence
-from .system.clock import Clock
+from .system.clock import Clock, anchor_of
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id
 from .system.environment import Environment, quiet
 
@@ -65,7 +65,7 @@ class DiskStore:
                 self._environment.close()
                 raise
         self.presence = SharedPresence(session, self._environment, self.claims)
-        self.engine = Engine(self.log, self.claims, self.presence, clock)
+        self.engine = Engine(self.log, self.claims, self.presence, clock, self.claims.anchor_ns(anchor_of(clock)))
         self.max_store_bytes = marker.max_store_bytes
         try:
             _ = self.presence.owner

@@ -8,6 +8,7 @@ from typing import Any
 from .engine import Claim, Engine, QueueState
 from .errors import CodecError, LeaseLost, NotClaimed
 from .message import Death, Message, Record, error_texts, priority_at, utc
+from .options import check_delay
 
 Decode = Callable[[Any], Any]
 _NO_EXTRAS: dict[str, Any] = {}
@@ -69,10 +70,11 @@ class Lease:
         """See Message.ack."""
         self._settle("acknowledged", lambda: self._engine.ack([self.claim]))
 
-    def nack(self, error: object) -> None:
+    def nack(self, delay: float | None, error: object) -> None:
         """See Message.nack."""
+        seconds = None if delay is None else check_delay(delay)
         text, trace = error_texts(error)
-        self._settle("given back as failed", lambda: self._engine.nack(self.claim, text, trace))
+        self._settle("given back as failed", lambda: self._engine.nack(self.claim, text, trace, seconds))
 
     def reject(self, reason: str | None) -> None:
         """See Message.reject."""

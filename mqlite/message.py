@@ -14,6 +14,8 @@ from .options import PRIORITY_MAX
 
 #: A place in a queue's delivery order: rank << 64 | seq. Smaller is delivered first.
 Position = int
+#: When a delayed message is due: (line, nanoseconds on that line of time); see system/clock.py.
+Due = tuple[int, int]
 
 
 def rank_of(priority: int) -> int:
@@ -36,7 +38,8 @@ class Record:
 
     payload is a codec's (tag, bytes) on disk, and the body itself in memory.
     id is 0 until the log gives it one. extras holds what few messages have:
-    headers, type, group, reply_to, correlation_id, death.
+    headers, type, group, reply_to, correlation_id, death. due: of a message that is
+    put now and waits for its time, and of no other.
     """
 
     payload: Any
@@ -45,6 +48,7 @@ class Record:
     delivery_count: int = 0
     acquired_count: int = 0
     extras: dict[str, Any] | None = None
+    due: Due | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +76,7 @@ class Settler(Protocol):
     """The claim behind a message; see `lease.py`."""
 
     def ack(self) -> None: ...
-    def nack(self, error: object) -> None: ...
+    def nack(self, delay: float | None, error: object) -> None: ...
     def reject(self, reason: str | None) -> None: ...
     def release(self) -> None: ...
     def extend(self, seconds: float) -> None: ...
@@ -140,13 +144,15 @@ class Message:
         """
         self.lease.ack()
 
-    def nack(self, *, error: object = None) -> None:
-        """Failed: delivery_count + 1, and back to its place at once; dead after max_deliveries.
+    def nack(self, delay: float | None = None, error: object = None) -> None:
+        """Failed: delivery_count + 1, and it is tried again after a while; dead after max_deliveries.
 
-        error (an exception or a text) is kept with a message that becomes dead.
-        No commit of the log unless it does. Raises as `ack`.
+        delay: seconds until it lines up again at its priority, behind what is there by then;
+        0: it goes back to its place at once; None: as the queue's `backoff` says, at once
+        where there is none. error (an exception or a text) is kept with a message that becomes
+        dead. One commit of the log if it waits or dies, none if it goes back at once. Raises as `ack`.
         """
-        self.lease.nack(error)
+        self.lease.nack(delay, error)
 
     def reject(self, reason: str | None = None) -> None:
         """Hopeless: straight to the dead-letter queue. One commit. Raises as `ack`."""

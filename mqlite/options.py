@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import enum
+import math
+import random
 import threading
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import attrs
@@ -14,6 +17,7 @@ PRIORITY_MIN: Final = -(2**31)
 PRIORITY_MAX: Final = 2**31 - 1
 NAME_MAX_BYTES: Final = 255
 MAX_SECONDS: Final = 1e9
+_LOG_OF_MAX: Final = math.log(MAX_SECONDS)
 
 
 class _Unset(enum.Enum):
@@ -51,12 +55,79 @@ def _seconds(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         )
 
 
-def _or_none(check: Any) -> Any:
-    return attrs.validators.optional(check)
-
-
 def _seconds_to_float(value: Any) -> Any:
     return float(value) if type(value) is int else value
+
+
+@attrs.frozen
+class Backoff:
+    """How long a failed message waits before it lines up again: base * factor ** (failures - 1) seconds.
+
+    maximum  seconds, at most
+    jitter   0 to 1: each wait is shortened by a random part of itself up to this, so that what failed together is
+             not retried together
+    """
+
+    base: float = attrs.field(default=1.0, converter=_seconds_to_float, validator=_seconds)
+    factor: float = attrs.field(default=2.0, converter=_seconds_to_float)
+    maximum: float = attrs.field(default=3600.0, converter=_seconds_to_float, validator=_seconds)
+    jitter: float = attrs.field(default=0.5, converter=_seconds_to_float)
+
+    @factor.validator
+    def _check_factor(self, attribute: object, value: object) -> None:
+        _within("factor", value, 1.0, 1e6)
+
+    @jitter.validator
+    def _check_jitter(self, attribute: object, value: object) -> None:
+        _within("jitter", value, 0.0, 1.0)
+
+    def seconds(self, failures: int) -> float:
+        """The wait after so many failures."""
+        wait = self.maximum
+        if (failures - 1) * math.log(self.factor) < _LOG_OF_MAX:  # else beyond any maximum, and perhaps any float
+            wait = min(self.base * self.factor ** (failures - 1), self.maximum)
+        return wait * (1 - self.jitter * random.random())
+
+
+@attrs.frozen
+class Waits:
+    """A backoff by a list: so many seconds after the first failure, the second, ...; the last one from then on."""
+
+    waits: list[float]
+
+    def seconds(self, failures: int) -> float:
+        """The wait after so many failures."""
+        return self.waits[min(failures, len(self.waits)) - 1]
+
+
+def _within(name: str, value: object, low: float, high: float) -> None:
+    if type(value) is not float:
+        raise TypeError(f"{name} is a number, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is between {low:g} and {high:g}, not {value}")
+
+
+def _backoff(value: Any) -> Any:
+    """Backoff, a list of seconds, or what was stored for them."""
+    if isinstance(value, dict):
+        return Waits(**value) if "waits" in value else Backoff(**value)
+    if isinstance(value, list | tuple):
+        waits = [_seconds_to_float(wait) for wait in value]
+        if not waits:
+            raise ValueError("backoff is a list of at least one number of seconds, or None")
+        for wait in waits:
+            _within("each wait in backoff", wait, 0.0, MAX_SECONDS)
+        return Waits(waits)
+    return value
+
+
+def _is_backoff(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not isinstance(value, Backoff | Waits):
+        raise TypeError(f"backoff is a Backoff, a list of seconds, or None, not {value!r}")
+
+
+def _or_none(check: Any) -> Any:
+    return attrs.validators.optional(check)
 
 
 def _maxsize(value: Any) -> Any:
@@ -71,6 +142,7 @@ class QueueOptions:
     max_message_bytes  the largest body, in bytes as stored (in memory: of bytes and str)
     max_deliveries     failures after which a message is dead; None = never
     ack_timeout        seconds until a claim of a living but hung consumer is taken back; None = never
+    backoff            how long a failed (nacked) message waits: a Backoff, a list of seconds; None = not at all
     dead_letter        keep dead messages in `queue.dead` (False: drop them)
     codec              how bodies become bytes: "json", "pickle", or the name of the user's own
     """
@@ -79,6 +151,7 @@ class QueueOptions:
     max_message_bytes: int = attrs.field(default=16 << 20, validator=_whole(1))
     max_deliveries: int | None = attrs.field(default=5, validator=_or_none(_whole(1)))
     ack_timeout: float | None = attrs.field(default=1800.0, converter=_seconds_to_float, validator=_or_none(_seconds))
+    backoff: Backoff | Waits | None = attrs.field(default=None, converter=_backoff, validator=_is_backoff)
     dead_letter: bool = attrs.field(default=True, validator=_flag)
     codec: str = attrs.field(default="json")
 
@@ -135,6 +208,28 @@ def check_timeout(timeout: object) -> float | None:
     if not timeout >= 0:
         raise ValueError("'timeout' must be a non-negative number")
     return None if timeout >= threading.TIMEOUT_MAX else float(timeout)
+
+
+def check_delay(delay: object) -> float:
+    """Seconds to wait before something."""
+    if isinstance(delay, bool) or not isinstance(delay, int | float):
+        raise TypeError(f"delay is a number of seconds or None, not {delay!r}")
+    if not 0 <= delay < math.inf:
+        raise ValueError(f"delay is at least 0 seconds, and finite, not {delay}")
+    return float(delay)
+
+
+def check_eta(eta: object) -> float:
+    """A moment, as seconds since the epoch: an aware datetime, or that number."""
+    if isinstance(eta, datetime):
+        if eta.tzinfo is None:
+            raise ValueError(f"eta {eta!r} has no time zone: use datetime.now(timezone.utc), or .astimezone()")
+        return eta.timestamp()
+    if isinstance(eta, bool) or not isinstance(eta, int | float):
+        raise TypeError(f"eta is an aware datetime or epoch seconds, not {eta!r}")
+    if not math.isfinite(eta):
+        raise ValueError(f"eta is a finite number of epoch seconds, not {eta}")
+    return float(eta)
 
 
 def check_count(count: object, what: str) -> int:

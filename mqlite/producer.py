@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from datetime import datetime
 from typing import Any
 
 from .channel import Channel, extras_of
@@ -102,12 +103,15 @@ class Producer(Handle):
         timeout: float | None = None,
         *,
         priority: int | None = None,
+        delay: float | None = None,
+        eta: datetime | float | None = None,
         **options: Any,
     ) -> Receipt:
         """Buffer one message. Options as of Queue.put. Raises CodecError, MessageTooLarge, Full, Closed at once."""
         wait = check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
-        draft = self._channel.draft(item, extras_of(**{"headers": None, **options}))
+        extras = extras_of(**{"headers": None, **options})
+        draft = self._channel.draft(item, extras, self._channel.due(delay, eta))
         receipt = Receipt(self, item)
         with self._lock:
             if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):

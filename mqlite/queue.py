@@ -6,7 +6,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -21,7 +22,7 @@ from .errors import CodecError, Empty, NotSupported
 from .handle import Handle
 from .lease import ack_many, claimed_message, message_of
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, Record, rank_of
-from .options import UNSET, Unset, check_count, check_name, check_priority, check_timeout, named_options
+from .options import UNSET, Backoff, Unset, check_count, check_name, check_priority, check_timeout, named_options
 from .producer import Producer
 from .waiting import Interrupt
 
@@ -33,9 +34,9 @@ _BROWSED_AT_ONCE = 256
 class QueueStats:
     """The state of a queue. Exact at rest; while others work, claimed may lag behind for a moment.
 
-    ready + delayed + claimed is what maxsize limits. bytes: as stored (in memory: of
-    bytes and str bodies). oldest_age: seconds since the oldest message was put, None
-    when there is none.
+    ready + delayed + claimed is what maxsize limits; delayed: those that wait for their
+    time. bytes: as stored (in memory: of bytes and str bodies). oldest_age: seconds since
+    the oldest message that does not wait for its time was put, None when there is none.
     """
 
     ready: int
@@ -51,7 +52,7 @@ def stats_of(engine: Engine, state: QueueState) -> QueueStats:
     numbers = engine.inspection.numbers(state)
     oldest_ns = numbers.pop("oldest_ns")
     age = None if oldest_ns is None else max(0.0, (engine.clock.wall_ns() - oldest_ns) / 1e9)
-    return QueueStats(delayed=0, oldest_age=age, **numbers)
+    return QueueStats(oldest_age=age, **numbers)
 
 
 class Queue(Handle, Generic[T]):
@@ -82,6 +83,7 @@ class Queue(Handle, Generic[T]):
         max_message_bytes: int | Unset = UNSET,
         max_deliveries: int | Unset | None = UNSET,
         ack_timeout: float | Unset | None = UNSET,
+        backoff: Backoff | Sequence[float] | Unset | None = UNSET,
         dead_letter: bool | Unset = UNSET,
         codec: object = UNSET,
     ) -> None:
@@ -94,6 +96,7 @@ class Queue(Handle, Generic[T]):
             max_message_bytes=max_message_bytes,
             max_deliveries=max_deliveries,
             ack_timeout=ack_timeout,
+            backoff=backoff,
             dead_letter=dead_letter,
             codec=codec if codec is UNSET else BodyCodec(codec).name,
         )
@@ -145,12 +148,17 @@ class Queue(Handle, Generic[T]):
         timeout: float | None = None,
         *,
         priority: int = 0,
+        delay: float | None = None,
+        eta: datetime | float | None = None,
         headers: Mapping[str, Any] | None = None,
         type: str | None = None,
         reply_to: str | None = None,
         correlation_id: str | None = None,
     ) -> int:
         """Store one message; returns its id. When this returns, the message is durable.
+
+        delay: seconds until it lines up at its priority, whatever is done to the wall clock;
+        eta: the same for a moment, an aware datetime or epoch seconds. Never early; neither has a limit.
 
         Waits while the queue is full: for ever, for `timeout` seconds, or not at all
         (block=False), then raises Full. Raises ShutDown, CodecError, MessageTooLarge,
@@ -164,6 +172,10 @@ class Queue(Handle, Generic[T]):
             extras = extras_of(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
         rank = DEFAULT_RANK if priority is DEFAULT_PRIORITY else rank_of(check_priority(priority))
         wait = None if block and timeout is None else check_timeout(timeout) if block else 0
+        if delay is not None or eta is not None:
+            due = self._channel.due(delay, eta)
+            if due is not None:
+                return self._channel.put([(rank, self._channel.draft(item, extras, due))], wait, self._interrupt)[0]
         return self._put_one(item, rank, extras, wait, self._interrupt)
 
     def put_nowait(self, item: T, **options: Any) -> int:
@@ -177,6 +189,8 @@ class Queue(Handle, Generic[T]):
         timeout: float | None = None,
         *,
         priority: int = 0,
+        delay: float | None = None,
+        eta: datetime | float | None = None,
         headers: Mapping[str, Any] | None = None,
         type: str | None = None,
         reply_to: str | None = None,
@@ -189,7 +203,8 @@ class Queue(Handle, Generic[T]):
         self._interrupt.check()
         rank = rank_of(check_priority(priority))
         extras = extras_of(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
-        ranked = [(rank, self._channel.draft(item, extras)) for item in items]
+        due = self._channel.due(delay, eta)
+        ranked = [(rank, self._channel.draft(item, extras, due)) for item in items]
         return self._channel.put(ranked, check_timeout(timeout) if block else 0, self._interrupt)
 
     # ------------------------------------------------------------------ get
@@ -383,7 +398,7 @@ class Queue(Handle, Generic[T]):
     def configure(self, **changes: Any) -> None:
         """Change stored settings, for every process, at once. Names and values as in `Queue`; not the codec."""
         self._interrupt.check()
-        allowed = {"maxsize", "max_message_bytes", "max_deliveries", "ack_timeout", "dead_letter"}
+        allowed = {"maxsize", "max_message_bytes", "max_deliveries", "ack_timeout", "backoff", "dead_letter"}
         for name in changes:
             if name not in allowed:
                 raise TypeError(f"{name!r} cannot be changed: configure takes {', '.join(sorted(allowed))}")

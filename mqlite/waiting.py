@@ -103,8 +103,9 @@ class Seat:
 class Waiters:
     """The sleepers of one store, as the claims list them.
 
-    care(queue) -> (next deadline in ns or 0, anything taken back)
+    care(queue) -> (when to do so again, in ns, or 0; anything taken back, or moved because it was due)
     promising(queue, kind): whether a sleeper would get what it waits for.
+    due_ns(queue): when the next delayed message is due, or 0.
     """
 
     def __init__(
@@ -114,12 +115,14 @@ class Waiters:
         clock: Clock,
         care: Callable[[int], tuple[int, bool]],
         promising: Callable[[int, Kind], bool],
+        due_ns: Callable[[int], int],
     ) -> None:
         self._claims = claims
         self._presence = presence
         self._clock = clock
         self._care = care
         self._promising = promising
+        self._due_ns = due_ns
         self._ghosts: deque[tuple[int, Kind, int, int]] = deque()  # rows to remove, of sleepers that are gone
 
     def wait(
@@ -192,9 +195,11 @@ class Waiters:
         """Others wait, and there is something for them: ring one."""
         if not self.somebody(queue, kind):
             return
-        with self._claims.read() as c:
-            deadline_ns = c.deadline_ns(queue) if kind is Kind.MESSAGE else 0
-        if self._promising(queue, kind) or (deadline_ns and self.uncovered(queue, deadline_ns)):
+        times_ns = []
+        if kind is Kind.MESSAGE:
+            with self._claims.read() as c:
+                times_ns = [ns for ns in (c.deadline_ns(queue), self._due_ns(queue)) if ns]
+        if self._promising(queue, kind) or any(self.uncovered(queue, ns) for ns in times_ns):
             self.ring_one(queue, kind)
 
     def somebody(self, queue: int, kind: Kind) -> bool:

@@ -8,6 +8,7 @@ One tree; all integers big-endian; q = queue u32:
     43 C                           u64                          number of cursors
     64 d  q                        deadline u64                 no row times out earlier
     67 g                           u64                          generation of the owners
+    61 a                           i64                          turns the monotonic clock into the stable line of time
     6b k  q                        u64                          number of rows
     6f o  owner u64                -                            a process that joined
     52 R  q | position             token, owner, deadline u64 | flags u8 | failures, acquired u32
@@ -300,6 +301,14 @@ class SharedTxn(_Reading):
         for key in [key for key, _ in self._walk(b"s")]:
             self._txn.delete(key)
 
+    def anchor_ns(self, now_ns: int) -> int:
+        """What is stored, or is now."""
+        value = self._txn.get(b"a")
+        if value is None:
+            self._txn.put(b"a", _I64.pack(now_ns))
+            return now_ns
+        return int(_I64.unpack(value)[0])
+
     def require(self, owner: int) -> None:
         """Raises Closed where that owner has left."""
         if self._txn.get(b"o" + _U64.pack(owner)) is None:
@@ -334,6 +343,11 @@ class SharedClaims:
         """In a forked child: start afresh."""
         self.environment.forget()
         self.lock = self.environment.write_lock
+
+    def anchor_ns(self, now_ns: int) -> int:
+        """The number that all processes of this boot go by; `now_ns` where there was none."""
+        with self.lock, self.guard, self.write() as c:
+            return c.anchor_ns(now_ns)
 
     def write(self) -> SharedTxn:
         """The write transaction; the caller holds `lock` and `guard`."""

@@ -11,7 +11,7 @@ from ..claims import TASK, Claims, Kind, Shut
 from ..errors import MqliteError
 from ..log import Log, Note
 from ..waiting import RUNG_FROM, Ring, Waiters
-from .steps import ARRIVED, SETTLED
+from .steps import ARRIVED, DELAYED, SETTLED
 from .tasks import shut_mode
 
 
@@ -34,12 +34,15 @@ class Aftermath:
         leftover = list(self._leftover)
         try:
             arrived, settled, left, changed = set(), [], set(), set()
+            delayed: dict[int, int] = {}
             for note in [*notes, *leftover]:
                 if note[0] is ARRIVED:
                     arrived.add(note[1])
                 elif note[0] is SETTLED:
                     settled.append(note)
                     left.add(note[1])
+                elif note[0] is DELAYED:
+                    delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
                 else:
                     changed.add(note[1])
             if settled:
@@ -48,6 +51,9 @@ class Aftermath:
                 rings, joined = self._look(arrived)
             for ring in rings:
                 self._waiters.ring_any(*ring)
+            for queue, wake_ns in delayed.items():
+                if self._waiters.uncovered(queue, wake_ns):
+                    self._waiters.ring_one(queue, Kind.MESSAGE)
             for queue in joined:
                 self._ring_joiners(queue)
             for queue in changed:

@@ -82,12 +82,14 @@ class Catalog:
 
     def options(self, queue: QueueState, snapshot: Snapshot) -> QueueOptions:
         """The options in force in `snapshot`."""
-        if not queue.id & DEAD_BIT:
-            version = snapshot.settings_version(queue.id)
-            if version != queue.version:
-                definition = snapshot.definition(queue.name)
-                if definition is not None:
-                    queue.options, queue.version = QueueOptions(**definition.options), definition.version
+        return self.options_at(queue, snapshot.gauges(queue.id)[0], snapshot)
+
+    def options_at(self, queue: QueueState, version: int, snapshot: Snapshot) -> QueueOptions:
+        """The same, for who knows the version of the settings in `snapshot`."""
+        if version != queue.version and not queue.id & DEAD_BIT:
+            definition = snapshot.definition(queue.name)
+            if definition is not None:
+                queue.options, queue.version = QueueOptions(**definition.options), definition.version
         return queue.options
 
     def dead_of(self, queue: QueueState) -> QueueState:

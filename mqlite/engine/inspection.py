@@ -12,6 +12,7 @@ from ..errors import MessageCorrupted
 from ..log import DEAD_BIT, Log
 from ..message import Position, Record
 from .catalog import QueueState
+from .schedule import Schedule
 
 
 def remembered(record: Record, returned: Returned | None) -> Record:
@@ -28,25 +29,32 @@ def remembered(record: Record, returned: Returned | None) -> Record:
 class Inspection:
     """Reads the claims first and then the log, so that the numbers lag rather than lie."""
 
-    def __init__(self, log: Log, claims: Claims, notice_deaths: Callable[[], None]) -> None:
+    def __init__(self, log: Log, claims: Claims, notice_deaths: Callable[[], None], schedule: Schedule) -> None:
         self._log = log
         self._claims = claims
         self._notice_deaths = notice_deaths
+        self._schedule = schedule
+
+    def _notice(self, queue: QueueState) -> None:
+        """What the dead held is back, and what is due is in line."""
+        self._notice_deaths()
+        self._schedule.care(queue.id)
 
     def ready(self, queue: QueueState) -> int:
         """Messages that could be claimed. Exact at rest."""
-        self._notice_deaths()
+        self._notice(queue)
         with self._claims.read() as c, self._log.read() as snapshot:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return 0
-            return max(0, snapshot.counters(queue.id).total - int(c.claimed(queue.id)))
+            counters = snapshot.counters(queue.id)
+            return max(0, counters.total - counters.delayed - int(c.claimed(queue.id)))
 
     def browse(self, queue: QueueState, start: Position, count: int) -> list[tuple[Position, Record | None]]:
         """The first `count` messages from a position on that are not claimed, in delivery order; None for a
         damaged one.
         """
         found: list[tuple[Position, Record | None]] = []
-        self._notice_deaths()
+        self._notice(queue)
         with self._claims.read() as c, self._log.read() as snapshot:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return []
@@ -64,12 +72,14 @@ class Inspection:
 
     def numbers(self, queue: QueueState) -> dict[str, Any]:
         """ready, claimed, dead, bytes, oldest_ns (None: empty). O(priorities in use)."""
-        self._notice_deaths()
+        self._notice(queue)
         with self._claims.read() as c, self._log.read() as snapshot:
             counters = snapshot.counters(queue.id)
-            claimed = min(int(c.claimed(queue.id)), counters.total)
+            undelayed = counters.total - counters.delayed
+            claimed = min(int(c.claimed(queue.id)), undelayed)
             return {
-                "ready": counters.total - claimed,
+                "ready": undelayed - claimed,
+                "delayed": counters.delayed,
                 "claimed": claimed,
                 "dead": 0 if queue.id & DEAD_BIT else snapshot.counters(queue.id | DEAD_BIT).total,
                 "bytes": counters.bytes,

@@ -15,7 +15,7 @@ from ..claims import Kind, Shut
 from ..claims.memory import MemoryClaims
 from ..log.memory import Entry, MemoryLog, Shelf
 from ..message import DEFAULT_RANK, Record
-from ..system.clock import Clock
+from ..system.clock import Clock, anchor_of
 from ..waiting import Interrupt, Presence, Seat
 from .catalog import QueueState
 from .machine import Engine
@@ -30,7 +30,7 @@ class LocalEngine(Engine):
     claims: MemoryClaims
 
     def __init__(self, log: MemoryLog, claims: MemoryClaims, presence: Presence, clock: Clock) -> None:
-        super().__init__(log, claims, presence, clock)
+        super().__init__(log, claims, presence, clock, anchor_of(clock))
         self._owner = presence.owner
 
     def put_plain(
@@ -83,6 +83,8 @@ class LocalEngine(Engine):
         with self.log.lock:
             if desk.shut is Shut.IMMEDIATE:
                 self._raise_if_shut(self.claims, queue)
+            if shelf.delayed:
+                self.schedule.care(queue.id)
             if desk.returned:
                 body = self._take_out_in_order(queue)
             else:

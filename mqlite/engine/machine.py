@@ -29,12 +29,14 @@ from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, ShutDown, StoreFull
 from ..log import DEAD_BIT, Draft, Log, Raw, Snapshot
 from ..message import Position, Record
-from ..system.clock import Clock
+from ..options import QueueOptions
+from ..system.clock import Clock, Timeline
 from ..waiting import Interrupt, Presence, Seat, Waiters
 from .aftermath import Aftermath
 from .catalog import Catalog, QueueState
 from .inspection import Inspection, remembered
-from .steps import ARRIVED, CHANGED, SETTLED, Claim
+from .schedule import Schedule
+from .steps import ARRIVED, CHANGED, DELAYED, SETTLED, Claim
 from .takeback import TakeBack
 from .tasks import Tasks, shut_mode
 
@@ -46,16 +48,18 @@ MOVED_FREELY = 256 << 10
 class Engine:
     """One store's engine, shared by all threads and handles of the process."""
 
-    def __init__(self, log: Log, claims: Claims, presence: Presence, clock: Clock) -> None:
+    def __init__(self, log: Log, claims: Claims, presence: Presence, clock: Clock, anchor_ns: int) -> None:
         self.log = log
         self.claims = claims
         self.presence = presence
         self.clock = clock
+        self.timeline = Timeline(clock, anchor_ns)
         self.catalog = Catalog(log)
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury)
-        self.waiters = Waiters(claims, presence, clock, self.takeback.care, self._promising)
+        self.schedule = Schedule(log, self.timeline, self._bury_delayed)
+        self.waiters = Waiters(claims, presence, clock, self._care, self._promising, self.schedule.wake_ns)
         self.tasks = Tasks(log, claims, presence, self.waiters)
-        self.inspection = Inspection(log, claims, self.takeback.notice_changes)
+        self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule)
         self.aftermath = Aftermath(log, claims, self.waiters)
 
     # ------------------------------------------------------------------ put
@@ -77,8 +81,15 @@ class Engine:
             if maxsize and counters.total + len(ranked) > maxsize:
                 return None
             txn.reserve(size)
-            ids = [txn.append(queue.id, rank, draft) for rank, draft in ranked]
-            txn.notes.append((ARRIVED, queue.id))
+            ids, before = [], len(txn.notes)
+            for rank, draft in ranked:
+                if draft.due is None:
+                    ids.append(txn.append(queue.id, rank, draft))
+                else:
+                    ids.append(txn.delay(queue.id, rank, draft, draft.due))
+                    txn.notes.append((DELAYED, queue.id, self.timeline.wake_ns(draft.due)))
+            if len(txn.notes) == before or any(draft.due is None for _, draft in ranked):
+                txn.notes.append((ARRIVED, queue.id))
             return ids
 
         _ = self.presence.owner
@@ -155,22 +166,32 @@ class Engine:
             return attempt(Seat()) if self.takeback.care(queue.id)[1] else None
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
 
+    def _care(self, queue: int) -> tuple[int, bool]:
+        """Take back what the dead and the hung hold, move what is due. (when to do so again or 0, whether anything
+        was done)
+        """
+        deadline_ns, took_back = self.takeback.care(queue)
+        due_ns, moved = self.schedule.care(queue)
+        return min(filter(None, (deadline_ns, due_ns)), default=0), took_back or moved
+
     def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]) -> bool:
         """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
         self.takeback.notice_deaths()  # what they held comes before what is newer
+        due_too = True
         while True:
-            found = self._claim_once(queue, count, flags, started, seat, into)
+            found = self._claim_once(queue, count, flags, started, seat, into, due_too)
             if into or found is False:
                 return bool(found)
             if found is None:
                 self.takeback.care(queue.id)
+                due_too = self.schedule.care(queue.id)[1]
             # else all of it was damaged, and is in the dead-letter queue now
 
     def _claim_once(
-        self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]
+        self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim], due_too: bool
     ) -> bool | None:
         """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has
-        looked at.
+        looked at, or where delayed messages are due and are to be claimed in their order, too.
         """
         owner = self.presence.owner
         stale: list[Position] = []
@@ -181,7 +202,10 @@ class Engine:
                 return None
             commit = c.commit
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
-                options = self.catalog.options(queue, snapshot)
+                version, delayed = snapshot.gauges(queue.id)
+                if delayed and due_too and self.schedule.is_due(queue.id, snapshot):
+                    return None
+                options = self.catalog.options_at(queue, version, snapshot)
                 picked = self._pick(c, snapshot, queue.id, count, stale)
             for position in stale:
                 c.take_returned(queue.id, position)
@@ -286,6 +310,7 @@ class Engine:
         """The first `count` messages that a claimer would get; damaged ones are passed over."""
         found = []
         self.takeback.notice_deaths()
+        self.schedule.care(queue.id)
         with self.claims.read() as c, self.log.read() as snapshot:
             if c.shut(queue.id) is not Shut.IMMEDIATE:
                 for position, raw, returned in self._pick(c, snapshot, queue.id, count, []):
@@ -356,24 +381,42 @@ class Engine:
 
         self.log.write(op)
 
-    def nack(self, claim: Claim, error: str | None, trace: str | None) -> None:
-        """A failure: back to its place, or dead after max_deliveries. Raises LeaseLost. [11] [12]"""
+    def nack(self, claim: Claim, error: str | None, trace: str | None, delay: float | None) -> None:
+        """A failure: back to its place, or dead after max_deliveries. Raises LeaseLost, StoreFull. [11] [12]
+
+        delay: seconds until it lines up again; None: as the queue's backoff says.
+        """
         failures = claim.record.delivery_count + 1
+
+        def last(options: QueueOptions) -> bool:
+            return options.max_deliveries is not None and failures >= options.max_deliveries
+
+        def wait(options: QueueOptions) -> float:
+            return delay if delay is not None else options.backoff.seconds(failures) if options.backoff else 0.0
 
         def give_back(txn: Any) -> bool:
             self._check(txn, [claim])
-            maximum = self.catalog.options(claim.queue, txn).max_deliveries
-            if maximum is not None and failures >= maximum:
+            options = self.catalog.options(claim.queue, txn)
+            if last(options) or wait(options):
                 return False
             self._give_back(txn, [claim], 1)
             return True
 
-        def bury(txn: Any) -> None:
+        def move(txn: Any) -> None:
             self._check(txn, [claim])
-            self._bury(txn, claim, "max_deliveries", error, trace, failures)
+            options = self.catalog.options(claim.queue, txn)
+            if last(options):
+                self._bury(txn, claim, "max_deliveries", error, trace, failures)
+                return
+            due = self.timeline.after(wait(options)) or self.timeline.soon()
+            retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due))
+            self._reserve_to_move(txn, retried)
+            txn.delay(claim.queue.id, claim.position >> 64, retried, due, claim.record.id)
+            self._remove(txn, claim)
+            txn.notes.append((DELAYED, claim.queue.id, self.timeline.wake_ns(due)))
 
-        if not self.log.hold(give_back):
-            self.log.write(bury)
+        if delay or not self.log.hold(give_back):
+            self.log.write(move)
 
     def release_all(self, claims: list[Claim], lost_ok: bool = True) -> None:
         """Give back without blame; claims that were lost are passed over, unless `lost_ok` is False. [11]"""
@@ -420,25 +463,52 @@ class Engine:
 
     def _bury(self, txn: Any, claim: Claim, reason: str, error: str | None, trace: str | None, failures: int) -> None:
         """Under L: move the record to the dead-letter queue (or drop it), with how it died."""
-        queue, record = claim.queue, claim.record
-        keep = reason == "corrupted" or (not queue.is_dead and self.catalog.options(queue, txn).dead_letter)
-        if keep and (size := self.log.footprint(self.log.prepare(record))) > MOVED_FREELY:
+        queue = claim.queue
+        if reason == "corrupted" or (not queue.is_dead and self.catalog.options(queue, txn).dead_letter):
+            self._lay_out(txn, queue, claim.position >> 64, claim.record, reason, error, trace, failures)
+        self._remove(txn, claim)
+
+    def _lay_out(
+        self,
+        txn: Any,
+        queue: QueueState,
+        rank: int,
+        record: Record,
+        reason: str,
+        error: str | None,
+        trace: str | None,
+        failures: int,
+    ) -> None:
+        """Under L: a record into the dead-letter queue, with how it died."""
+        death = {
+            "reason": reason,
+            "queue": queue.name,
+            "died_ns": self.clock.wall_ns(),
+            "delivery_count": failures,
+            "error": error,
+            "traceback": trace,
+        }
+        extras = {**(record.extras or {}), "death": death}
+        corpse = self.log.prepare(attrs.evolve(record, delivery_count=failures, extras=extras, due=None))
+        self._reserve_to_move(txn, corpse)
+        dead = queue.id | DEAD_BIT
+        txn.append(dead, rank, corpse, record.id)
+        txn.notes.append((ARRIVED, dead))
+
+    def _bury_delayed(self, txn: Any, queue: int, rank: int, record: Record, error: str) -> None:
+        """Under L: what waited for its time and cannot be read any more."""
+        state = self.catalog.state(queue, txn)
+        self._lay_out(txn, state, rank, record, "corrupted", error, None, record.delivery_count)
+
+    def _reserve_to_move(self, txn: Any, draft: Draft) -> None:
+        size = self.log.footprint(draft)
+        if size > MOVED_FREELY:
             txn.reserve(size)
-        txn.remove(queue.id, claim.position)
-        if keep:
-            death = {
-                "reason": reason,
-                "queue": queue.name,
-                "died_ns": self.clock.wall_ns(),
-                "delivery_count": failures,
-                "error": error,
-                "traceback": trace,
-            }
-            corpse = attrs.evolve(record, delivery_count=failures, extras={**(record.extras or {}), "death": death})
-            dead = queue.id | DEAD_BIT
-            txn.append(dead, claim.position >> 64, self.log.prepare(corpse), record.id)
-            txn.notes.append((ARRIVED, dead))
-        txn.notes.append((SETTLED, queue.id, claim.position, claim.row, claim.commit))
+
+    @staticmethod
+    def _remove(txn: Any, claim: Claim) -> None:
+        txn.remove(claim.queue.id, claim.position)
+        txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
 
     def extend(self, claim: Claim, seconds: float) -> None:
         """The deadline is `seconds` from now, where there is one. Raises LeaseLost."""

@@ -23,12 +23,14 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from ..message import Position, Record
+from ..message import Due, Position, Record
 
 T = TypeVar("T")
 #: What the engine leaves for itself to do after the commit.
 Note = tuple[Any, ...]
-#: A record made ready for the log outside of any lock (log.prepare).
+#: Where a delayed message lies in its queue. They sort by line, then by time.
+DelayedKey = Any
+#: A record made ready for the log outside of any lock (log.prepare). `due` is that of the record.
 Draft = Any
 #: A stored record, not yet looked at (log.decode).
 Raw = Any
@@ -39,17 +41,29 @@ DEAD_BIT = 1 << 31
 
 @attrs.define
 class Counters:
-    """Exact numbers of one queue, changed in the same commit as its messages. All only grow."""
+    """Exact numbers of one queue, changed in the same commit as its messages.
+
+    delayed: messages that wait for their time now, which are among `total`. All others only
+    grow; a message that moves between places counts as removed and put.
+    """
 
     put_total: int = 0
     put_bytes: int = 0
     removed_total: int = 0
     removed_bytes: int = 0
     settings_version: int = 0
+    delayed: int = 0
 
     def copy(self) -> Counters:
         """The same numbers, to be changed."""
-        return Counters(self.put_total, self.put_bytes, self.removed_total, self.removed_bytes, self.settings_version)
+        return Counters(
+            self.put_total,
+            self.put_bytes,
+            self.removed_total,
+            self.removed_bytes,
+            self.settings_version,
+            self.delayed,
+        )
 
     @property
     def total(self) -> int:
@@ -82,8 +96,13 @@ class Snapshot(Protocol):
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue; not to be changed."""
 
-    def settings_version(self, queue: int) -> int:
-        """How often the settings of a queue were stored; part of its numbers, and cheaper alone."""
+    def gauges(self, queue: int) -> tuple[int, int]:
+        """(settings version, messages delayed): part of its numbers, and cheaper alone."""
+
+    def delayed(self, queue: int, line: int, until_ns: int | None = None) -> Iterator[tuple[DelayedKey, int, Raw]]:
+        """(key, when it is due, stored record) of what waits on a line of time, up to and with `until_ns`, the
+        earliest first. To be used up before the snapshot ends.
+        """
 
     def raw(self, queue: int, position: Position) -> Raw | None:
         """The stored record at a position, or None."""
@@ -123,6 +142,12 @@ class Txn(Snapshot, Protocol):
     def append(self, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
         """Store at a new position; returns the message's id, a new one unless it has one."""
 
+    def delay(self, queue: int, rank: int, draft: Draft, due: Due, message_id: int = 0) -> int:
+        """Store a message that waits for its time; returns its id, as `append`."""
+
+    def undelay(self, queue: int, key: DelayedKey) -> Raw | None:
+        """Take a delayed record out; None (and no change) where there is none."""
+
     def remove(self, queue: int, position: Position) -> Raw | None:
         """Take a record out; None (and no change) where there is none."""
 
@@ -147,6 +172,12 @@ class Log(Protocol):
 
     def prepare(self, record: Record) -> Draft:
         """All work on a record that needs no lock."""
+
+    def decode_delayed(self, key: DelayedKey, raw: Raw) -> tuple[int, Record]:
+        """(rank, record) of a delayed message. Raises MessageCorrupted."""
+
+    def salvage_delayed(self, key: DelayedKey, raw: Raw, now_ns: int) -> tuple[int, Record]:
+        """(rank, a record that carries the bytes) of a damaged one."""
 
     def size_of(self, draft: Draft) -> int:
         """Bytes of a draft's body, as far as they are known."""

@@ -7,7 +7,8 @@ One LMDB tree; the first byte of a key says what it is:
     04 | queue u32                       name utf-8
     10 | queue u32                       removed: total u64 | bytes u64 | crc u32
     10 | queue u32 | rank u32 | seq u64  a message, see below
-    10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | crc u32
+    10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | delayed u64 | crc u32
+    18 | queue u32 | line u8 | due u64 | rank u32 | seq u64     a message that waits for its time
     7f                                   last seq u64 | crc u32
 
 A message:
@@ -47,7 +48,7 @@ import attrs
 
 from ..codecs import BYTES, Payload
 from ..errors import MessageCorrupted, StoreCorrupted
-from ..message import Position, Record
+from ..message import Due, Position, Record
 from . import Counters, Definition
 
 FORMAT = 1
@@ -56,6 +57,7 @@ STORE_KEY = b"\x01"
 DEFINITION = b"\x02"
 NAME = b"\x04"
 MESSAGE = b"\x10"
+DELAYED = b"\x18"
 SEQ_KEY = b"\x7f"
 POSITION_BYTES = 12
 MESSAGE_KEY_BYTES = 1 + 4 + POSITION_BYTES
@@ -65,7 +67,8 @@ _CRC = struct.Struct(">I")
 _SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
 _REMOVED = struct.Struct(">QQI")
-_PUT = struct.Struct(">QQII")
+_PUT = struct.Struct(">QQIQI")
+_DELAYED = struct.Struct(">BQIQ")
 _ID = struct.Struct(">I")
 _VERSION = 1
 _HEADER_BYTES = _CRC.size + _HEADER.size
@@ -100,6 +103,7 @@ class Draft:
     tail_crc: int
     extras_bytes: int
     body_bytes: int
+    due: Due | None
 
 
 def draft_of(record: Record) -> Draft:
@@ -107,8 +111,8 @@ def draft_of(record: Record) -> Draft:
     tag, body = record.payload
     if record.extras:
         extras = json.dumps(record.extras, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        return Draft(record, tag, extras + body, _crc32(extras + body), len(extras), len(body))
-    return Draft(record, tag, body, _crc32(body), 0, len(body))
+        return Draft(record, tag, extras + body, _crc32(extras + body), len(extras), len(body), record.due)
+    return Draft(record, tag, body, _crc32(body), 0, len(body), record.due)
 
 
 def sealed(draft: Draft, key: bytes) -> bytes:
@@ -173,7 +177,8 @@ def packed_removed(counters: Counters) -> bytes:
 
 def packed_put(counters: Counters) -> bytes:
     """The value of a put_key."""
-    head = _PUT.pack(counters.put_total, counters.put_bytes, counters.settings_version, 0)[: -_CRC.size]
+    numbers = counters.put_total, counters.put_bytes, counters.settings_version, counters.delayed
+    head = _PUT.pack(*numbers, 0)[: -_CRC.size]
     return head + _CRC.pack(_crc32(head))
 
 
@@ -182,16 +187,36 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     counters = Counters()
     if put is not None:
         _check(put, _PUT.size, "the counters of a queue")
-        counters.put_total, counters.put_bytes, counters.settings_version, _ = _PUT.unpack(put)
+        counters.put_total, counters.put_bytes, counters.settings_version, counters.delayed, _ = _PUT.unpack(put)
     if removed is not None:
         _check(removed, _REMOVED.size, "the counters of a queue")
         counters.removed_total, counters.removed_bytes, _ = _REMOVED.unpack(removed)
     return counters
 
 
-def settings_version(put: bytes | None) -> int:
-    """Only the settings version of what is under a put_key, unchecked; 0 where there is none."""
-    return 0 if put is None or len(put) != _PUT.size else int(_PUT.unpack(put)[2])
+def gauges(put: bytes | None) -> tuple[int, int]:
+    """(settings version, delayed) of what is under a put_key, unchecked; zeros where there is nothing."""
+    return (0, 0) if put is None or len(put) != _PUT.size else _PUT.unpack(put)[2:4]
+
+
+def delayed_key(prefix: bytes, due: Due, rank: int, seq: int) -> bytes:
+    """prefix is queue_key(DELAYED, queue)."""
+    return prefix + _DELAYED.pack(*due, rank, seq)
+
+
+def delayed_prefix(prefix: bytes, line: int) -> bytes:
+    """Of all keys of one line of time."""
+    return prefix + bytes([line])
+
+
+def due_ns(key: bytes) -> int:
+    """When the message under a delayed_key is due, on its line."""
+    return int.from_bytes(key[6:14], "big")
+
+
+def rank_of_delayed(key: bytes) -> int:
+    """The rank of the message under a delayed_key."""
+    return int.from_bytes(key[14:18], "big")
 
 
 def packed_seq(seq: int) -> bytes:

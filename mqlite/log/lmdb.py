@@ -9,7 +9,7 @@ import attrs
 import lmdb
 
 from ..errors import NotSupported, StoreCorrupted
-from ..message import Position, Record
+from ..message import Due, Position, Record
 from ..system.environment import Environment
 from ..system.snapshot import LmdbView
 from . import Counters, Definition, Note
@@ -64,9 +64,21 @@ class _Reading:
     def _stored_counters(self, queue: int) -> Counters:
         return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
 
-    def settings_version(self, queue: int) -> int:
-        """How often the settings of a queue were stored. Unchecked: what it leads to is checked."""
-        return fmt.settings_version(self._txn.get(fmt.put_key(queue)))
+    def gauges(self, queue: int) -> tuple[int, int]:
+        """(settings version, messages delayed). Unchecked: what they lead to is checked."""
+        return fmt.gauges(self._txn.get(fmt.put_key(queue)))
+
+    def delayed(self, queue: int, line: int, until_ns: int | None = None) -> Iterator[tuple[bytes, int, bytes]]:
+        """What waits on a line of time, the earliest first. O(1) each."""
+        prefix = fmt.delayed_prefix(fmt.queue_key(fmt.DELAYED, queue), line)
+        walk = self._txn.cursor()
+        found = walk.set_range(prefix)
+        while found:
+            key = walk.key()
+            if not key.startswith(prefix) or (until_ns is not None and fmt.due_ns(key) > until_ns):
+                return
+            yield key, fmt.due_ns(key), walk.value()
+            found = walk.next()
 
     def raw(self, queue: int, position: Position) -> bytes | None:
         """The stored bytes at a position, or None."""
@@ -192,15 +204,11 @@ class LmdbTxn(_Reading):
         The counters behind the messages are taken out and come back in `seal`: LMDB leaves a full page behind
         where the new entry is the last of it, and two half full ones otherwise.
         """
-        if not self._seq:
-            self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
-            self._txn.delete(fmt.SEQ_KEY)
+        seq = self._next_seq()
         counters = self.counters(queue)
         if queue not in self._put_to:
             self._put_to.add(queue)
             self._txn.delete(fmt.put_key(queue))
-        self.changed = True
-        self._seq = seq = self._seq + 1
         draft.record.id = message_id = message_id or seq
         key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
         value = fmt.sealed(draft, key)
@@ -208,6 +216,41 @@ class LmdbTxn(_Reading):
         counters.put_total += 1
         counters.put_bytes += len(value)
         return message_id
+
+    def _next_seq(self) -> int:
+        if not self._seq:
+            self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
+            self._txn.delete(fmt.SEQ_KEY)
+        self.changed = True
+        self._seq += 1
+        return self._seq
+
+    def delay(self, queue: int, rank: int, draft: fmt.Draft, due: Due, message_id: int = 0) -> int:
+        """Store a message that waits for its time. O(log n)."""
+        counters = self.counters(queue)
+        seq = self._next_seq()
+        draft.record.id = message_id = message_id or seq
+        key = fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), due, rank, seq)
+        value = fmt.sealed(draft, key)
+        self._txn.put(key, value)
+        counters.put_total += 1
+        counters.put_bytes += len(value)
+        counters.delayed += 1
+        self._put_to.add(queue)
+        return message_id
+
+    def undelay(self, queue: int, key: bytes) -> bytes | None:
+        """Take a delayed record out. O(log n)."""
+        counters = self.counters(queue)
+        value: bytes | None = self._txn.pop(key)
+        if value is not None:
+            self.changed = True
+            counters.removed_total += 1
+            counters.removed_bytes += len(value)
+            counters.delayed -= 1
+            self._put_to.add(queue)
+            self._removed_from.add(queue)
+        return value
 
     def remove(self, queue: int, position: Position) -> bytes | None:
         """Take a record out. O(log n)."""
@@ -220,9 +263,10 @@ class LmdbTxn(_Reading):
             self._removed_from.add(queue)
         return value
 
-    def settings_version(self, queue: int) -> int:
+    def gauges(self, queue: int) -> tuple[int, int]:
         """Of this transaction."""
-        return self.counters(queue).settings_version
+        counters = self.counters(queue)
+        return counters.settings_version, counters.delayed
 
     def define(self, definition: Definition) -> None:
         """Store a definition, new or changed."""
@@ -318,6 +362,14 @@ class LmdbLog:
     def prepare(self, record: Record) -> fmt.Draft:
         """The record as bytes, with the checksum of its long part."""
         return fmt.draft_of(record)
+
+    def decode_delayed(self, key: bytes, raw: bytes) -> tuple[int, Record]:
+        """(rank, record). Raises MessageCorrupted."""
+        return fmt.rank_of_delayed(key), fmt.decoded(key, raw)
+
+    def salvage_delayed(self, key: bytes, raw: bytes, now_ns: int) -> tuple[int, Record]:
+        """(rank, a record that carries the bytes) of a damaged one."""
+        return fmt.rank_of_delayed(key), fmt.salvaged(key, raw, now_ns)
 
     def size_of(self, draft: fmt.Draft) -> int:
         """Bytes of the encoded body."""

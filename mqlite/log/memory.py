@@ -29,12 +29,16 @@ from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict
 
-from ..message import DEFAULT_RANK, Position, Record
+from ..message import DEFAULT_RANK, Due, Position, Record
 from . import Counters, Definition, Note
 
 T = TypeVar("T")
 #: seq, body, enqueued_ns, and the Record where there is more to know
 Entry = tuple[int, Any, int, Record | None]
+
+
+#: line, when it is due, rank, seq
+Waiting = tuple[int, int, int, int]
 
 
 def _record(entry: Entry) -> Record:
@@ -48,7 +52,7 @@ def _size(body: object) -> int:
 class Shelf:
     """The messages of one queue. `first` is the lane of the lowest rank; no other lane is empty."""
 
-    __slots__ = ("bytes", "first", "first_rank", "held", "inbox", "lanes", "settings_version", "total")
+    __slots__ = ("bytes", "delayed", "first", "first_rank", "held", "inbox", "lanes", "settings_version", "total")
 
     def __init__(self) -> None:
         self.inbox: deque[Entry] = deque()
@@ -56,6 +60,7 @@ class Shelf:
         self.first: deque[Entry] = deque()
         self.first_rank = 0
         self.lanes: SortedDict[int, deque[Entry]] = SortedDict({0: self.first})
+        self.delayed: SortedDict[Waiting, Record] = SortedDict()
         self.total = 0
         self.bytes = 0
         self.settings_version = 0
@@ -139,6 +144,14 @@ class MemoryLog:
         """Nothing to do."""
         return record
 
+    def decode_delayed(self, key: Waiting, raw: Record) -> tuple[int, Record]:
+        """(rank, record)."""
+        return key[2], raw
+
+    def salvage_delayed(self, key: Waiting, raw: Record, now_ns: int) -> tuple[int, Record]:
+        """(rank, record): memory does not rot here."""
+        return key[2], raw
+
     def size_of(self, draft: Record) -> int:
         """Bytes of a body that is bytes or str, else 0: other objects have no size."""
         return _size(draft.payload)
@@ -173,11 +186,19 @@ class MemoryLog:
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
         shelf = self.shelf(queue)
-        return Counters(shelf.total, shelf.bytes, settings_version=shelf.settings_version)
+        return Counters(shelf.total, shelf.bytes, settings_version=shelf.settings_version, delayed=len(shelf.delayed))
 
-    def settings_version(self, queue: int) -> int:
-        """How often the settings of a queue were stored."""
-        return self.shelf(queue).settings_version
+    def gauges(self, queue: int) -> tuple[int, int]:
+        """(settings version, messages delayed)."""
+        shelf = self.shelf(queue)
+        return shelf.settings_version, len(shelf.delayed)
+
+    def delayed(self, queue: int, line: int, until_ns: int | None = None) -> Iterator[tuple[Waiting, int, Record]]:
+        """What waits on a line of time, the earliest first. O(log n), and O(1) each."""
+        delayed = self.shelf(queue).delayed
+        end = (line + 1, 0, 0, 0) if until_ns is None else (line, until_ns + 1, 0, 0)
+        for key in delayed.irange((line, 0, 0, 0), end, inclusive=(True, False)):
+            yield key, key[1], delayed[key]
 
     def raw(self, queue: int, position: Position) -> Record | None:
         """The record at a position that was handed out, or None."""
@@ -244,6 +265,25 @@ class MemoryLog:
             shelf.bytes += len(body)
         return seq
 
+    def delay(self, queue: int, rank: int, draft: Record, due: Due, message_id: int = 0) -> int:
+        """Store a message that waits for its time. O(log n)."""
+        shelf = self.shelf(queue)
+        seq = next(self.seqs)
+        draft.id = message_id or seq
+        shelf.delayed[(*due, rank, seq)] = draft
+        shelf.total += 1
+        shelf.bytes += _size(draft.payload)
+        return draft.id
+
+    def undelay(self, queue: int, key: Waiting) -> Record | None:
+        """Take a delayed record out. O(log n)."""
+        shelf = self.shelf(queue)
+        record: Record | None = shelf.delayed.pop(key, None)
+        if record is not None:
+            shelf.total -= 1
+            shelf.bytes -= _size(record.payload)
+        return record
+
     def take(self, shelf: Shelf) -> Entry | None:
         """Remove the first message that was not handed out, if there is one. O(1)."""
         if shelf.inbox:
@@ -280,6 +320,8 @@ class MemoryLog:
     def drain(self, queue: int) -> None:
         """Remove all that was not handed out."""
         shelf = self.shelf(queue)
+        for key in list(shelf.delayed):
+            self.undelay(queue, key)
         while self.take(shelf) is not None:
             pass
 
