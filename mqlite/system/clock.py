@@ -35,8 +35,12 @@ STABLE, WALL = 0, 1
 LINES = (STABLE, WALL)
 #: Who sleeps until a time of day looks again after so long: the wall clock may be set meanwhile.
 WALL_LOOK_NS = 1_000_000_000
-_LATEST_NS = (1 << 63) - 1
+_LATEST_NS = (1 << 64) - 1  # in the year 2554
 _TICK_NS = 1_000_000  # so that who asks twice is told the same
+
+
+def _ns(seconds: float) -> int:
+    return _LATEST_NS if seconds * 1e9 >= _LATEST_NS else math.ceil(seconds * 1e9)
 
 
 class Timeline:
@@ -60,7 +64,7 @@ class Timeline:
 
     def after(self, seconds: float) -> Due | None:
         """The end of a delay that begins now; None where there is none."""
-        return (STABLE, min(self.now_ns(STABLE) + math.ceil(seconds * 1e9), _LATEST_NS)) if seconds > 0 else None
+        return (STABLE, min(self.now_ns(STABLE) + _ns(seconds), _LATEST_NS)) if seconds > 0 else None
 
     def soon(self) -> Due:
         """Now."""
@@ -68,7 +72,7 @@ class Timeline:
 
     def at(self, seconds: float) -> Due | None:
         """That time of day, in seconds since the epoch; None where it has passed."""
-        due_ns = min(math.ceil(seconds * 1e9), _LATEST_NS)
+        due_ns = _ns(seconds)
         return (WALL, due_ns) if due_ns > self.now_ns(WALL) else None
 
     def wake_ns(self, due: Due) -> int:

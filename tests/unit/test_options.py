@@ -24,6 +24,7 @@ def test_the_defaults_are_those_of_the_documents() -> None:
         "max_message_bytes": 16 << 20,
         "max_deliveries": 5,
         "ack_timeout": 1800.0,
+        "backoff": None,
         "dead_letter": True,
         "codec": "json",
     }
