@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import repeat
+from types import TracebackType
 from typing import Any
 
 from .channel import Channel
@@ -116,8 +117,16 @@ class Consumer(Handle):
                     self._state, self._asks[ask], left, self._interrupt, claims, auto=self.auto_ack, started=0
                 )
                 found = bool(claims)
-            finally:
-                self._keep_all(claims, ask)
+            finally:  # in place: at the start of a function, an interrupt would lose the claims
+                interrupt: KeyboardInterrupt | None = None
+                while True:
+                    try:
+                        self._keep(claims, ask)
+                        break
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+                if interrupt is not None:
+                    raise interrupt
             if not found:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
@@ -130,18 +139,6 @@ class Consumer(Handle):
                 "unsettled"
             )
         self._changed.wait(left)
-
-    def _keep_all(self, claims: list[Claim], ask: object) -> None:
-        """`_keep`, also if interrupts come meanwhile."""
-        interrupt: KeyboardInterrupt | None = None
-        while True:
-            try:
-                self._keep(claims, ask)
-                break
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
 
     def _keep(self, claims: list[Claim], ask: object) -> None:
         """What was claimed moves into the buffer, or goes back. May be done again after an interrupt: it moves in C."""
@@ -220,6 +217,15 @@ class Consumer(Handle):
             self._ended = True
             self._held.clear()
             self._buffer.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except KeyboardInterrupt:
+            self.close()  # it may not even have begun
+            raise
 
     def __reduce__(self) -> Any:
         return Consumer, (self._channel, self.prefetch, self.auto_ack, True)

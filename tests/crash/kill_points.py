@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import mqlite
 
 GUARD = 60.0
+SOON = 0.002
 SHARED = 25
 
 
@@ -50,6 +52,7 @@ class Scenario:
     act: Callable[[mqlite.Queue[Any], list[mqlite.Message]], Any]
     verify: Callable[[Found, bool], None]
     put: int = 1
+    put_delay: float = 0.0
     hold: int = 0
     first_death: bool = False
     waits: bool = False
@@ -110,6 +113,10 @@ def _verify_dead(found: Found, returned: bool) -> None:
     assert (found.live, found.dead) == ({}, {0: 1}), found
 
 
+def _verify_put_later(found: Found, returned: bool) -> None:
+    _all(found, 3, "live") if returned else _all(found, 3, "live", "gone")
+
+
 def _verify_reject(found: Found, returned: bool) -> None:
     assert _all(found, 1, "dead") if returned else _all(found, 1, "dead", "live")
     assert found.live.get(0, 1) == 1, found
@@ -161,6 +168,10 @@ def _no_room(queue: mqlite.Queue[Any], _: list[mqlite.Message]) -> None:
         pass
 
 
+def _take_what_is_due(queue: mqlite.Queue[Any], _: list[mqlite.Message]) -> None:
+    queue.receive(timeout=GUARD)
+
+
 SCENARIOS = [
     Scenario("put", lambda q, _: q.put("new"), _verify_put, put=0),
     Scenario("put_many", lambda q, _: q.put_many([0, 1, 2]), _verify_put_many, put=0),
@@ -172,6 +183,9 @@ SCENARIOS = [
     Scenario("ack_many", lambda q, m: q.ack_many(m), _verify_ack(3), put=3, hold=3),
     Scenario("nack", lambda q, m: m[0].nack(), _verify_nack, hold=1, waits=True),
     Scenario("nack to dead", lambda q, m: m[0].nack(error="bad"), _verify_dead, hold=1, options={"max_deliveries": 1}),
+    Scenario("nack with a delay", lambda q, m: m[0].nack(delay=SOON), _verify_nack, hold=1, waits=True),
+    Scenario("put with a delay", lambda q, _: q.put_many([0, 1, 2], delay=SOON), _verify_put_later, put=0),
+    Scenario("receive what is due", _take_what_is_due, _verify_receive, put_delay=SOON),
     Scenario("reject", lambda q, m: m[0].reject("bad"), _verify_reject, hold=1),
     Scenario("release", lambda q, m: m[0].release(), _verify_release, hold=1, waits=True),
     Scenario("extend", lambda q, m: m[0].extend(60), _verify_blamed, hold=1),
@@ -231,7 +245,7 @@ class Sweep:
         self._round += 1
         name = f"round {self._round}"
         queue: mqlite.Queue[Any] = mqlite.Queue(name, self._path, **scenario.options)
-        queue.put_many(range(scenario.put)) if scenario.put else None
+        queue.put_many(range(scenario.put), delay=scenario.put_delay) if scenario.put else None
         if scenario.name == "put":
             queue.put("old")
         queue.close()
@@ -281,6 +295,8 @@ class Sweep:
 
     def _look(self, queue: mqlite.Queue[Any], scenario: Scenario, returned: bool) -> None:
         assert queue.check() == []
+        while queue.stats().delayed:  # SOON is very soon
+            time.sleep(SOON)
         found = drained(queue)
         scenario.verify(found, returned)
         assert queue.check() == []

@@ -23,15 +23,22 @@ import mqlite
 SECOND = 1_000_000_000
 PRIORITIES = st.sampled_from([0, 0, 0, 1, -1, 7, 2**31 - 1, -(2**31)])
 ME, CHILD = "me", "child"
+DELAYS = st.sampled_from([0.25, 3, 8])
 
 
 @dataclass
 class Listed:
-    """A message as the list knows it; a crash of the machine forgets `failures` and all that follows."""
+    """A message as the list knows it; a crash of the machine forgets `failures` and all that follows.
+
+    place: when it lined up. due_ns: when it will, if it waits. stored: (failures, acquired) that a crash leaves.
+    """
 
     id: int
     body: int
     priority: int
+    place: int
+    due_ns: int = 0
+    stored: tuple[int, int] = (0, 0)
     failures: int = 0
     acquired: int = 0
     holder: str = ""
@@ -40,7 +47,7 @@ class Listed:
 
     @property
     def order(self) -> tuple[int, int]:
-        return -self.priority, self.id
+        return -self.priority, self.place
 
 
 @dataclass
@@ -87,6 +94,7 @@ class QueueBesideList(RuleBasedStateMachine):
         self.dead: dict[int, Dead] = {}
         self.claims: dict[int, int] = {}  # id of a claimed message -> number of the claim
         self.numbers = 0
+        self.places = 0
         self.bodies = 0
         self.tasks = 0
         self.held: list[Held] = []
@@ -106,12 +114,25 @@ class QueueBesideList(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ the list
     def ready(self) -> list[Listed]:
-        return sorted((m for m in self.listed.values() if m.id not in self.claims), key=lambda m: m.order)
+        return sorted((m for m in self.listed.values() if m.id not in self.claims and not m.due_ns), key=lambda m: m.order)
 
-    def listed_put(self, number: int, priority: int, body: int) -> None:
+    def delayed(self) -> list[Listed]:
+        return [m for m in self.listed.values() if m.due_ns]
+
+    def next_place(self) -> int:
+        self.places += 1
+        return self.places
+
+    def listed_put(self, number: int, priority: int, body: int, delay: float = 0) -> None:
         assert all(number > other for other in self.listed)
         assert all(number > other for other in self.dead)
-        self.listed[number] = Listed(number, body, priority)
+        due_ns = self.clock.now_ns + int(delay * SECOND) if delay else 0
+        self.listed[number] = Listed(number, body, priority, self.next_place(), due_ns)
+
+    def listed_due(self) -> None:
+        """What is due lines up: the earliest first, then by priority, then in the order in which they began to wait."""
+        for m in sorted((m for m in self.delayed() if m.due_ns <= self.clock.now_ns), key=lambda m: (m.due_ns, *m.order)):
+            m.due_ns, m.place = 0, self.next_place()
 
     def listed_claim(self, count: int, holder: str, started: int | None = None) -> list[Held]:
         taken: list[Held] = []
@@ -151,6 +172,11 @@ class QueueBesideList(RuleBasedStateMachine):
     def put(self, priority: int) -> None:
         self.bodies += 1
         self.listed_put(self.queue.put(self.bodies, priority=priority), priority, self.bodies)
+
+    @rule(priority=PRIORITIES, delay=DELAYS)
+    def put_later(self, priority: int, delay: float) -> None:
+        self.bodies += 1
+        self.listed_put(self.queue.put(self.bodies, priority=priority, delay=delay), priority, self.bodies, delay)
 
     @rule(count=st.integers(0, 8), priority=PRIORITIES)
     def put_many(self, count: int, priority: int) -> None:
@@ -225,6 +251,23 @@ class QueueBesideList(RuleBasedStateMachine):
             self.listed_give_back(m, failed=how == "nack")
 
     @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 100), delay=DELAYS)
+    def nack_later(self, which: int, delay: float) -> None:
+        held = self.held.pop(which % len(self.held))
+        assert held.message is not None
+        self.let_go(held)
+        if not self.holds(held):
+            with pytest.raises(mqlite.LeaseLost):
+                held.message.nack(delay=delay)
+            return
+        held.message.nack(delay=delay)
+        m = held.listed
+        self.listed_give_back(m, failed=True)
+        if m.id in self.listed:
+            m.due_ns, m.place = self.clock.now_ns + int(delay * SECOND), self.next_place()
+            m.stored = m.failures, m.acquired
+
+    @precondition(lambda self: self.held)
     @rule(chosen=st.sets(st.integers(0, 5), min_size=1, max_size=4))
     def ack_many(self, chosen: set[int]) -> None:
         group = [held for i, held in enumerate(self.held) if i in chosen]
@@ -258,6 +301,7 @@ class QueueBesideList(RuleBasedStateMachine):
         self.clock.now_ns += int(seconds * SECOND)
         self.queue._engine.takeback.take_back()
         self.listed_revoke(lambda m: 0 < m.deadline_ns <= self.clock.now_ns)
+        self.listed_due()
 
     # ------------------------------------------------------------------ prefetching
     def let_go(self, held: Held) -> None:
@@ -328,6 +372,7 @@ class QueueBesideList(RuleBasedStateMachine):
         ready = self.ready()
         stats = self.queue.stats()
         assert (stats.ready, stats.claimed, stats.dead) == (len(ready), len(self.claims), len(self.dead))
+        assert stats.delayed == len(self.delayed())
         assert self.queue.qsize() == len(ready)
         assert self.queue.unfinished_tasks == len(self.listed) + self.tasks
         assert [(m.id, m.body, m.priority) for m in self.queue.browse()] == [(m.id, m.body, m.priority) for m in ready]
@@ -452,7 +497,7 @@ class QueueOnDiskBesideList(QueueBesideList):
         shutil.rmtree(os.path.join(self.path, "run"))
         self.claims.clear()
         for m in self.listed.values():
-            m.failures = m.acquired = 0
+            m.failures, m.acquired = m.stored
         self.reopen()
 
     def close(self) -> None:

@@ -64,6 +64,7 @@ def _interrupted(talk: Any, path: str, name: str, call: str, point: int) -> None
         return thread
 
     def use() -> None:
+        time.sleep(0.002)  # what waits is due by then
         try:
             while True:
                 left.append(queue.get(timeout=0))
@@ -107,6 +108,17 @@ def _nack(queue: mqlite.Queue[Any]) -> None:
     message.nack()
 
 
+def _nack_later(queue: mqlite.Queue[Any]) -> None:
+    [message] = queue.receive(timeout=0)
+    message.nack(delay=0.001)
+
+
+def _due(queue: mqlite.Queue[Any]) -> None:
+    queue.put("new", delay=0.0001)
+    time.sleep(0.001)
+    queue.get(timeout=0)
+
+
 def _with(queue: mqlite.Queue[Any]) -> None:
     with queue.consumer(prefetch=2) as consumer, consumer.receive(timeout=0):
         pass
@@ -125,6 +137,8 @@ CALLS: dict[str, Callable[[mqlite.Queue[Any]], Any]] = {
     "get": lambda queue: queue.get(timeout=0),
     "receive and ack": _ack,
     "receive and nack": _nack,
+    "receive and nack later": _nack_later,
+    "put, wait and get": _due,
     "consumer": _with,
     "wait for a message": lambda queue: _quietly(lambda: [queue.get(timeout=0), queue.get(timeout=0), queue.get(timeout=0.01)], mqlite.Empty),
     "wait for room": lambda queue: _quietly(lambda: [queue.put("new", timeout=0.01) for _ in range(3)], mqlite.Full),
@@ -159,7 +173,7 @@ def _sweep(call: str, points: Any, path: str, children: Any) -> int:
             assert left[:2] == ["first", "second"], where
         if call == "put_many":
             assert len(left) in (2, 4), f"torn apart: {where}"
-        if call in ("receive and ack", "receive and nack", "consumer"):  # "first" may be in the user's hands
+        if call in ("receive and ack", "receive and nack", "receive and nack later", "consumer"):  # "first" may be in the user's hands
             assert "second" in left, f"a message is held by nobody: {where}"
         children.kill_all()
         if not struck:
