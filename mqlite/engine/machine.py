@@ -72,6 +72,7 @@ class Engine:
         none. Raises ShutDown, StoreFull.
         """
         size = sum(self.log.footprint(draft) for _, draft in ranked)
+        some_now = ranked[0][1].due is None or any(draft.due is None for _, draft in ranked)
 
         def op(txn: Any) -> list[int] | None:
             if not self.aftermath.is_calm(queue.id) and shut_mode(self.claims, queue.id) is not Shut.OPEN:
@@ -81,14 +82,11 @@ class Engine:
             if maxsize and counters.total + len(ranked) > maxsize:
                 return None
             txn.reserve(size)
-            ids, before = [], len(txn.notes)
-            for rank, draft in ranked:
-                if draft.due is None:
-                    ids.append(txn.append(queue.id, rank, draft))
-                else:
-                    ids.append(txn.delay(queue.id, rank, draft, draft.due))
-                    txn.notes.append((DELAYED, queue.id, self.timeline.wake_ns(draft.due)))
-            if len(txn.notes) == before or any(draft.due is None for _, draft in ranked):
+            ids = [
+                txn.append(queue.id, rank, draft) if draft.due is None else self._delay(txn, queue.id, rank, draft)
+                for rank, draft in ranked
+            ]
+            if some_now:
                 txn.notes.append((ARRIVED, queue.id))
             return ids
 
@@ -97,6 +95,12 @@ class Engine:
         if ids is not None or timeout == 0:
             return ids
         return self.waiters.wait(queue.id, Kind.SPACE, lambda seat: self.log.write(op), timeout, interrupt)
+
+    def _delay(self, txn: Any, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
+        """Under L: store a message that waits for its time; its id."""
+        number: int = txn.delay(queue, rank, draft, message_id)
+        txn.notes.append((DELAYED, queue, self.timeline.wake_ns(draft.due)))
+        return number
 
     # ------------------------------------------------------------------ claim
     def receive(
@@ -411,9 +415,8 @@ class Engine:
             due = self.timeline.after(wait(options)) or self.timeline.soon()
             retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due))
             self._reserve_to_move(txn, retried)
-            txn.delay(claim.queue.id, claim.position >> 64, retried, due, claim.record.id)
+            self._delay(txn, claim.queue.id, claim.position >> 64, retried, claim.record.id)
             self._remove(txn, claim)
-            txn.notes.append((DELAYED, claim.queue.id, self.timeline.wake_ns(due)))
 
         if delay or not self.log.hold(give_back):
             self.log.write(move)

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from ..message import Due, Position, Record
+from ..message import Position, Record
 
 T = TypeVar("T")
 #: What the engine leaves for itself to do after the commit.
@@ -142,8 +142,8 @@ class Txn(Snapshot, Protocol):
     def append(self, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
         """Store at a new position; returns the message's id, a new one unless it has one."""
 
-    def delay(self, queue: int, rank: int, draft: Draft, due: Due, message_id: int = 0) -> int:
-        """Store a message that waits for its time; returns its id, as `append`."""
+    def delay(self, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
+        """Store a message that waits until `draft.due`; returns its id, as `append`."""
 
     def undelay(self, queue: int, key: DelayedKey) -> Raw | None:
         """Take a delayed record out; None (and no change) where there is none."""

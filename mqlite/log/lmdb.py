@@ -9,7 +9,7 @@ import attrs
 import lmdb
 
 from ..errors import NotSupported, StoreCorrupted
-from ..message import Due, Position, Record
+from ..message import Position, Record
 from ..system.environment import Environment
 from ..system.snapshot import LmdbView
 from . import Counters, Definition, Note
@@ -225,12 +225,13 @@ class LmdbTxn(_Reading):
         self._seq += 1
         return self._seq
 
-    def delay(self, queue: int, rank: int, draft: fmt.Draft, due: Due, message_id: int = 0) -> int:
+    def delay(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0) -> int:
         """Store a message that waits for its time. O(log n)."""
         counters = self.counters(queue)
         seq = self._next_seq()
         draft.record.id = message_id = message_id or seq
-        key = fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), due, rank, seq)
+        assert draft.due is not None
+        key = fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), draft.due, rank, seq)
         value = fmt.sealed(draft, key)
         self._txn.put(key, value)
         counters.put_total += 1

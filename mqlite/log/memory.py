@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict
 
-from ..message import DEFAULT_RANK, Due, Position, Record
+from ..message import DEFAULT_RANK, Position, Record
 from . import Counters, Definition, Note
 
 T = TypeVar("T")
@@ -265,12 +265,13 @@ class MemoryLog:
             shelf.bytes += len(body)
         return seq
 
-    def delay(self, queue: int, rank: int, draft: Record, due: Due, message_id: int = 0) -> int:
+    def delay(self, queue: int, rank: int, draft: Record, message_id: int = 0) -> int:
         """Store a message that waits for its time. O(log n)."""
         shelf = self.shelf(queue)
         seq = next(self.seqs)
         draft.id = message_id or seq
-        shelf.delayed[(*due, rank, seq)] = draft
+        assert draft.due is not None
+        shelf.delayed[(*draft.due, rank, seq)] = draft
         shelf.total += 1
         shelf.bytes += _size(draft.payload)
         return draft.id
