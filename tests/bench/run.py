@@ -27,6 +27,7 @@ import attrs
 import backlog
 import crowd
 import lmdb
+import policies
 import wakeup
 from sampling import Progress, Row, Settings, temporary_folder
 
@@ -48,6 +49,7 @@ MEASURES: dict[str, Callable[[Settings], tuple[list[Row], dict[str, Any]]]] = {
     "wake_idle": wakeup.wake_idle,
     "idle": wakeup.idle,
     "backlog": backlog.backlog,
+    "delays": policies.delays,
 }
 
 
