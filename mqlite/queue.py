@@ -18,6 +18,7 @@ from .claims import Shut
 from .codecs import BodyCodec
 from .consumer import Consumer
 from .engine import Claim, Engine, QueueState
+from .engine.removal import AT_ONCE, claimed, purge, redrive
 from .errors import CodecError, Empty, NotSupported
 from .handle import Handle
 from .lease import ack_many, claimed_message, message_of
@@ -394,6 +395,56 @@ class Queue(Handle, Generic[T]):
             if self._dead is None or self._dead._interrupt.closed:
                 self._dead = Queue.of(self._channel.dead())
             return self._dead
+
+    def redrive(self, filter: Callable[[Message], bool] | None = None, max: int | None = None) -> int:
+        """Move dead letters back to this queue, as if they were new: at the end of the line, with their id, body and
+        headers, and with counts of 0. Returns how many.
+
+        filter: only those that it accepts; None: all but corrupted ones, which no consumer could read.
+        max: so many at most. One commit per 256; each is atomic. Raises Full where a group finds no room;
+        what was moved before stays moved. While it runs, it holds the letters that it looks at.
+        """
+        self._interrupt.check()
+        if filter is not None and not callable(filter):
+            raise TypeError(f"filter is a function of a message, not {filter!r}")
+        if max is not None:
+            check_count(max, "max")
+        if self._state.is_dead:
+            raise NotSupported(f"{self._state.name!r} is a dead-letter queue: redrive the queue that it belongs to")
+        engine, dead = self._engine, self._engine.catalog.dead_of(self._state)
+        moved, held = 0, []
+        try:
+            while max is None or moved < max:
+                claims = claimed(engine, dead, self._interrupt, AT_ONCE if max is None else min(AT_ONCE, max - moved))
+                if not claims:
+                    return moved
+                held.extend(claims)
+                chosen = [claim for claim in claims if self._is_redriven(dead, claim, filter)]
+                if chosen:
+                    redrive(engine, self._state, chosen)
+                    moved += len(chosen)
+            return moved
+        finally:
+            engine.release_all(held)  # what was moved is held no more, and passed over
+
+    def _is_redriven(self, dead: QueueState, claim: Claim, filter: Callable[[Message], bool] | None) -> bool:
+        try:
+            body = self._channel.decode(claim.record.payload)
+        except CodecError:
+            return False
+        message = message_of(dead, claim.position, claim.record, body, None)
+        if filter is not None:
+            return bool(filter(message))
+        return message.death is None or message.death.reason != "corrupted"
+
+    def purge(self) -> int:
+        """Remove all messages that nobody holds, those that wait for their time too; returns how many.
+
+        In commits of 256, so a crash may leave some, and what is put meanwhile may go or stay. Dead letters stay:
+        `queue.dead.purge()` removes those.
+        """
+        self._interrupt.check()
+        return purge(self._engine, self._state, self._interrupt)
 
     def configure(self, **changes: Any) -> None:
         """Change stored settings, for every process, at once. Names and values as in `Queue`; not the codec."""

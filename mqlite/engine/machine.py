@@ -345,7 +345,7 @@ class Engine:
             raise ShutDown(f"queue {queue.name!r} was shut down and has nothing more to give")
 
     # ------------------------------------------------------------------ settle
-    def _check(self, txn: Snapshot, claims: Iterable[Claim]) -> None:
+    def check_claims(self, txn: Snapshot, claims: Iterable[Claim]) -> None:
         """Under L: all these claims are valid, or LeaseLost. [3]"""
         self._check_rows(claims)
         for claim in claims:
@@ -353,7 +353,7 @@ class Engine:
                 raise self._lost(claim)
 
     def _check_rows(self, claims: Iterable[Claim]) -> None:
-        """The first half of `_check`. No snapshot where nothing was committed to the claims since they were made."""
+        """The rows of `check_claims`. No snapshot where nothing was committed since these were made."""
         last = self.claims.last_commit()
         changed = [claim for claim in claims if claim.commit != last]
         if changed:
@@ -377,7 +377,7 @@ class Engine:
             if len(claims) == 1:
                 self._check_rows(claims)
             else:
-                self._check(txn, claims)
+                self.check_claims(txn, claims)
             for claim in claims:
                 if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
                     raise self._lost(claim)
@@ -399,7 +399,7 @@ class Engine:
             return delay if delay is not None else options.backoff.seconds(failures) if options.backoff else 0.0
 
         def give_back(txn: Any) -> bool:
-            self._check(txn, [claim])
+            self.check_claims(txn, [claim])
             options = self.catalog.options(claim.queue, txn)
             if last(options) or wait(options):
                 return False
@@ -407,7 +407,7 @@ class Engine:
             return True
 
         def move(txn: Any) -> None:
-            self._check(txn, [claim])
+            self.check_claims(txn, [claim])
             options = self.catalog.options(claim.queue, txn)
             if last(options):
                 self._bury(txn, claim, "max_deliveries", error, trace, failures)
@@ -416,7 +416,7 @@ class Engine:
             retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due))
             self._reserve_to_move(txn, retried)
             self._delay(txn, claim.queue.id, claim.position >> 64, retried, claim.record.id)
-            self._remove(txn, claim)
+            self.remove_claimed(txn, claim)
 
         if delay or not self.log.hold(give_back):
             self.log.write(move)
@@ -426,7 +426,7 @@ class Engine:
 
         def op(txn: Any) -> None:
             if not lost_ok:
-                self._check(txn, claims)
+                self.check_claims(txn, claims)
             self._give_back(txn, claims, 0)
 
         if claims:
@@ -447,7 +447,7 @@ class Engine:
         """Straight to the dead-letter queue, without counting a failure. Raises LeaseLost. [12]"""
 
         def op(txn: Any) -> None:
-            self._check(txn, [claim])
+            self.check_claims(txn, [claim])
             self._bury(txn, claim, reason, error, trace, claim.record.delivery_count)
 
         self.log.write(op)
@@ -469,7 +469,7 @@ class Engine:
         queue = claim.queue
         if reason == "corrupted" or (not queue.is_dead and self.catalog.options(queue, txn).dead_letter):
             self._lay_out(txn, queue, claim.position >> 64, claim.record, reason, error, trace, failures)
-        self._remove(txn, claim)
+        self.remove_claimed(txn, claim)
 
     def _lay_out(
         self,
@@ -509,7 +509,8 @@ class Engine:
             txn.reserve(size)
 
     @staticmethod
-    def _remove(txn: Any, claim: Claim) -> None:
+    def remove_claimed(txn: Any, claim: Claim) -> None:
+        """Under L: the message goes now, its row after the commit."""
         txn.remove(claim.queue.id, claim.position)
         txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
 
@@ -517,7 +518,7 @@ class Engine:
         """The deadline is `seconds` from now, where there is one. Raises LeaseLost."""
 
         def op(txn: Any) -> None:
-            self._check(txn, [claim])
+            self.check_claims(txn, [claim])
             with self.claims.lock, self.claims.guard, self.claims.write() as c:
                 row = c.row(claim.queue.id, claim.position)
                 if row is not None and row.deadline_ns:

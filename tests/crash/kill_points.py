@@ -44,6 +44,7 @@ class Scenario:
     """One call under fire.
 
     hold: the child receives so many messages before the shooting starts.
+    dead: the messages are dead letters before the shooting starts.
     first_death: another process receives as many as `hold` and is killed before.
     waits: the message is held at first and always comes back: another process can wait for it meanwhile.
     """
@@ -53,6 +54,7 @@ class Scenario:
     verify: Callable[[Found, bool], None]
     put: int = 1
     put_delay: float = 0.0
+    dead: bool = False
     hold: int = 0
     first_death: bool = False
     waits: bool = False
@@ -168,6 +170,16 @@ def _no_room(queue: mqlite.Queue[Any], _: list[mqlite.Message]) -> None:
         pass
 
 
+def _verify_purge(found: Found, returned: bool) -> None:
+    assert _all(found, 3, "gone") if returned else _all(found, 3, "gone", "live")
+    assert set(found.live.values()) <= {0}, f"nobody is to blame: {found}"
+
+
+def _verify_redrive(found: Found, returned: bool) -> None:
+    assert _all(found, 2, "live") if returned else _all(found, 2, "live", "dead")
+    assert set(found.live.values()) <= {0}, found
+
+
 def _take_what_is_due(queue: mqlite.Queue[Any], _: list[mqlite.Message]) -> None:
     queue.receive(timeout=GUARD)
 
@@ -186,6 +198,8 @@ SCENARIOS = [
     Scenario("nack with a delay", lambda q, m: m[0].nack(delay=SOON), _verify_nack, hold=1, waits=True),
     Scenario("put with a delay", lambda q, _: q.put_many([0, 1, 2], delay=SOON), _verify_put_later, put=0),
     Scenario("receive what is due", _take_what_is_due, _verify_receive, put_delay=SOON),
+    Scenario("purge", lambda q, _: q.purge(), _verify_purge, put=3),
+    Scenario("redrive", lambda q, _: q.redrive(), _verify_redrive, put=2, dead=True, options={"max_deliveries": 1}),
     Scenario("reject", lambda q, m: m[0].reject("bad"), _verify_reject, hold=1),
     Scenario("release", lambda q, m: m[0].release(), _verify_release, hold=1, waits=True),
     Scenario("extend", lambda q, m: m[0].extend(60), _verify_blamed, hold=1),
@@ -248,6 +262,9 @@ class Sweep:
         queue.put_many(range(scenario.put), delay=scenario.put_delay) if scenario.put else None
         if scenario.name == "put":
             queue.put("old")
+        if scenario.dead:
+            for message in queue.receive(scenario.put):
+                message.reject()
         queue.close()
         if scenario.first_death:
             holder = self._children.fork(_hold, self._path, name, scenario.hold)

@@ -29,6 +29,8 @@ NAMES = [
     "nack with a delay",
     "put with a delay",
     "receive what is due",
+    "purge",
+    "redrive",
     "reject",
     "release",
     "extend",

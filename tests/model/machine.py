@@ -363,6 +363,22 @@ class QueueBesideList(RuleBasedStateMachine):
         assert (message.delivery_count, message.acquired_count) == (dead.failures, dead.acquired + 1)
         message.ack()
 
+    @precondition(lambda self: self.dead)
+    @rule(most=st.sampled_from([None, 1, 2]))
+    def redrive(self, most: int | None) -> None:
+        order = [m.id for m in self.queue.dead.browse()][:most]
+        assert self.queue.redrive(max=most) == len(order)
+        for number in order:
+            dead = self.dead.pop(number)
+            self.listed[number] = Listed(number, dead.body, dead.priority, self.next_place())
+
+    @rule()
+    def purge(self) -> None:
+        gone = [*self.ready(), *self.delayed()]
+        assert self.queue.purge() == len(gone)
+        for m in gone:
+            del self.listed[m.id]
+
     # ------------------------------------------------------------------ after every step
     @invariant()
     def both_say_the_same(self) -> None:
