@@ -13,7 +13,8 @@ The map of the package, from the top; each floor uses only those below it:
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
     presence.py                       this process among the others: join, watch, leave
-    engine/                           the message state machine, and what it is made of (schedule.py: delays; removal.py: purge, redrive)
+    engine/                           the message state machine, and what it is made of
+      engine/schedule.py removal.py     delays; purge and redrive
     waiting.py                        sleeping without polling
     log/  claims/  wake/              what exists; who holds what; who is woken
       log/memory.py lmdb.py             in sorted containers; on disk

@@ -118,15 +118,15 @@ class Consumer(Handle):
                 )
                 found = bool(claims)
             finally:  # in place: at the start of a function, an interrupt would lose the claims
-                interrupt: KeyboardInterrupt | None = None
+                interrupts: list[KeyboardInterrupt] = []
                 while True:
                     try:
                         self._keep(claims, ask)
                         break
                     except KeyboardInterrupt as error:
-                        interrupt = error
-                if interrupt is not None:
-                    raise interrupt
+                        interrupts.append(error)
+                if interrupts:
+                    raise interrupts.pop()  # as a local variable, it would hold this frame, and the frame it
             if not found:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
@@ -194,14 +194,14 @@ class Consumer(Handle):
 
     def close(self) -> None:
         """Give back what is unsettled, and end the iteration of all threads. Settling it later raises LeaseLost."""
-        interrupt: KeyboardInterrupt | None = None
+        interrupts: list[KeyboardInterrupt] = []
         while not self._ended:
             try:
                 self._give_all_back()
             except KeyboardInterrupt as error:  # finish first: nobody would do it later
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+                interrupts.append(error)
+        if interrupts:
+            raise interrupts.pop()
         if self._owns_channel:
             self._channel.close()
 

@@ -150,7 +150,8 @@ class Message:
         delay: seconds until it lines up again at its priority, behind what is there by then;
         0: it goes back to its place at once; None: as the queue's `backoff` says, at once
         where there is none. error (an exception or a text) is kept with a message that becomes
-        dead. One commit of the log if it waits or dies, none if it goes back at once. Raises as `ack`.
+        dead. One commit of the log if it waits or dies, none if it goes back at once. Raises as `ack`, and
+        StoreFull where a large message finds no room to move: then it stays claimed.
         """
         self.lease.nack(delay, error)
 

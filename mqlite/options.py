@@ -17,7 +17,6 @@ PRIORITY_MIN: Final = -(2**31)
 PRIORITY_MAX: Final = 2**31 - 1
 NAME_MAX_BYTES: Final = 255
 MAX_SECONDS: Final = 1e9
-_LOG_OF_MAX: Final = math.log(MAX_SECONDS)
 
 
 class _Unset(enum.Enum):
@@ -83,8 +82,8 @@ class Backoff:
 
     def seconds(self, failures: int) -> float:
         """The wait after so many failures."""
-        wait = self.maximum
-        if (failures - 1) * math.log(self.factor) < _LOG_OF_MAX:  # else beyond any maximum, and perhaps any float
+        wait, largest = self.maximum, math.log(self.maximum / self.base)
+        if (failures - 1) * math.log(self.factor) < largest:  # else it may be beyond any float
             wait = min(self.base * self.factor ** (failures - 1), self.maximum)
         return wait * (1 - self.jitter * random.random())
 
@@ -93,7 +92,7 @@ class Backoff:
 class Waits:
     """A backoff by a list: so many seconds after the first failure, the second, ...; the last one from then on."""
 
-    waits: list[float]
+    waits: tuple[float, ...]
 
     def seconds(self, failures: int) -> float:
         """The wait after so many failures."""
@@ -110,14 +109,14 @@ def _within(name: str, value: object, low: float, high: float) -> None:
 def _backoff(value: Any) -> Any:
     """Backoff, a list of seconds, or what was stored for them."""
     if isinstance(value, dict):
-        return Waits(**value) if "waits" in value else Backoff(**value)
+        return _backoff(value["waits"]) if "waits" in value else Backoff(**value)
     if isinstance(value, list | tuple):
         waits = [_seconds_to_float(wait) for wait in value]
         if not waits:
             raise ValueError("backoff is a list of at least one number of seconds, or None")
         for wait in waits:
             _within("each wait in backoff", wait, 0.0, MAX_SECONDS)
-        return Waits(waits)
+        return Waits(tuple(waits))
     return value
 
 
@@ -214,8 +213,8 @@ def check_delay(delay: object) -> float:
     """Seconds to wait before something."""
     if isinstance(delay, bool) or not isinstance(delay, int | float):
         raise TypeError(f"delay is a number of seconds or None, not {delay!r}")
-    if not 0 <= delay < math.inf:
-        raise ValueError(f"delay is at least 0 seconds, and finite, not {delay}")
+    if not 0 <= delay < 1e300:
+        raise ValueError("delay is at least 0 seconds, and finite")
     return float(delay)
 
 
@@ -227,8 +226,8 @@ def check_eta(eta: object) -> float:
         return eta.timestamp()
     if isinstance(eta, bool) or not isinstance(eta, int | float):
         raise TypeError(f"eta is an aware datetime or epoch seconds, not {eta!r}")
-    if not math.isfinite(eta):
-        raise ValueError(f"eta is a finite number of epoch seconds, not {eta}")
+    if not abs(eta) < 1e300:
+        raise ValueError("eta is a finite number of epoch seconds")
     return float(eta)
 
 

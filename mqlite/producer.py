@@ -151,9 +151,10 @@ class Producer(Handle):
                     f"the producer of queue {self._name!r} could not commit everything in time: "
                     f"{len(self._buffer) + self._committing} messages are left"
                 )
-            error, self._first_error = self._first_error, None
-        if error is not None:
-            raise error
+            errors = [] if self._first_error is None else [self._first_error]
+            self._first_error = None
+        if errors:
+            raise errors.pop()
 
     def wait_for(self, receipt: Receipt, timeout: float | None) -> None:
         """Wait until a receipt is done. Raises Empty."""

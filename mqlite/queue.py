@@ -158,8 +158,8 @@ class Queue(Handle, Generic[T]):
     ) -> int:
         """Store one message; returns its id. When this returns, the message is durable.
 
-        delay: seconds until it lines up at its priority, whatever is done to the wall clock;
-        eta: the same for a moment, an aware datetime or epoch seconds. Never early; neither has a limit.
+        delay: seconds until it lines up at its priority, whatever is done to the wall clock in this boot;
+        eta: the same for a moment, an aware datetime or epoch seconds. Neither has a limit.
 
         Waits while the queue is full: for ever, for `timeout` seconds, or not at all
         (block=False), then raises Full. Raises ShutDown, CodecError, MessageTooLarge,
@@ -285,7 +285,7 @@ class Queue(Handle, Generic[T]):
 
     # ------------------------------------------------------------------ the rest of queue.Queue
     def qsize(self) -> int:
-        """How many messages are ready. Exact at rest. O(1)."""
+        """How many messages are ready. Exact at rest. O(1), and a commit if delayed messages have become due."""
         self._interrupt.check()
         return self._engine.inspection.ready(self._state)
 
@@ -383,7 +383,7 @@ class Queue(Handle, Generic[T]):
             count = min(4 * count, _BROWSED_AT_ONCE)
 
     def stats(self) -> QueueStats:
-        """Exact counts. O(1), and O(priorities in use) for the age."""
+        """Exact counts. O(1), O(priorities in use) for the age, and a commit if delayed messages have become due."""
         self._interrupt.check()
         return stats_of(self._engine, self._state)
 

@@ -12,6 +12,7 @@ looks for others first, and every process watches all others for death.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -103,7 +104,7 @@ class Seat:
 class Waiters:
     """The sleepers of one store, as the claims list them.
 
-    care(queue) -> (when to do so again, in ns, or 0; anything taken back, or moved because it was due)
+    care(queue, kind) -> (when to do so again, in ns, or 0; anything taken back, or moved because it was due)
     promising(queue, kind): whether a sleeper would get what it waits for.
     due_ns(queue): when the next delayed message is due, or 0.
     """
@@ -113,7 +114,7 @@ class Waiters:
         claims: Claims,
         presence: Presence,
         clock: Clock,
-        care: Callable[[int], tuple[int, bool]],
+        care: Callable[[int, Kind], tuple[int, bool]],
         promising: Callable[[int, Kind], bool],
         due_ns: Callable[[int], int],
     ) -> None:
@@ -147,7 +148,7 @@ class Waiters:
                 if bell.drain(sleeper) and self._claims.ring_unseats:
                     seat.taken = False  # it registers again if there is nothing for it; twice is once
                 interrupt.check(sleeper.id)
-                wake_ns, took_back = self._care(queue)
+                wake_ns, took_back = self._care(queue, kind)
                 involved = involved or took_back
                 result = attempt(seat)
                 if result is not None:
@@ -155,7 +156,8 @@ class Waiters:
                 now_ns = self._clock.monotonic_ns()
                 if end_ns is not None and now_ns >= end_ns:
                     return None
-                if not seat.taken or wake_ns != promised_ns:
+                late = 0 < promised_ns <= now_ns and wake_ns != promised_ns
+                if not seat.taken or late or 0 < wake_ns < (promised_ns or math.inf):  # to wake too early is harmless
                     seat.taken = involved = True
                     promised_ns = wake_ns
                     with self._claims.lock, self._claims.guard, self._claims.write() as c:
@@ -164,7 +166,7 @@ class Waiters:
                     continue
                 if kind is Kind.SPACE and self._promising(queue, kind):
                     self._ring_next(queue, kind, sleeper.id, owner)  # room for others, if not for this
-                until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
+                until = [ns for ns in (end_ns, promised_ns or None) if ns is not None]
                 bell.sleep(sleeper, max(0.0, (min(until) - now_ns) / 1e9) if until else None)
         except Closed:
             interrupt.check()  # the handle's own words, if it was closed and not only the store

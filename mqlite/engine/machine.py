@@ -19,6 +19,7 @@ claims'. No user code runs under either.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -43,6 +44,8 @@ from .tasks import Tasks, shut_mode
 T = TypeVar("T")
 #: Bytes of a message that moves to the dead-letter queue without asking for room: the reserve has it (log/space.py).
 MOVED_FREELY = 256 << 10
+#: How often a claimer looks around for the dead and for what is due before it takes what is there.
+LOOKS_AROUND = 3
 
 
 class Engine:
@@ -170,26 +173,28 @@ class Engine:
             return attempt(Seat()) if self.takeback.care(queue.id)[1] else None
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
 
-    def _care(self, queue: int) -> tuple[int, bool]:
-        """Take back what the dead and the hung hold, move what is due. (when to do so again or 0, whether anything
-        was done)
+    def _care(self, queue: int, kind: Kind) -> tuple[int, bool]:
+        """Take back what the dead and the hung hold; for who waits for messages, move what is due. (when to do so
+        again or 0, whether anything was done)
         """
         deadline_ns, took_back = self.takeback.care(queue)
+        if kind is not Kind.MESSAGE:
+            return deadline_ns, took_back
         due_ns, moved = self.schedule.care(queue)
         return min(filter(None, (deadline_ns, due_ns)), default=0), took_back or moved
 
     def _claim(self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim]) -> bool:
         """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
         self.takeback.notice_deaths()  # what they held comes before what is newer
-        due_too = True
-        while True:
+        for attempt in itertools.count():
+            due_too = attempt < LOOKS_AROUND  # else there is no room to move what is due
             found = self._claim_once(queue, count, flags, started, seat, into, due_too)
             if into or found is False:
                 return bool(found)
             if found is None:
-                self.takeback.care(queue.id)
-                due_too = self.schedule.care(queue.id)[1]
+                self._care(queue.id, Kind.MESSAGE)
             # else all of it was damaged, and is in the dead-letter queue now
+        raise AssertionError("it claims or returns")
 
     def _claim_once(
         self, queue: QueueState, count: int, flags: int, started: int, seat: Seat, into: list[Claim], due_too: bool

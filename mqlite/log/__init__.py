@@ -99,6 +99,9 @@ class Snapshot(Protocol):
     def gauges(self, queue: int) -> tuple[int, int]:
         """(settings version, messages delayed): part of its numbers, and cheaper alone."""
 
+    def next_due(self, queue: int, line: int) -> int | None:
+        """When the earliest message that waits on a line of time is due; its bytes are not copied."""
+
     def delayed(self, queue: int, line: int, until_ns: int | None = None) -> Iterator[tuple[DelayedKey, int, Raw]]:
         """(key, when it is due, stored record) of what waits on a line of time, up to and with `until_ns`, the
         earliest first. To be used up before the snapshot ends.

@@ -77,6 +77,12 @@ class _Request:
         self.notes: list[Note] = []
         self.notes_hold: list[None] = []  # the outcome of the transaction that the notes are of
 
+    def pop_error(self) -> BaseException:
+        """The error, to be raised: it would hold the frame that raises it, and that frame the request."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error
+
 
 class GroupCommit:
     """Runs operations in transactions made by `begin`, and `after(notes)` behind each commit.
@@ -125,7 +131,7 @@ class GroupCommit:
             self._withdraw(own)
             raise
         if own.error is not None:
-            raise own.error
+            raise own.pop_error()
         result: T = own.result
         return result
 

@@ -68,6 +68,15 @@ class _Reading:
         """(settings version, messages delayed). Unchecked: what they lead to is checked."""
         return fmt.gauges(self._txn.get(fmt.put_key(queue)))
 
+    def next_due(self, queue: int, line: int) -> int | None:
+        """When the earliest message that waits on a line of time is due. One seek."""
+        prefix = fmt.delayed_prefix(fmt.queue_key(fmt.DELAYED, queue), line)
+        walk = self._txn.cursor()
+        if not walk.set_range(prefix):
+            return None
+        key = walk.key()
+        return fmt.due_ns(key) if key.startswith(prefix) else None
+
     def delayed(self, queue: int, line: int, until_ns: int | None = None) -> Iterator[tuple[bytes, int, bytes]]:
         """What waits on a line of time, the earliest first. O(1) each."""
         prefix = fmt.delayed_prefix(fmt.queue_key(fmt.DELAYED, queue), line)

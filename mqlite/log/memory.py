@@ -193,6 +193,10 @@ class MemoryLog:
         shelf = self.shelf(queue)
         return shelf.settings_version, len(shelf.delayed)
 
+    def next_due(self, queue: int, line: int) -> int | None:
+        """When the earliest message that waits on a line of time is due. O(log n)."""
+        return next((due_ns for _, due_ns, _ in self.delayed(queue, line)), None)
+
     def delayed(self, queue: int, line: int, until_ns: int | None = None) -> Iterator[tuple[Waiting, int, Record]]:
         """What waits on a line of time, the earliest first. O(log n), and O(1) each."""
         delayed = self.shelf(queue).delayed

@@ -80,7 +80,10 @@ class Timeline:
         line, due_ns = due
         if line == STABLE:
             return max(1, due_ns - self._anchor_ns)
-        left_ns = min(max(0, due_ns - self.now_ns(WALL)), WALL_LOOK_NS)
+        return self.tick_after(min(max(0, due_ns - self.now_ns(WALL)), WALL_LOOK_NS))
+
+    def tick_after(self, left_ns: int) -> int:
+        """Some time from now, by the monotonic clock, in whole ticks."""
         return (self._clock.monotonic_ns() + left_ns) // _TICK_NS * _TICK_NS + _TICK_NS
 
 

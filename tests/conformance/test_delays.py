@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -156,7 +157,7 @@ def test_no_delay_is_no_delay(timed: MakeQueue, delay: float | None) -> None:
 def test_delays_have_no_upper_limit(timed: MakeQueue, clock: TwoClocks) -> None:
     q = timed()
     q.put("in a century", delay=100 * 365.25 * 86400)
-    q.put("some day", delay=1e300)
+    q.put("some day", delay=1e299)
     clock.pass_by(101 * 365.25 * 86400)
     assert (taken(q), q.stats().delayed) == (["in a century"], 1)
 
@@ -198,6 +199,8 @@ def test_an_eta_that_has_passed_is_now(timed: MakeQueue) -> None:
         ({"delay": -1}, ValueError),
         ({"delay": float("nan")}, ValueError),
         ({"delay": float("inf")}, ValueError),
+        ({"delay": 10**400}, ValueError),
+        ({"eta": 10**400}, ValueError),
         ({"delay": "1"}, TypeError),
         ({"delay": True}, TypeError),
         ({"eta": "noon"}, TypeError),
@@ -352,6 +355,17 @@ def test_jitter_shortens_by_a_random_part_and_never_lengthens() -> None:
     assert len(waits) > 100
     assert all(24 <= wait <= 32 for wait in waits)
     assert mqlite.Backoff(maximum=7, jitter=0).seconds(10**9) == 7
+
+
+def test_an_exponential_backoff_has_no_jump_before_its_maximum() -> None:
+    backoff = mqlite.Backoff(base=0.001, factor=2, maximum=1e9, jitter=0)
+    waits = [backoff.seconds(failures) for failures in range(1, 60)]
+    assert all(later == min(2 * wait, 1e9) for wait, later in itertools.pairwise(waits))
+
+
+def test_a_dict_for_a_backoff_is_checked_like_everything(make_queue: MakeQueue) -> None:
+    with pytest.raises(ValueError, match="backoff"):
+        make_queue(backoff={"waits": []})
 
 
 def test_a_backoff_is_stored_and_can_be_changed(make_queue: MakeQueue) -> None:

@@ -119,3 +119,45 @@ def test_a_delayed_message_with_a_flipped_bit_goes_to_the_dead_and_the_rest_goes
         assert (dead.death.reason, dead.body) == ("corrupted", bytes(value))
         dead.ack()
         assert queue.check() == []
+
+
+def _fill(queue: mqlite.Queue[bytes], body: bytes, **options: Any) -> int:
+    """Until the store is full; how many there was room for."""
+    count = 0
+    try:
+        while True:
+            queue.put(body, **options)
+            count += 1
+    except mqlite.StoreFull:
+        return count
+
+
+@pytest.mark.parametrize("size", [16_000, 200_000])
+def test_a_full_store_of_messages_that_are_due_can_be_drained(path: str, size: int) -> None:
+    with mqlite.Queue[bytes]("q", path, max_store_bytes=24 << 20) as queue:
+        count = _fill(queue, bytes(size), eta=time.time() + 3)
+        assert count > 50
+        for _ in range(count):
+            [message] = queue.receive(timeout=30)
+            message.ack()
+        stats = queue.stats()
+        assert (stats.ready, stats.delayed, queue.check()) == (0, 0, [])
+
+
+def test_a_damaged_delayed_message_without_room_among_the_dead_is_kept(path: str) -> None:
+    size = 1 << 20
+    with mqlite.Queue[bytes]("q", path, max_store_bytes=24 << 20) as queue:
+        queue.put(b"x" * size, eta=time.time() + 2)
+        _fill(queue, bytes(100_000))
+    with open(os.path.join(path, "log.mdb"), "r+b") as file:  # in place: there is no room for a copy
+        at = file.read().find(b"x" * 1000)
+        file.seek(at)
+        file.write(b"y")
+    with mqlite.Queue[bytes]("q", path) as queue:
+        time.sleep(2)  # it is due by then
+        taken = 0
+        assert (queue.stats().delayed, queue.stats().dead) == (1, 0)
+        while queue.qsize():
+            taken += len(queue.get(timeout=0)) // 100_000
+        assert taken > 50
+        assert (queue.stats().delayed, queue.stats().dead) == (0, 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -224,6 +226,29 @@ def test_an_error_of_the_storage_inside_an_operation_is_translated(store: FakeSt
     first, culprit, last = together(write(1), poison("half", StorageError("torn")), write(2))
     assert str(culprit.exception(10)) == "translated: torn"
     assert (first.exception(10), last.exception(10), store.stored) == (None, None, [1, 2])
+
+
+class Witness:
+    """Something that an operation has in its hands when it fails."""
+
+
+@pytest.mark.parametrize("error", [Full("no room"), ValueError("bug")])
+def test_an_error_that_was_dealt_with_keeps_nothing_alive(store: FakeStore, error: Exception) -> None:
+    seen: list[weakref.ref[Witness]] = []
+
+    def op(txn: FakeTransaction) -> None:
+        witness = Witness()
+        seen.append(weakref.ref(witness))
+        raise type(error)("with a traceback")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(type(error)):
+            store.group.run(op)
+        assert seen[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_several_culprits_get_an_error_each(store: FakeStore, together: Callable[..., list[Future[Any]]]) -> None:

@@ -43,3 +43,20 @@ def test_a_ring_between_registering_and_looking_is_not_lost_when_others_take_the
     until_waiting(queue)
     queue.put("for the waiter")
     assert (stolen[1], waiting.result(10)) == ("stolen", "for the waiter")
+
+
+def test_a_waiter_whose_time_to_wake_moves_on_all_the_time_still_sleeps(
+    make_queue: Callable[..., mqlite.Queue[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue()
+    engine = queue._engine
+    laps: list[int] = []
+
+    def care(number: int, kind: Any) -> tuple[int, bool]:
+        laps.append(number)
+        return engine.clock.monotonic_ns() + 10**9, False  # ever later
+
+    monkeypatch.setattr(engine.waiters, "_care", care)
+    with pytest.raises(mqlite.Empty):
+        queue.get(timeout=0.3)
+    assert len(laps) < 10
