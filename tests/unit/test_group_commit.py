@@ -385,7 +385,7 @@ def test_an_interrupt_after_the_commit_loses_no_result(store: FakeStore, togethe
 
 
 def _interrupted_leader(store: FakeStore, in_thread: InThread, eventually: Eventually, point: int) -> bool:
-    """Whether it returned. Two others come while its commit is under way."""
+    """Whether there was no such point. Two others come while its commit is under way."""
     inside, go_on = threading.Event(), threading.Event()
 
     def slow(txn: FakeTransaction) -> str:
@@ -412,11 +412,11 @@ def _interrupted_leader(store: FakeStore, in_thread: InThread, eventually: Event
     assert {(point, 0), (point, 1)} <= set(stored), struck
     assert (point, "own") in stored or not returned, struck
     assert {value for _, value in store.notes} == set(store.stored), struck
-    return returned
+    return not struck
 
 
 def _interrupted_follower(store: FakeStore, in_thread: InThread, eventually: Eventually, point: int) -> bool:
-    """Whether it returned."""
+    """Whether there was no such point."""
     inside, go_on, finished = threading.Event(), threading.Event(), threading.Event()
 
     def slow(txn: FakeTransaction) -> None:
@@ -440,7 +440,7 @@ def _interrupted_follower(store: FakeStore, in_thread: InThread, eventually: Eve
     store.group.run(write((point, "next")))
     stored = [what for number, what in store.stored if number == point]
     assert stored in (["leader", "own", "next"], ["leader", "next"] if not returned else []), struck
-    return returned
+    return not struck
 
 
 @pytest.mark.parametrize("interrupted", [_interrupted_leader, _interrupted_follower])
@@ -450,7 +450,7 @@ def test_an_interrupt_at_any_point_leaves_nobody_waiting(
     point = 1
     while not interrupted(store, in_thread, eventually, point):
         point += 1
-    assert point > 10
+    assert point > 5  # Python 3.13 has fewer than 3.11
 
 
 def test_a_follower_leads_where_the_lead_was_lost(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
