@@ -20,11 +20,19 @@ class LmdbView:
         self._held: list[None] = []  # the token of a reader that is inside
 
     def __enter__(self) -> Self:
-        self._txn = self._environment.begin_read(self._held)
+        try:
+            self._txn = self._environment.begin_read(self._held)
+        except BaseException:  # an interrupt: the token is not left to the collector of garbage
+            self._end()
+            raise
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        self._end()
+        try:
+            self._end()
+        except BaseException:  # an interrupt, perhaps before it had begun
+            self._end()
+            raise
         if error is not None and isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
 
@@ -33,4 +41,4 @@ class LmdbView:
             txn, self._txn = self._txn, None
             self._environment.end_read(self._held, txn)
 
-    __del__ = _end  # an interrupt may strike before the block is entered
+    __del__ = _end  # an interrupt may strike where the block is entered or left
