@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Handle:
+class Handle(ABC):
     """Something with a `close`."""
 
+    @abstractmethod
     def close(self) -> None:
         """See the handle."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
