@@ -6,12 +6,14 @@ found is one state. Cost: a walk over all messages.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .claims import Row
 from .engine import Engine
 from .errors import MessageCorrupted
 from .log import DEAD_BIT
+from .message import Record
 from .system.clock import LINES
 
 
@@ -35,6 +37,10 @@ def problems(engine: Engine) -> list[str]:
     return engine.log.write(op)
 
 
+def _size(engine: Engine, raw: Any) -> int:
+    return len(raw) if isinstance(raw, bytes) else engine.log.size_of(raw)
+
+
 def _queue_problems(engine: Engine, txn: Any, c: Any, queue: int) -> list[str]:
     found = []
     rows: dict[int, Row] = {position: row for _, position, row in c.rows(queue)}
@@ -42,30 +48,31 @@ def _queue_problems(engine: Engine, txn: Any, c: Any, queue: int) -> list[str]:
     ahead = {position for position, _ in txn.ahead(queue, lambda rank: c.cursor(queue, rank))}
     seen, size = set(), 0
     ids: set[int] = set()
-    for position, raw in txn.scan(queue):
-        seen.add(position)
-        size += len(raw) if isinstance(raw, bytes) else engine.log.size_of(raw)
+
+    def read(decode: Callable[..., Any], *arguments: Any) -> Record | None:
+        """The record, if it is whole; its id is looked at."""
         try:
-            record = engine.log.decode(queue, position, raw)
+            record: Record = decode(*arguments)
         except MessageCorrupted as error:
             found.append(str(error))
-            continue
+            return None
         if record.id in ids:
             found.append(f"two messages have the id {record.id}")
         ids.add(record.id)
+        return record
+
+    for position, raw in txn.scan(queue):
+        seen.add(position)
+        size += _size(engine, raw)
+        record = read(engine.log.decode, queue, position, raw)
+        if record is None:
+            continue
         if position not in ahead and position not in rows and position not in returned:
             found.append(f"message {record.id} is hidden: behind the cursor, neither claimed nor given back")
     delayed = [(key, raw) for line in LINES for key, _, raw in txn.delayed(queue, line)]
     for key, raw in delayed:
-        size += len(raw) if isinstance(raw, bytes) else engine.log.size_of(raw)
-        try:
-            _, record = engine.log.decode_delayed(key, raw)
-        except MessageCorrupted as error:
-            found.append(str(error))
-            continue
-        if record.id in ids:
-            found.append(f"two messages have the id {record.id}")
-        ids.add(record.id)
+        size += _size(engine, raw)
+        read(lambda *stored: engine.log.decode_delayed(*stored)[1], key, raw)
     owners = set(c.owners())
     found.extend(
         f"the position {position:#x} is claimed by a process that has left"

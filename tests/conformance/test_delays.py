@@ -272,21 +272,15 @@ def test_the_last_failure_does_not_wait(timed: MakeQueue) -> None:
     assert (dead.death.reason, dead.death.error, dead.death.delivery_count) == ("max_deliveries", "bad", 1)
 
 
-def test_a_backoff_by_a_list_repeats_its_last_wait(timed: MakeQueue, clock: TwoClocks) -> None:
-    q = timed(backoff=[1, 10], max_deliveries=None)
+@pytest.mark.parametrize(
+    ("backoff", "waits"),
+    [([1, 10], (1, 10, 10)), (mqlite.Backoff(base=2, factor=3, maximum=10, jitter=0), (2, 6, 10, 10))],
+    ids=["a list repeats its last wait", "an exponential one grows to its maximum"],
+)
+def test_a_backoff_says_how_long_each_failure_waits(timed: MakeQueue, clock: TwoClocks, backoff: Any, waits: tuple[float, ...]) -> None:
+    q = timed(backoff=backoff, max_deliveries=None)
     q.put("x")
-    for wait in (1, 10, 10):
-        q.receive(timeout=0)[0].nack()
-        clock.pass_by(wait - 0.001)
-        assert q.qsize() == 0
-        clock.pass_by(0.001)
-        assert q.qsize() == 1
-
-
-def test_an_exponential_backoff_grows_to_its_maximum(timed: MakeQueue, clock: TwoClocks) -> None:
-    q = timed(backoff=mqlite.Backoff(base=2, factor=3, maximum=10, jitter=0), max_deliveries=None)
-    q.put("x")
-    for wait in (2, 6, 10, 10):
+    for wait in waits:
         q.receive(timeout=0)[0].nack()
         clock.pass_by(wait - 0.001)
         assert q.qsize() == 0

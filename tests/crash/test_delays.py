@@ -32,8 +32,8 @@ class BootClock:
         return self.monotonic
 
 
-def opened(path: str, clock: BootClock) -> mqlite.Queue[Any]:
-    return mqlite.Queue.of(Channel.open(open_store(path, clock=clock), "q", {}, "json"))
+def opened(path: str, clock: BootClock, **options: Any) -> mqlite.Queue[Any]:
+    return mqlite.Queue.of(Channel.open(open_store(path, clock=clock, **options), "q", {}, "json"))
 
 
 def test_delays_survive_a_restart(path: str) -> None:
@@ -146,15 +146,16 @@ def test_a_full_store_of_messages_that_are_due_can_be_drained(path: str, size: i
 
 def test_a_damaged_delayed_message_without_room_among_the_dead_is_kept(path: str) -> None:
     size = 1 << 20
-    with mqlite.Queue[bytes]("q", path, max_store_bytes=24 << 20) as queue:
-        queue.put(b"x" * size, eta=time.time() + 2)
+    clock = BootClock(NOON, 5000)
+    with opened(path, clock, max_store_bytes=24 << 20) as queue:
+        queue.put(b"x" * size, eta=NOON + 2)
         _fill(queue, bytes(100_000))
     with open(os.path.join(path, "log.mdb"), "r+b") as file:  # in place: there is no room for a copy
         at = file.read().find(b"x" * 1000)
         file.seek(at)
         file.write(b"y")
-    with mqlite.Queue[bytes]("q", path) as queue:
-        time.sleep(2)  # it is due by then
+    clock.wall += 2 * SECOND
+    with opened(path, clock) as queue:
         taken = 0
         assert (queue.stats().delayed, queue.stats().dead) == (1, 0)
         while queue.qsize():
