@@ -8,21 +8,23 @@ The map of the package, from the top; each floor uses only those below it:
     broker.py                         open(): many queues over one store
     queue.py                          what the user holds
     producer.py  consumer.py          buffering puts; prefetching messages
+    schedules.py  watermarks.py       messages that come again and again; callbacks on the level
     channel.py                        one queue of an open store, as its handles use it
     lease.py  audit.py                settling a message once; the invariants of a store
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
     presence.py                       this process among the others: join, watch, leave
-    engine/                           the message state machine, and what it is made of
-      engine/schedule.py removal.py     delays; purge and redrive
+    engine/                           the message state machine (its own map in engine/__init__.py)
+      putting.py claiming.py settling.py  the three transitions: in, to somebody, out
     waiting.py                        sleeping without polling
     log/  claims/  wake/              what exists; who holds what; who is woken
       log/memory.py lmdb.py             in sorted containers; on disk
-      log/format.py                     every byte on disk
+      log/format.py index.py            every byte on disk; what a message is found by besides its place
       log/group_commit.py space.py      one commit for many threads; room before it is needed
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
     system/                           LMDB environments, the store's directory, signs of life, clocks
+    recurrence.py                     when something periodic is due
     message.py  handle.py             what travels; what is closed at the end of a block
     options.py  codecs.py
     errors.py
@@ -32,6 +34,7 @@ from .broker import Broker, open
 from .codecs import Codec
 from .consumer import Consumer
 from .errors import (
+    AlreadyClaimed,
     Closed,
     CodecError,
     Empty,
@@ -43,6 +46,7 @@ from .errors import (
     NetworkFilesystemWarning,
     NotClaimed,
     NotSupported,
+    QueueLocked,
     SettingsMismatch,
     ShutDown,
     StoreCorrupted,
@@ -53,10 +57,13 @@ from .message import Death, Message
 from .options import Backoff, QueueOptions
 from .producer import Producer, Receipt
 from .queue import Queue, QueueStats
+from .schedules import Schedule
+from .watermarks import Watermarks
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlreadyClaimed",
     "Backoff",
     "Broker",
     "Closed",
@@ -76,13 +83,16 @@ __all__ = [
     "NotSupported",
     "Producer",
     "Queue",
+    "QueueLocked",
     "QueueOptions",
     "QueueStats",
     "Receipt",
+    "Schedule",
     "SettingsMismatch",
     "ShutDown",
     "StoreCorrupted",
     "StoreError",
     "StoreFull",
+    "Watermarks",
     "open",
 ]

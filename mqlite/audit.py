@@ -6,23 +6,39 @@ found is one state. Cost: a walk over all messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .claims import Row
-from .engine import Engine
+from .engine import Engine, QueueState
 from .errors import MessageCorrupted
 from .log import DEAD_BIT
-from .message import Record
+from .log.index import (
+    DEDUP,
+    DEDUP_END,
+    EXPIRY,
+    GROUP,
+    KINDS,
+    PLACE,
+    REPLACE,
+    TIMER,
+    UNIQUE,
+    Parts,
+    Place,
+    follows,
+    in_line,
+)
+from .message import Record, rank_at
 from .system.clock import LINES
 
 
 def problems(engine: Engine) -> list[str]:
     """What is wrong, in words; [] when all is well.
 
-    Looked at: checksums; counters against messages; every message reachable (ahead of
-    its cursor, claimed, or given back: L1); claims and returns not on one position;
-    the number of claims; claims of living owners only on messages that exist.
+    Looked at: checksums; counters and indexes against messages; every message reachable (ahead of its
+    cursor, claimed, given back, or waiting for its group: L1); claims and returns not on one position;
+    the numbers of claims; claims of living owners only on messages that exist.
     """
 
     def op(txn: Any) -> list[str]:
@@ -31,65 +47,157 @@ def problems(engine: Engine) -> list[str]:
             names = {definition.id: definition.name for definition in txn.definitions()}
             for number, name in list(names.items()):
                 for queue, label in ((number, name), (number | DEAD_BIT, f"{name}.dead")):
-                    found.extend(f"queue {label!r}: {problem}" for problem in _queue_problems(engine, txn, c, queue))
+                    audit = _Audit(engine, txn, c, engine.catalog.state(queue, txn))
+                    found.extend(f"queue {label!r}: {problem}" for problem in audit.problems())
         return found
 
     return engine.log.write(op)
 
 
-def _size(engine: Engine, raw: Any) -> int:
-    return len(raw) if isinstance(raw, bytes) else engine.log.size_of(raw)
+class _Audit:
+    """One queue."""
 
+    def __init__(self, engine: Engine, txn: Any, c: Any, queue: QueueState) -> None:
+        self._log = engine.log
+        self._txn = txn
+        self._c = c
+        self._state = queue
+        self._queue = queue.id
+        self._found: list[str] = []
+        self._ids: set[int] = set()
+        self._entries: dict[int, dict[Parts, Parts]] = {kind: {} for kind in KINDS}  # as the messages have it
+        self._timers = 0
 
-def _queue_problems(engine: Engine, txn: Any, c: Any, queue: int) -> list[str]:
-    found = []
-    rows: dict[int, Row] = {position: row for _, position, row in c.rows(queue)}
-    returned = dict(c.returned(queue))
-    ahead = {position for position, _ in txn.ahead(queue, lambda rank: c.cursor(queue, rank))}
-    seen, size = set(), 0
-    ids: set[int] = set()
+    def problems(self) -> list[str]:
+        """In words."""
+        c, txn, queue = self._c, self._txn, self._queue
+        rows: dict[int, Row] = {position: row for _, position, row in c.rows(queue)}
+        returned = dict(c.returned(queue))
+        cursor = (lambda rank: c.cursor(queue, rank)) if self._state.has_cursors else (lambda rank: -1)
+        ahead = {position for position, _ in txn.ahead(queue, cursor)}
+        seen, size = set(), 0
+        behind: dict[int, int] = {}  # id -> position, of what can only be waiting for its group
+        for position, raw in txn.scan(queue):
+            seen.add(position)
+            size += self._size(raw)
+            record = self._read(self._log.decode, queue, position, raw)
+            if record is None:
+                continue
+            self._expect(record, rank_at(position, record.marks), in_line(position), True)
+            if position not in ahead and position not in rows and position not in returned:
+                behind[record.id] = position
+        waiting = 0
+        for line in LINES:
+            for key, due_ns, raw in txn.delayed(queue, line):
+                record = self._read(lambda *stored: self._log.decode_delayed(*stored)[1], key, raw)
+                if not self._log.is_schedule(raw):
+                    waiting += 1
+                    size += self._size(raw)
+                else:
+                    self._timers += 1
+                if record is not None:
+                    rank = self._log.decode_delayed(key, raw)[0]
+                    at = Place(1, line, due_ns, rank, self._low(key))
+                    self._expect(record, rank, at, record.delivery_count > 0)
+        self._found.extend(self._hidden(behind))
+        self._found.extend(self._claims(rows, set(returned), seen))
+        self._found.extend(self._counts(len(seen), waiting, size, rows))
+        self._found.extend(self._indexes())
+        return self._found
 
-    def read(decode: Callable[..., Any], *arguments: Any) -> Record | None:
+    def _size(self, raw: Any) -> int:
+        return len(raw) if isinstance(raw, bytes) else self._log.size_of(raw)
+
+    @staticmethod
+    def _low(key: Any) -> int:
+        return int.from_bytes(key[-8:], "big") if isinstance(key, bytes) else int(key[3])
+
+    def _read(self, decode: Callable[..., Any], *arguments: Any) -> Record | None:
         """The record, if it is whole; its id is looked at."""
         try:
             record: Record = decode(*arguments)
         except MessageCorrupted as error:
-            found.append(str(error))
+            self._found.append(str(error))
             return None
-        if record.id in ids:
-            found.append(f"two messages have the id {record.id}")
-        ids.add(record.id)
+        if record.id in self._ids:
+            self._found.append(f"two messages have the id {record.id}")
+        self._ids.add(record.id)
         return record
 
-    for position, raw in txn.scan(queue):
-        seen.add(position)
-        size += _size(engine, raw)
-        record = read(engine.log.decode, queue, position, raw)
-        if record is None:
-            continue
-        if position not in ahead and position not in rows and position not in returned:
-            found.append(f"message {record.id} is hidden: behind the cursor, neither claimed nor given back")
-    delayed = [(key, raw) for line in LINES for key, _, raw in txn.delayed(queue, line)]
-    for key, raw in delayed:
-        size += _size(engine, raw)
-        read(lambda *stored: engine.log.decode_delayed(*stored)[1], key, raw)
-    owners = set(c.owners())
-    found.extend(
-        f"the position {position:#x} is claimed by a process that has left"
-        for position, row in rows.items()
-        if row.owner not in owners
-    )
-    counters = txn.counters(queue)
-    if counters.total != len(seen) + len(delayed):
-        found.append(f"{len(seen) + len(delayed)} messages are stored, {counters.total} are counted")
-    if counters.delayed != len(delayed):
-        found.append(f"{len(delayed)} messages are delayed, {counters.delayed} are counted")
-    if counters.bytes != size:
-        found.append(f"{size} bytes are stored, {counters.bytes} are counted")
-    if c.claimed(queue) != len(rows):
-        found.append(f"{len(rows)} claims exist, {c.claimed(queue)} are counted")
-    found.extend(
-        f"the position {position:#x} is claimed and given back at once" for position in rows.keys() & returned.keys()
-    )
-    found.extend(f"the position {position:#x} was given back, and is gone" for position in returned.keys() - seen)
-    return found
+    def _expect(self, record: Record, rank: int, place: Place, in_group: bool) -> None:
+        """The entries that follow from a message."""
+        entries, marks, number = self._entries, record.marks, record.id
+        if place.waits or not follows(place.position, number):
+            entries[PLACE][(number,)] = tuple(place)
+        if marks is None:
+            return
+        if marks.group is not None and in_group:
+            entries[GROUP][(marks.group, rank, number)] = ()
+        if marks.expires is not None:
+            entries[EXPIRY][(*marks.expires, number)] = ()
+        if marks.replace is not None:
+            newest = max(number, *entries[REPLACE].get((marks.replace,), (0,)))
+            entries[REPLACE][(marks.replace,)] = (newest,)
+        if marks.unique is not None:
+            entries[UNIQUE][(marks.unique, number)] = ()
+        if marks.timer is not None:
+            entries[TIMER][(marks.timer,)] = (number,)
+
+    def _hidden(self, behind: dict[int, int]) -> Iterator[str]:
+        """Of what lies behind its cursor: that which no group holds back."""
+        blocked: set[int] = set()
+        for group in {group for group, _, _ in self._entries[GROUP]}:
+            free = self._state.limit_of(group) - self._c.in_flight(self._queue, group)
+            for _, number in self._txn.members(self._queue, group):
+                place = self._txn.place(self._queue, number)
+                held = place is not None and (place.waits or self._c.row(self._queue, place.position) is not None)
+                if held and self._state.limit_of(group) == 1:
+                    free = 0
+                if not held and free > 0:
+                    free -= 1
+                elif not held:
+                    blocked.add(number)
+        for number in behind.keys() - blocked:
+            yield f"message {number} is hidden: behind the cursor, neither claimed nor given back"
+
+    def _claims(self, rows: dict[int, Row], returned: set[int], seen: set[int]) -> Iterator[str]:
+        c, queue, owners = self._c, self._queue, set(self._c.owners())
+        for position, row in rows.items():
+            if row.owner not in owners:
+                yield f"the position {position:#x} is claimed by a process that has left"
+        if c.claimed(queue) != len(rows):
+            yield f"{len(rows)} claims exist, {c.claimed(queue)} are counted"
+        for group, count in Counter(row.group for row in rows.values() if row.group).items():
+            if c.in_flight(queue, group) != count:
+                yield f"{count} claims of one group exist, {c.in_flight(queue, group)} are counted"
+        for position in rows.keys() & returned:
+            yield f"the position {position:#x} is claimed and given back at once"
+        for position in returned - seen:
+            yield f"the position {position:#x} was given back, and is gone"
+
+    def _counts(self, in_line: int, waiting: int, size: int, rows: dict[int, Row]) -> Iterator[str]:
+        counters = self._txn.counters(self._queue)
+        counted = {
+            "messages are stored": (in_line + waiting, counters.total),
+            "messages are delayed": (waiting, counters.delayed),
+            "bytes are stored": (size, counters.bytes),
+            "messages are in groups": (len(self._entries[GROUP]), counters.grouped),
+            "messages have a time to live": (len(self._entries[EXPIRY]), counters.expiring),
+            "schedules are stored": (self._timers, counters.timers),
+        }
+        for what, (there, number) in counted.items():
+            if there != number:
+                yield f"{there} {what}, {number} are counted"
+
+    def _indexes(self) -> Iterator[str]:
+        """Entries without a message, and messages without their entries."""
+        for kind, expected in self._entries.items():
+            entries = dict(self._txn.entries(kind, self._queue))
+            if kind == REPLACE:  # an older one may have been the newest before that was removed
+                expected = {parts: value for parts, value in expected.items() if parts in entries}
+            if kind not in (DEDUP, DEDUP_END) and entries != expected:
+                wrong = len(entries.items() ^ expected.items())
+                yield f"{wrong} entries of index {kind} do not agree with the messages"
+        ends = {(value[1], parts[0]) for parts, value in self._txn.entries(DEDUP, self._queue)}
+        if ends != {parts for parts, _ in self._txn.entries(DEDUP_END, self._queue)}:
+            yield "the dedup_ids and their times do not agree"

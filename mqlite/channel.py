@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
+
+import attrs
 
 from .codecs import BodyCodec, check_json
 from .engine import QueueState
 from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
 from .log import Draft
-from .message import Due, Record
-from .options import UNSET, QueueOptions, check_delay, check_eta
+from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key
+from .options import LIVE_STATES, UNSET, Named, QueueOptions, check_delay, check_eta, check_key, check_states, check_ttl
 from .store import Store, open_store, release, retain
 from .waiting import Interrupt
 
@@ -40,6 +42,12 @@ class Channel:
         """The queue of that name. Takes over one reference to `store`. Raises SettingsMismatch."""
         try:
             state = store.engine.catalog.declare(name, named)
+            backoff = state.options.backoff
+            if isinstance(backoff, Named) and backoff.function is None:
+                raise SettingsMismatch(
+                    f"queue {name!r} was made with the function {backoff.name!r} as its backoff: pass backoff=, "
+                    "or change it with configure(backoff=...)"
+                )
             return _channel(store, state, _codec_for(state, codec))
         except BaseException:
             release(store)
@@ -60,7 +68,9 @@ class Channel:
             raise TypeError(
                 f"queue {self.state.name!r} is in memory and cannot be sent to another process: give it a path"
             )
-        return _reopen, (self.store.path, self.state.origin, self.codec.codec, self.state.is_dead)
+        backoff = self.state.options.backoff
+        function = backoff.function if isinstance(backoff, Named) else None
+        return _reopen, (self.store.path, self.state.origin, self.codec.codec, self.state.is_dead, function)
 
     # ------------------------------------------------------------------ putting
     def due(self, delay: float | None, eta: datetime | float | None) -> Due | None:
@@ -71,10 +81,72 @@ class Channel:
             return self.engine.timeline.at(check_eta(eta))
         return None if delay is None else self.engine.timeline.after(check_delay(delay))
 
-    def draft(self, item: Any, extras: dict[str, Any] | None, due: Due | None = None) -> Draft:
+    def letter(
+        self,
+        item: Any,
+        rank: int,
+        *,
+        delay: float | None = None,
+        eta: datetime | float | None = None,
+        ttl: float | None = None,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        replace_key: str | None = None,
+        unique: str | None = None,
+        unique_states: Iterable[str] = LIVE_STATES,
+        headers: Mapping[str, Any] | None = None,
+        type: str | None = None,
+        reply_to: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Draft:
+        """A message with all that can be said of it, as `draft`. Raises TypeError, ValueError as well."""
+        if group is not None:
+            check_key(group, "group")
+        extras = extras_of(headers, type=type, group=group, reply_to=reply_to, correlation_id=correlation_id)
+        marks = None
+        if group is not None or ttl is not None or self.state.marks_all:
+            marks = self.marks(rank, group, ttl)
+        if replace_key is not None:
+            marks = attrs.evolve(marks or Marks(), replace=digest(check_key(replace_key, "replace_key")))
+        terms = None
+        if unique is not None:
+            marks = attrs.evolve(marks or Marks(), unique=digest(check_key(unique, "unique")))
+            terms = Terms(unique_states=check_states(unique_states))
+        elif unique_states is not LIVE_STATES:
+            raise ValueError(
+                "unique_states says when a message with the same unique key is in the way: give unique, too"
+            )
+        if dedup_id is not None:
+            terms = attrs.evolve(terms or Terms(), dedup=digest(check_key(dedup_id, "dedup_id")))
+        return self.draft(item, extras, self.due(delay, eta), marks, terms)
+
+    def marks(self, rank: int, group: str | None, ttl: float | None) -> Marks | None:
+        """What a new message is found by."""
+        options = self.state.options
+        if group is not None and options.order == "lifo":
+            raise ValueError(
+                f"queue {self.state.name!r} is last in, first out, and a group is in order: leave group out"
+            )
+        seconds = options.ttl if ttl is None else check_ttl(ttl)
+        marks = Marks(
+            group=group_key(group) if group is not None else UNGROUPED if options.fair else None,
+            expires=None if seconds is None else self.engine.timeline.after(seconds),
+            rank=None if options.aging is None else rank,
+        )
+        return None if marks == Marks() else marks
+
+    def draft(
+        self,
+        item: Any,
+        extras: dict[str, Any] | None,
+        due: Due | None = None,
+        marks: Marks | None = None,
+        terms: Terms | None = None,
+    ) -> Draft:
         """A message checked, encoded and ready to be put. Raises CodecError, MessageTooLarge."""
         engine = self.engine
-        draft = engine.log.prepare(Record(self._encode(item), engine.clock.wall_ns(), 0, 0, 0, extras, due))
+        record = Record(self._encode(item), engine.clock.wall_ns(), 0, 0, 0, extras, due, marks, terms)
+        draft = engine.log.prepare(record)
         size = engine.log.size_of(draft)
         if size > self.state.options.max_message_bytes:
             raise self._too_large(size)
@@ -83,19 +155,26 @@ class Channel:
     def put_one(
         self, item: Any, rank: int, extras: dict[str, Any] | None, timeout: float | None, interrupt: Interrupt
     ) -> int:
-        """Store one message; its id. Raises Full, ShutDown, StoreFull, CodecError, MessageTooLarge."""
+        """Store one message without marks; its id. Raises Full, ShutDown, StoreFull, CodecError, MessageTooLarge."""
         return self.put([(rank, self.draft(item, extras))], timeout, interrupt)[0]
 
     def put(self, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt) -> list[int]:
         """Store all (rank, draft) in one commit. Raises Full, ShutDown, StoreFull, ValueError."""
         if not ranked:
             return []
-        maxsize = self.state.options.maxsize
-        if 0 < maxsize < len(ranked):
-            raise ValueError(
-                f"{len(ranked)} messages can never fit into queue {self.state.name!r} with maxsize={maxsize}: put "
-                "them in smaller groups"
-            )
+        options = self.state.options
+        if options.overflow != "dead_letter" and (0 < options.maxsize < len(ranked) or options.maxbytes):
+            size = sum(self.engine.log.stored_bytes(draft) for _, draft in ranked)
+            if 0 < options.maxbytes < size and len(ranked) == 1:
+                raise MessageTooLarge(
+                    f"a message of {size} bytes can never fit into queue {self.state.name!r} with "
+                    f"maxbytes={options.maxbytes}: store it elsewhere and put a reference, or configure(maxbytes=...)"
+                )
+            if 0 < options.maxsize < len(ranked) or 0 < options.maxbytes < size:
+                raise ValueError(
+                    f"{len(ranked)} messages of {size} bytes can never fit into queue {self.state.name!r} with "
+                    f"maxsize={options.maxsize}, maxbytes={options.maxbytes}: put them in smaller groups"
+                )
         ids = self.engine.put(self.state, ranked, timeout, interrupt)
         if ids is None:
             raise self._full()
@@ -109,8 +188,8 @@ class Channel:
 
     def _full(self) -> Full:
         return Full(
-            f"queue {self.state.name!r} has no room (its maxsize is {self.state.options.maxsize}): "
-            "take some messages, or wait with a timeout"
+            f"queue {self.state.name!r} has no room (maxsize={self.state.options.maxsize}, "
+            f"maxbytes={self.state.options.maxbytes}): take some messages, or wait with a timeout"
         )
 
 
@@ -133,9 +212,10 @@ class LocalChannel(Channel):
         return number
 
 
-def _reopen(path: str, name: str, codec: object, dead: bool) -> Channel:
+def _reopen(path: str, name: str, codec: object, dead: bool, backoff: Callable[[int], float] | None) -> Channel:
     """A pickled channel again, in this process."""
-    channel = Channel.open(open_store(path), name, {}, codec)
+    named = {} if backoff is None else {"backoff": backoff}
+    channel = Channel.open(open_store(path), name, named, codec)
     if not dead:
         return channel
     letters = channel.dead()

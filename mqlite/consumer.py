@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from .channel import Channel
-from .engine import Claim
+from .engine import Claim, seats
+from .engine.claiming import ANYBODY, Pass
 from .errors import CodecError, Empty, LeaseLost, ShutDown
 from .handle import Handle
 from .lease import Lease, claimed_message, message_of
@@ -32,10 +33,16 @@ class Consumer(Handle):
     close() gives back, without blame, everything that was not settled. A message that
     waits in the buffer when the process dies is not blamed for it.
 
-    Fork: the child starts with an empty buffer. Pickle: path, name and settings travel.
+    mode: "shared" with others; "exclusive": no other may take from the queue, or this one is
+    refused (QueueLocked); "failover": of all that ask for it one is active, and the next takes
+    over when that one is closed or its process dies.
+
+    Fork: the child starts with an empty buffer, and is not active. Pickle: path, name and settings travel.
     """
 
-    def __init__(self, channel: Channel, prefetch: int, auto_ack: bool, owns_channel: bool = False) -> None:
+    def __init__(
+        self, channel: Channel, prefetch: int, auto_ack: bool, mode: str = "shared", owns_channel: bool = False
+    ) -> None:
         self._channel = channel
         self._owns_channel = owns_channel
         self._engine = channel.engine
@@ -43,10 +50,19 @@ class Consumer(Handle):
         self._decode = channel.decode
         self.prefetch = prefetch
         self.auto_ack = auto_ack
+        self.mode = mode
         self._reset()
         channel.store.handles.add(self)
+        if mode == "exclusive":
+            try:
+                seats.take(self._engine, self._state, self._entry.number)
+            except BaseException:
+                if owns_channel:
+                    channel.close()
+                raise
 
     def _reset(self) -> None:
+        self._entry = ANYBODY if self.mode == "shared" else Pass(seats.new_number(), waits=self.mode == "failover")
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
         self._lock = threading.Lock()  # guards the four below; nothing of the engine is called under it
         self._changed = threading.Condition(self._lock)  # entered as `_lock`: its own __enter__ can be interrupted
@@ -114,7 +130,14 @@ class Consumer(Handle):
                             self._wait_for_room(end)
                 left = None if end is None else max(0.0, end - time.monotonic())
                 self._engine.receive(
-                    self._state, self._asks[ask], left, self._interrupt, claims, auto=self.auto_ack, started=0
+                    self._state,
+                    self._asks[ask],
+                    left,
+                    self._interrupt,
+                    claims,
+                    auto=self.auto_ack,
+                    started=0,
+                    entry=self._entry,
                 )
                 found = bool(claims)
             finally:  # in place: at the start of a function, an interrupt would lose the claims
@@ -183,6 +206,12 @@ class Consumer(Handle):
             if self._held.pop(id(claim), None) is not None:
                 self._changed.notify()
 
+    @property
+    def is_active(self) -> bool:
+        """Whether this consumer may take messages now: always, unless it waits for its turn (failover)."""
+        self._interrupt.check()
+        return self._entry is ANYBODY or seats.has(self._engine, self._state, self._entry.number)
+
     # ------------------------------------------------------------------ the end
     def give_back_buffered(self) -> None:
         """What is not yet in the user's hands goes back to the queue."""
@@ -213,6 +242,8 @@ class Consumer(Handle):
             self._changed.notify_all()
         self._interrupt.close(self._engine.presence)
         self._engine.release_all(held)
+        if self._entry is not ANYBODY:
+            seats.leave(self._engine, self._state, self._entry.number)
         with self._lock:  # only now: a close that was interrupted can be done again
             self._ended = True
             self._held.clear()
@@ -228,7 +259,7 @@ class Consumer(Handle):
             raise
 
     def __reduce__(self) -> Any:
-        return Consumer, (self._channel, self.prefetch, self.auto_ack, True)
+        return Consumer, (self._channel, self.prefetch, self.auto_ack, self.mode, True)
 
     def after_fork(self) -> None:
         """In the child: the buffer and the waiting threads are the parent's."""

@@ -10,10 +10,13 @@ import os
 import weakref
 from typing import Any
 
+import attrs
+
 from .claims.shared import MAP_BYTES, SharedClaims
 from .engine import Engine
 from .errors import SettingsMismatch, StoreCorrupted
 from .log.lmdb import LmdbLog
+from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id
@@ -43,12 +46,17 @@ class DiskStore:
             check_data_file(directory.log)
             self._environment = Environment(directory.log, map_size=marker.max_store_bytes, durable=True)
             try:
-                if LmdbLog.store_id(self._environment) != marker.store_id:
+                stored_format, store_id = LmdbLog.format_and_id(self._environment)
+                if store_id != marker.store_id:
                     raise StoreCorrupted(
                         f"the log and the marker of {directory.path!r} belong to different stores: restore both "
                         "from one backup"
                     )
                 self.log = LmdbLog(self._environment, marker.store_id)
+                if stored_format < FORMAT:
+                    upgrade(self.log)
+                if marker.format < FORMAT:
+                    directory.write_marker(attrs.evolve(marker, format=FORMAT))
                 session = directory.session(marker.store_id)
                 claims = os.path.join(session, "claims.mdb")
                 first_of_session = not os.path.exists(claims)
@@ -126,7 +134,7 @@ def _new_marker(directory: StoreDirectory, max_store_bytes: int | None) -> Marke
     if os.path.exists(directory.log):  # a crash came between the log and its marker
         check_data_file(directory.log)
         found = Environment(directory.log, map_size=size, durable=True)
-        store_id = LmdbLog.store_id(found)
+        _, store_id = LmdbLog.format_and_id(found)
         found.close()
     else:
         store_id = new_store_id()

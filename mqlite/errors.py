@@ -42,6 +42,14 @@ class LeaseLost(MqliteError):
     """The claim was lost (it timed out, or its consumer was closed); nothing was changed."""
 
 
+class AlreadyClaimed(MqliteError):
+    """Somebody holds the message: it cannot be cancelled or changed until it is given back."""
+
+
+class QueueLocked(MqliteError):
+    """Another consumer has the queue for itself (mode="exclusive" or "failover")."""
+
+
 class CodecError(MqliteError):
     """The codec cannot carry this body, or cannot read what is stored."""
 

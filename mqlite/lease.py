@@ -7,7 +7,7 @@ from typing import Any
 
 from .engine import Claim, Engine, QueueState
 from .errors import CodecError, LeaseLost, NotClaimed
-from .message import Death, Message, Record, error_texts, priority_at, utc
+from .message import Death, Message, Record, error_texts, priority_of, rank_at, utc
 from .options import check_delay
 
 Decode = Callable[[Any], Any]
@@ -123,7 +123,7 @@ def message_of(queue: QueueState, position: int, record: Record, body: Any, leas
     return Message(
         body,
         record.id,
-        priority_at(position),
+        priority_of(rank_at(position, record.marks)),
         dict(extras["headers"]) if "headers" in extras else {},
         extras.get("type"),
         extras.get("group"),
@@ -131,7 +131,7 @@ def message_of(queue: QueueState, position: int, record: Record, body: Any, leas
         record.enqueued_ns,
         record.delivery_count,
         record.acquired_count,
-        None,
+        None if record.marks is None or record.marks.expires is None else utc(record.marks.expires[1]),
         extras.get("reply_to"),
         extras.get("correlation_id"),
         queue.name,

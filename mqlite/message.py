@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
@@ -27,9 +28,51 @@ DEFAULT_PRIORITY = 0
 DEFAULT_RANK = rank_of(DEFAULT_PRIORITY)
 
 
-def priority_at(position: Position) -> int:
-    """The priority of the message at a position."""
-    return PRIORITY_MAX - (position >> 64)
+def priority_of(rank: int) -> int:
+    """The priority that has a rank."""
+    return PRIORITY_MAX - rank
+
+
+def group_key(name: str) -> int:
+    """The number that stands for a group: 64 bits of a hash, never 0. Two names with one number would only wait for
+    each other.
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1
+
+
+def digest(text: str) -> bytes:
+    """16 bytes that stand for a text of any length."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+#: The group of messages that have none, in a queue where those take turns with the groups.
+UNGROUPED = 0
+
+
+@attrs.frozen(kw_only=True)
+class Marks:
+    """What a message is found by besides its place in line: the log keeps an entry for each (log/index.py).
+
+    group    group_key of its group, or UNGROUPED
+    expires  when it expires, on one of the lines of time
+    replace, unique, timer   digests of its replace_key, of its unique key, of the name of a schedule
+    rank     that of its priority, where the position does not tell it
+    """
+
+    group: int | None = None
+    expires: Due | None = None
+    replace: bytes | None = None
+    unique: bytes | None = None
+    timer: bytes | None = None
+    rank: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """What a put asks before the message is stored, and what is not stored with it."""
+
+    dedup: bytes | None = None
+    unique_states: frozenset[str] = frozenset()
 
 
 @attrs.define(eq=False)
@@ -38,8 +81,8 @@ class Record:
 
     payload is a codec's (tag, bytes) on disk, and the body itself in memory.
     id is 0 until the log gives it one. extras holds what few messages have:
-    headers, type, group, reply_to, correlation_id, death. due: of a message that is
-    put now and waits for its time, and of no other.
+    headers, type, group, reply_to, correlation_id, death, and the recurrence of a schedule. due: of a message that
+    is put now and waits for its time, and of no other; terms: of one that is put now.
     """
 
     payload: Any
@@ -49,14 +92,26 @@ class Record:
     acquired_count: int = 0
     extras: dict[str, Any] | None = None
     due: Due | None = None
+    marks: Marks | None = None
+    terms: Terms | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to look up or to index when it is put."""
+        return self.marks is None and self.terms is None
+
+
+def rank_at(position: Position, marks: Marks | None) -> int:
+    """The rank of the priority of a message."""
+    return position >> 64 if marks is None or marks.rank is None else marks.rank
 
 
 @attrs.frozen(kw_only=True)
 class Death:
     """Why and how a message came into a dead-letter queue.
 
-    reason is "max_deliveries", "rejected" or "corrupted"; error and traceback are
-    texts, where there was an exception; queue is the one it came from.
+    reason is "max_deliveries", "rejected", "corrupted", "expired" or "overflow"; error and
+    traceback are texts, where there was an exception; queue is the one it came from.
     """
 
     reason: str

@@ -6,6 +6,7 @@ import enum
 import math
 import random
 import threading
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -99,6 +100,33 @@ class Waits:
         return self.waits[min(failures, len(self.waits)) - 1]
 
 
+@attrs.frozen
+class Named:
+    """A backoff by a function of the user's: stored by its name, and given anew by every process."""
+
+    name: str
+    function: Callable[[int], float] | None = attrs.field(default=None, eq=False, repr=False)
+
+    def seconds(self, failures: int) -> float:
+        """The wait after so many failures. Raises SettingsMismatch, TypeError, ValueError."""
+        if self.function is None:
+            raise SettingsMismatch(
+                f"the backoff of this queue is the function {self.name!r}, which this process was not given: open "
+                "the queue with backoff="
+            )
+        wait = self.function(failures)
+        if isinstance(wait, bool) or not isinstance(wait, int | float):
+            raise TypeError(f"the backoff {self.name!r} returned {wait!r}: it must return a number of seconds")
+        if not 0 <= wait <= MAX_SECONDS:
+            raise ValueError(f"the backoff {self.name!r} returned {wait}: it must be 0 to {MAX_SECONDS:.0f} seconds")
+        return float(wait)
+
+
+def _name_of(function: Any) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 def _within(name: str, value: object, low: float, high: float) -> None:
     if type(value) is not float:
         raise TypeError(f"{name} is a number, not {value!r}")
@@ -107,8 +135,10 @@ def _within(name: str, value: object, low: float, high: float) -> None:
 
 
 def _backoff(value: Any) -> Any:
-    """Backoff, a list of seconds, or what was stored for them."""
+    """Backoff, a list of seconds, a function, or what was stored for them."""
     if isinstance(value, dict):
+        if "function" in value:
+            return Named(value["function"])
         return _backoff(value["waits"]) if "waits" in value else Backoff(**value)
     if isinstance(value, list | tuple):
         waits = [_seconds_to_float(wait) for wait in value]
@@ -117,12 +147,70 @@ def _backoff(value: Any) -> Any:
         for wait in waits:
             _within("each wait in backoff", wait, 0.0, MAX_SECONDS)
         return Waits(tuple(waits))
+    if callable(value) and not isinstance(value, type):
+        return Named(_name_of(value), value)
     return value
 
 
 def _is_backoff(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not isinstance(value, Backoff | Waits):
-        raise TypeError(f"backoff is a Backoff, a list of seconds, or None, not {value!r}")
+    if value is not None and not isinstance(value, Backoff | Waits | Named):
+        raise TypeError(
+            f"backoff is a Backoff, a list of seconds, a function of the number of failures, or None, not {value!r}"
+        )
+
+
+def _one_of(*choices: str) -> Any:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in choices:
+            raise ValueError(f"{attribute.name} is {' or '.join(map(repr, choices))}, not {value!r}")
+
+    return check
+
+
+def _rate(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return (value[0], _seconds_to_float(value[1]))
+    return _seconds_to_float(value)
+
+
+def _is_rate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(value, tuple):
+        count, seconds = value
+        if type(count) is not int or type(seconds) is not float:
+            raise TypeError(f"rate is a number, or (count, seconds) with an int and a number, not {value!r}")
+        if not (1 <= count <= 1_000_000_000 and 0 < seconds <= MAX_SECONDS):
+            raise ValueError(f"rate is (count, seconds), both positive and up to 1e9, not {value!r}")
+    elif value is not None:
+        if type(value) is not float:
+            raise TypeError(f"rate is messages per second, (count, seconds), or None, not {value!r}")
+        check_rate(value)
+
+
+def _limits(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _is_limits(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise TypeError(f"limits is a dict from a group (or '*' for all others) to a number, or None, not {value!r}")
+    for group, limit in value.items():
+        if type(group) is not str or type(limit) is not int:
+            raise TypeError(f"limits has str keys and int values, unlike {group!r}: {limit!r}")
+        if limit < 1:
+            raise ValueError(f"each of limits is at least 1, not {limit} for {group!r}: pause the queue to stop it")
+
+
+MAX_AGING: Final = 1e6
+
+
+def _is_aging(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None:
+        if type(value) is not float:
+            raise TypeError(f"aging is a number of seconds per step of priority, or None, not {value!r}")
+        if not 1e-6 <= value <= MAX_AGING:
+            raise ValueError(f"aging is between 1e-06 and {MAX_AGING:g} seconds per step of priority, not {value}")
 
 
 def _or_none(check: Any) -> Any:
@@ -138,21 +226,63 @@ class QueueOptions:
     """How a queue behaves; stored with it and the same for every process.
 
     maxsize            messages the queue holds at most, claimed ones included; 0 = no limit
+    maxbytes           bytes the queue holds at most, as stored (in memory: of bytes and str bodies); 0 = no limit
     max_message_bytes  the largest body, in bytes as stored (in memory: of bytes and str)
+    overflow           what a put does that finds no room: "block" (it waits), "reject" (Full at once), "drop_oldest"
+                       (the first in line go), "dead_letter" (the new message becomes a dead letter)
+    order              within a priority: "priority" (first in, first out) or "lifo" (last in, first out)
+    aging              seconds after which a message stands one step of priority higher; None = never
+    fair               groups take turns
     max_deliveries     failures after which a message is dead; None = never
     ack_timeout        seconds until a claim of a living but hung consumer is taken back; None = never
-    backoff            how long a failed (nacked) message waits: a Backoff, a list of seconds; None = not at all
+    backoff            how long a failed (nacked) message waits: a Backoff, a list of seconds, a function of the number
+                       of failures; None = not at all
     dead_letter        keep dead messages in `queue.dead` (False: drop them)
+    ttl                seconds after which a message expires that names no other; None = never
+    expired            what becomes of it: "dead_letter" or "drop"
+    dedup_window       seconds for which a dedup_id is remembered
+    rate               messages handed out per second, evenly spaced; or (count, seconds): up to count at once, count
+                       more every seconds; None = no limit
+    limits             {group: messages in flight at most, "*": of all other groups}; None: 1 of each
     codec              how bodies become bytes: "json", "pickle", or the name of the user's own
+    paused             nothing is handed out: set by `Queue.pause`
     """
 
     maxsize: int = attrs.field(default=0, converter=_maxsize, validator=_whole(0))
+    maxbytes: int = attrs.field(default=0, converter=_maxsize, validator=_whole(0))
     max_message_bytes: int = attrs.field(default=16 << 20, validator=_whole(1))
+    overflow: str = attrs.field(default="block", validator=_one_of("block", "reject", "drop_oldest", "dead_letter"))
+    order: str = attrs.field(default="priority", validator=_one_of("priority", "lifo"))
+    aging: float | None = attrs.field(default=None, converter=_seconds_to_float, validator=_is_aging)
+    fair: bool = attrs.field(default=False, validator=_flag)
     max_deliveries: int | None = attrs.field(default=5, validator=_or_none(_whole(1)))
     ack_timeout: float | None = attrs.field(default=1800.0, converter=_seconds_to_float, validator=_or_none(_seconds))
-    backoff: Backoff | Waits | None = attrs.field(default=None, converter=_backoff, validator=_is_backoff)
+    backoff: Backoff | Waits | Named | None = attrs.field(default=None, converter=_backoff, validator=_is_backoff)
     dead_letter: bool = attrs.field(default=True, validator=_flag)
+    ttl: float | None = attrs.field(default=None, converter=_seconds_to_float, validator=_or_none(_seconds))
+    expired: str = attrs.field(default="dead_letter", validator=_one_of("dead_letter", "drop"))
+    dedup_window: float = attrs.field(default=300.0, converter=_seconds_to_float, validator=_seconds)
+    rate: float | tuple[int, float] | None = attrs.field(default=None, converter=_rate, validator=_is_rate)
+    limits: dict[str, int] | None = attrs.field(default=None, converter=_limits, validator=_is_limits)
     codec: str = attrs.field(default="json")
+    paused: bool = attrs.field(default=False, validator=_flag)
+
+    def __attrs_post_init__(self) -> None:
+        orders = {"order='lifo'": self.order == "lifo", "aging": self.aging is not None, "fair": self.fair}
+        chosen = [name for name, on in orders.items() if on]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} are different orders of one queue: choose one of them")
+        if self.overflow == "dead_letter" and not self.dead_letter:
+            raise ValueError('overflow="dead_letter" needs the dead letters that dead_letter=False drops: choose one')
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON has it: what QueueOptions takes again."""
+        fields = attrs.asdict(self, recurse=False)
+        if isinstance(self.backoff, Named):
+            fields["backoff"] = {"function": self.backoff.name}
+        elif self.backoff is not None:
+            fields["backoff"] = attrs.asdict(self.backoff)
+        return fields
 
     def check_named(self, named: dict[str, Any], queue: str) -> None:
         """Raise SettingsMismatch where `named` asks for another value than this, the stored one."""
@@ -216,6 +346,47 @@ def check_delay(delay: object) -> float:
     if not 0 <= delay < 1e300:
         raise ValueError("delay is at least 0 seconds, and finite")
     return float(delay)
+
+
+def check_ttl(ttl: object) -> float:
+    """Seconds until a message expires."""
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+        raise TypeError(f"ttl is a number of seconds or None, not {ttl!r}")
+    if not 0 < ttl < 1e300:
+        raise ValueError(f"ttl is a positive, finite number of seconds, not {ttl}")
+    return float(ttl)
+
+
+def check_rate(rate: object) -> float:
+    """So many per second."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"rate is a number per second or None, not {rate!r}")
+    if not 1 / MAX_SECONDS <= rate <= 1e9:
+        raise ValueError(f"rate is a positive number per second up to 1e9, not {rate}")
+    return float(rate)
+
+
+def check_key(key: object, what: str) -> str:
+    """A name that the user gives to what belongs together: a non-empty str."""
+    if not isinstance(key, str):
+        raise TypeError(f"{what} is a str or None, not {key!r}")
+    if not key:
+        raise ValueError(f"{what} is not empty: leave it out where there is none")
+    return key
+
+
+STATES: Final = ("delayed", "ready", "claimed", "dead")
+LIVE_STATES: Final = STATES[:3]
+
+
+def check_states(states: object) -> frozenset[str]:
+    """Some of STATES."""
+    if isinstance(states, str) or not isinstance(states, Iterable):
+        raise TypeError(f"unique_states is a tuple of states, not {states!r}")
+    chosen = list(states)
+    if not chosen or any(state not in STATES for state in chosen):
+        raise ValueError(f"unique_states are some of {', '.join(map(repr, STATES))}, not {states!r}")
+    return frozenset(chosen)
 
 
 def check_eta(eta: object) -> float:

@@ -11,7 +11,7 @@ from collections import deque
 from datetime import datetime
 from typing import Any
 
-from .channel import Channel, extras_of
+from .channel import Channel
 from .errors import Closed, Empty, Full
 from .handle import Handle
 from .log import Draft
@@ -110,8 +110,7 @@ class Producer(Handle):
         """Buffer one message. Options as of Queue.put. Raises CodecError, MessageTooLarge, Full, Closed at once."""
         wait = check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
-        extras = extras_of(**{"headers": None, **options})
-        draft = self._channel.draft(item, extras, self._channel.due(delay, eta))
+        draft = self._channel.letter(item, rank, delay=delay, eta=eta, **options)
         receipt = Receipt(self, item)
         with self._lock:
             if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):

@@ -12,23 +12,60 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
+from . import schedules
 from .audit import problems
 from .channel import Channel, channel_at, extras_of
 from .claims import Shut
 from .codecs import BodyCodec
 from .consumer import Consumer
-from .engine import Claim, Engine, QueueState
+from .engine import Claim, Engine, QueueState, byid
 from .engine.removal import AT_ONCE, claimed, purge, redrive
 from .errors import CodecError, Empty, NotSupported
 from .handle import Handle
 from .lease import ack_many, claimed_message, message_of
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, Record, rank_of
-from .options import UNSET, Backoff, Unset, check_count, check_name, check_priority, check_timeout, named_options
+from .options import (
+    LIVE_STATES,
+    UNSET,
+    Backoff,
+    Unset,
+    check_count,
+    check_eta,
+    check_key,
+    check_name,
+    check_priority,
+    check_rate,
+    check_timeout,
+    check_ttl,
+    named_options,
+)
 from .producer import Producer
+from .recurrence import Recurrence
+from .schedules import Schedule
 from .waiting import Interrupt
+from .watermarks import Watermarks
 
 T = TypeVar("T")
 _BROWSED_AT_ONCE = 256
+#: What `configure` may change.
+CHANGEABLE = frozenset(
+    {
+        "ack_timeout",
+        "backoff",
+        "dead_letter",
+        "dedup_window",
+        "expired",
+        "limits",
+        "max_deliveries",
+        "max_message_bytes",
+        "maxbytes",
+        "maxsize",
+        "overflow",
+        "rate",
+        "ttl",
+    }
+)
+MODES = ("shared", "exclusive", "failover")
 
 
 @attrs.frozen(kw_only=True)
@@ -81,11 +118,21 @@ class Queue(Handle, Generic[T]):
         durability: str = "full",
         max_store_bytes: int | None = None,
         maxsize: int | Unset = UNSET,
+        maxbytes: int | Unset = UNSET,
         max_message_bytes: int | Unset = UNSET,
+        overflow: str | Unset = UNSET,
+        order: str | Unset = UNSET,
+        aging: float | Unset | None = UNSET,
+        fair: bool | Unset = UNSET,
         max_deliveries: int | Unset | None = UNSET,
         ack_timeout: float | Unset | None = UNSET,
-        backoff: Backoff | Sequence[float] | Unset | None = UNSET,
+        backoff: Backoff | Sequence[float] | Callable[[int], float] | Unset | None = UNSET,
         dead_letter: bool | Unset = UNSET,
+        ttl: float | Unset | None = UNSET,
+        expired: str | Unset = UNSET,
+        dedup_window: float | Unset = UNSET,
+        rate: float | tuple[int, float] | Unset | None = UNSET,
+        limits: Mapping[str, int] | Unset | None = UNSET,
         codec: object = UNSET,
     ) -> None:
         if isinstance(name, int):  # queue.Queue(maxsize)
@@ -94,11 +141,21 @@ class Queue(Handle, Generic[T]):
             maxsize, name = name, "queue"
         named = named_options(
             maxsize=maxsize,
+            maxbytes=maxbytes,
             max_message_bytes=max_message_bytes,
+            overflow=overflow,
+            order=order,
+            aging=aging,
+            fair=fair,
             max_deliveries=max_deliveries,
             ack_timeout=ack_timeout,
             backoff=backoff,
             dead_letter=dead_letter,
+            ttl=ttl,
+            expired=expired,
+            dedup_window=dedup_window,
+            rate=rate,
+            limits=limits,
             codec=codec if codec is UNSET else BodyCodec(codec).name,
         )
         self._attach(channel_at(path, check_name(name), named, codec, durability, max_store_bytes))
@@ -118,6 +175,7 @@ class Queue(Handle, Generic[T]):
         self._interrupt = Interrupt(f"queue {channel.state.name!r}")
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+        self._watermarks: weakref.WeakSet[Watermarks] = weakref.WeakSet()
         self._dead: Queue[Any] | None = None
         self._opening = threading.Lock()  # guards `_dead`
         channel.store.handles.add(self)
@@ -151,8 +209,14 @@ class Queue(Handle, Generic[T]):
         priority: int = 0,
         delay: float | None = None,
         eta: datetime | float | None = None,
+        ttl: float | None = None,
+        group: str | None = None,
         headers: Mapping[str, Any] | None = None,
         type: str | None = None,
+        dedup_id: str | None = None,
+        replace_key: str | None = None,
+        unique: str | None = None,
+        unique_states: Iterable[str] = LIVE_STATES,
         reply_to: str | None = None,
         correlation_id: str | None = None,
     ) -> int:
@@ -160,6 +224,12 @@ class Queue(Handle, Generic[T]):
 
         delay: seconds until it lines up at its priority, whatever is done to the wall clock in this boot;
         eta: the same for a moment, an aware datetime or epoch seconds. Neither has a limit.
+        ttl: seconds until it expires wherever it waits; while somebody holds it, it does not (see `expired`).
+        group: one of a group is in flight at a time (see `limits`), in order of priority and put.
+        dedup_id: within the queue's dedup_window, a second put with the same one stores nothing.
+        replace_key: takes the place of the message with the same one, unless that is claimed.
+        unique: stores nothing while a message with the same key is in one of `unique_states`: some of
+        "delayed", "ready", "claimed", "dead". Where nothing is stored, the id of the first one is returned.
 
         Waits while the queue is full: for ever, for `timeout` seconds, or not at all
         (block=False), then raises Full. Raises ShutDown, CodecError, MessageTooLarge,
@@ -168,15 +238,33 @@ class Queue(Handle, Generic[T]):
         """
         if self._interrupt.closed:
             self._interrupt.check()
+        rank = DEFAULT_RANK if priority is DEFAULT_PRIORITY else rank_of(check_priority(priority))
+        wait = None if block and timeout is None else check_timeout(timeout) if block else 0
+        if (
+            self._state.marks_all
+            or unique_states is not LIVE_STATES
+            or not (delay is eta is ttl is None and group is dedup_id is replace_key is unique is None)
+        ):
+            letter = self._channel.letter(
+                item,
+                rank,
+                delay=delay,
+                eta=eta,
+                ttl=ttl,
+                group=group,
+                dedup_id=dedup_id,
+                replace_key=replace_key,
+                unique=unique,
+                unique_states=unique_states,
+                headers=headers,
+                type=type,
+                reply_to=reply_to,
+                correlation_id=correlation_id,
+            )
+            return self._channel.put([(rank, letter)], wait, self._interrupt)[0]
         extras: dict[str, Any] | None = None
         if headers is not None or type is not None or reply_to is not None or correlation_id is not None:
             extras = extras_of(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
-        rank = DEFAULT_RANK if priority is DEFAULT_PRIORITY else rank_of(check_priority(priority))
-        wait = None if block and timeout is None else check_timeout(timeout) if block else 0
-        if delay is not None or eta is not None:
-            due = self._channel.due(delay, eta)
-            if due is not None:
-                return self._channel.put([(rank, self._channel.draft(item, extras, due))], wait, self._interrupt)[0]
         return self._put_one(item, rank, extras, wait, self._interrupt)
 
     def put_nowait(self, item: T, **options: Any) -> int:
@@ -192,6 +280,8 @@ class Queue(Handle, Generic[T]):
         priority: int = 0,
         delay: float | None = None,
         eta: datetime | float | None = None,
+        ttl: float | None = None,
+        group: str | None = None,
         headers: Mapping[str, Any] | None = None,
         type: str | None = None,
         reply_to: str | None = None,
@@ -203,9 +293,12 @@ class Queue(Handle, Generic[T]):
         """
         self._interrupt.check()
         rank = rank_of(check_priority(priority))
-        extras = extras_of(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
+        if group is not None:
+            check_key(group, "group")
+        extras = extras_of(headers, type=type, group=group, reply_to=reply_to, correlation_id=correlation_id)
         due = self._channel.due(delay, eta)
-        ranked = [(rank, self._channel.draft(item, extras, due)) for item in items]
+        marks = self._channel.marks(rank, group, ttl)
+        ranked = [(rank, self._channel.draft(item, extras, due, marks)) for item in items]
         return self._channel.put(ranked, check_timeout(timeout) if block else 0, self._interrupt)
 
     # ------------------------------------------------------------------ get
@@ -259,13 +352,18 @@ class Queue(Handle, Generic[T]):
             engine.release_all(claims)
             raise
 
-    def consumer(self, prefetch: int = 1, auto_ack: bool = False) -> Consumer:
-        """A handle to take messages one after the other; iterate over it. See `Consumer`."""
+    def consumer(self, prefetch: int = 1, auto_ack: bool = False, *, mode: str = "shared") -> Consumer:
+        """A handle to take messages one after the other; iterate over it. See `Consumer`.
+
+        mode: "shared", "exclusive" (raises QueueLocked where another consumer has the queue for itself), or "failover".
+        """
         check_count(prefetch, "prefetch")
         if type(auto_ack) is not bool:
             raise TypeError(f"auto_ack is a bool, not {auto_ack!r}")
+        if mode not in MODES:
+            raise ValueError(f"mode is one of {', '.join(map(repr, MODES))}, not {mode!r}")
         self._interrupt.check()
-        consumer = Consumer(self._channel, prefetch, auto_ack)
+        consumer = Consumer(self._channel, prefetch, auto_ack, mode)
         self._consumers.add(consumer)
         return consumer
 
@@ -396,12 +494,15 @@ class Queue(Handle, Generic[T]):
                 self._dead = Queue.of(self._channel.dead())
             return self._dead
 
-    def redrive(self, filter: Callable[[Message], bool] | None = None, max: int | None = None) -> int:
+    def redrive(
+        self, filter: Callable[[Message], bool] | None = None, max: int | None = None, rate: float | None = None
+    ) -> int:
         """Move dead letters back to this queue, as if they were new: at the end of the line, with their id, body and
         headers, and with counts of 0. Returns how many.
 
         filter: only those that it accepts; None: all but corrupted ones, which no consumer could read.
-        max: so many at most. One commit per 256; each is atomic. Raises Full where a group finds no room;
+        max: so many at most. rate: so many per second: they line up one after the other, like delayed messages;
+        None: all at once. One commit per 256; each is atomic. Raises Full where a group finds no room;
         what was moved before stays moved. While it runs, it holds the letters that it looks at.
         """
         self._interrupt.check()
@@ -409,6 +510,7 @@ class Queue(Handle, Generic[T]):
             raise TypeError(f"filter is a function of a message, not {filter!r}")
         if max is not None:
             check_count(max, "max")
+        interval = 0.0 if rate is None else 1 / check_rate(rate)
         if self._state.is_dead:
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue: redrive the queue that it belongs to")
         engine, dead = self._engine, self._engine.catalog.dead_of(self._state)
@@ -421,7 +523,8 @@ class Queue(Handle, Generic[T]):
                 held.extend(claims)
                 chosen = [claim for claim in claims if self._is_redriven(dead, claim, filter)]
                 if chosen:
-                    redrive(engine, self._state, chosen)
+                    delays = [(moved + number) * interval for number in range(len(chosen))]
+                    redrive(engine, self._state, chosen, delays)
                     moved += len(chosen)
             return moved
         finally:
@@ -449,14 +552,134 @@ class Queue(Handle, Generic[T]):
     def configure(self, **changes: Any) -> None:
         """Change stored settings, for every process, at once. Names and values as in `Queue`; not the codec."""
         self._interrupt.check()
-        allowed = {"maxsize", "max_message_bytes", "max_deliveries", "ack_timeout", "backoff", "dead_letter"}
         for name in changes:
-            if name not in allowed:
-                raise TypeError(f"{name!r} cannot be changed: configure takes {', '.join(sorted(allowed))}")
+            if name not in CHANGEABLE:
+                raise TypeError(f"{name!r} cannot be changed: configure takes {', '.join(sorted(CHANGEABLE))}")
+        self._configure(changes)
+
+    def _configure(self, changes: dict[str, Any]) -> None:
         if self._state.is_dead:
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue, whose settings are fixed")
         attrs.evolve(self._state.options, **changes)  # bad values are told before anything is stored
         self._engine.catalog.configure(self._state, changes)
+
+    def pause(self) -> None:
+        """Hand nothing out until `resume`: stored, for every process. Puts and settling go on; `get` and `receive`
+        wait, or raise Empty. Prefetched messages are handed out.
+        """
+        self._interrupt.check()
+        self._configure({"paused": True})
+
+    def resume(self) -> None:
+        """Hand out again; those who wait wake up."""
+        self._interrupt.check()
+        self._configure({"paused": False})
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether `pause` was called, here or in another process."""
+        self._interrupt.check()
+        with self._engine.log.read() as snapshot:
+            return self._engine.catalog.options(self._state, snapshot).paused
+
+    # ------------------------------------------------------------------ one message, by its id
+    def cancel(self, id: int) -> bool:
+        """Remove the message with that id, ready or waiting for its time; False where there is none (any more).
+
+        Raises AlreadyClaimed while somebody holds it. One commit; O(priorities in use).
+        """
+        self._interrupt.check()
+        return byid.cancel(self._engine, self._state, check_count(id, "id"))
+
+    def update(
+        self,
+        id: int,
+        *,
+        priority: int | None = None,
+        delay: float | None = None,
+        eta: datetime | float | None = None,
+        ttl: float | None = None,
+    ) -> bool:
+        """Give the message with that id another priority, time or ttl; False where there is none (any more).
+
+        It lines up behind what is there at its priority, or waits until delay seconds from now, or eta (delay=0:
+        it is ready now); ttl counts from now. Its id stays. Raises AlreadyClaimed while somebody holds it,
+        StoreFull. One commit; O(priorities in use).
+        """
+        self._interrupt.check()
+        check_count(id, "id")
+        if priority is delay is eta is ttl is None:
+            raise TypeError("update needs something to change: priority, delay, eta or ttl")
+        timeline = self._engine.timeline
+        wanted = byid.Update(
+            rank=None if priority is None else rank_of(check_priority(priority)),
+            due=self._channel.due(delay, eta),
+            due_stays=delay is None and eta is None,
+            expires=None if ttl is None else timeline.after(check_ttl(ttl)),
+        )
+        return byid.update(self._engine, self._state, id, wanted)
+
+    # ------------------------------------------------------------------ schedules
+    def schedule(
+        self,
+        name: str,
+        item: T,
+        *,
+        every: float | None = None,
+        cron: str | None = None,
+        zone: str = "UTC",
+        start: datetime | float | None = None,
+        catch_up: str = "one",
+        priority: int = 0,
+        ttl: float | None = None,
+        group: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        type: str | None = None,
+    ) -> None:
+        """Put `item` again and again: every so many seconds (from `start`, without drift), or by a cron expression in a
+        time zone (needs the extra "cron"). Stored under `name`; the same name again replaces it.
+
+        Each firing is one message however many processes run, put as soon as any of them looks at the queue. What was
+        missed: catch_up="one" message for all, "all" of them, or "skip" those over 60 s late. See Recurrence.
+        One commit. Raises ValueError, TypeError, NotSupported (without the extra), CodecError.
+        """
+        self._interrupt.check()
+        recurrence = Recurrence(
+            name=name,
+            every=every,
+            cron=cron,
+            zone=zone,
+            start_ns=None if start is None else int(check_eta(start) * 1e9),
+            catch_up=catch_up,  # type: ignore[arg-type]
+        )
+        rank = rank_of(check_priority(priority))
+        schedules.add(self._channel, recurrence, item, rank, ttl=ttl, group=group, headers=headers, type=type)
+
+    def unschedule(self, name: str) -> bool:
+        """Fire no more; False where there is no schedule of that name. What was put stays. One commit."""
+        self._interrupt.check()
+        return schedules.remove(self._engine, self._state, name)
+
+    def schedules(self) -> list[Schedule]:
+        """The schedules of this queue, the next to fire first."""
+        self._interrupt.check()
+        return schedules.found(self._engine, self._state)
+
+    def watermarks(
+        self,
+        high: int,
+        low: int,
+        *,
+        on_high: Callable[[int], object] | None = None,
+        on_low: Callable[[int], object] | None = None,
+    ) -> Watermarks:
+        """Call on_high(n) when the queue comes to hold `high` messages, then on_low(n) when it has fallen to `low`, and
+        so on, whoever puts and takes. See `Watermarks`; close it to end this.
+        """
+        self._interrupt.check()
+        watermarks = Watermarks(self._channel, high, low, on_high, on_low)
+        self._watermarks.add(watermarks)
+        return watermarks
 
     def check(self) -> list[str]:
         """What is wrong with the store of this queue; [] when all is well. See `Broker.check`."""
@@ -476,6 +699,8 @@ class Queue(Handle, Generic[T]):
                 producer.stop()
             for consumer in list(self._consumers):
                 consumer.close()
+            for watermarks in list(self._watermarks):
+                watermarks.close()
             if self._dead is not None:
                 self._dead.close()
             self._interrupt.close(self._engine.presence)

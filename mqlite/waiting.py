@@ -106,7 +106,7 @@ class Waiters:
 
     care(queue, kind) -> (when to do so again, in ns, or 0; anything taken back, or moved because it was due)
     promising(queue, kind): whether a sleeper would get what it waits for.
-    due_ns(queue): when the next delayed message is due, or 0.
+    due_ns(queue): when a message will be there for who waits, since it is due or the rate allows it, or 0.
     """
 
     def __init__(

@@ -14,7 +14,9 @@ A position of the log is, as far as the claims know, in one of three places: ahe
 the cursor of its rank; in a row, which is a claim; or among the returned ones, which
 lie behind the cursor and are merged with the scan. A claimer passes over positions
 that have a row, and takes one that it meets twice once; so a cursor is only a
-shortcut, and may be forgotten at any time.
+shortcut, and may be forgotten at any time. One thing more may lie behind a cursor: a
+message whose group was busy when a claimer came by. Whoever frees the group moves
+its next message to the returned ones.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ TASK = 4  # when settled, counts as a task until task_done()
 
 
 class Row(NamedTuple):
-    """A claim. `failures` and `acquired` are what the log does not know yet; deadline_ns 0 = none."""
+    """A claim. `failures` and `acquired` are what the log does not know yet; deadline_ns 0 = none; group 0 = none."""
 
     token: int
     owner: int
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     flags: int
     failures: int
     acquired: int
+    group: int = 0
 
     @property
     def holder(self) -> tuple[int, int]:
@@ -69,6 +72,7 @@ class Kind(enum.IntEnum):
     MESSAGE = 1
     SPACE = 2
     DONE = 3
+    LEVEL = 4  # that the number of messages changes
 
 
 class Shut(enum.IntEnum):
@@ -101,6 +105,24 @@ class Reading(Protocol):
     def cursor(self, queue: int, rank: int) -> Position:
         """The last position of a rank that was handed out, or -1."""
 
+    def has_passed(self, queue: int, position: Position) -> bool:
+        """Whether a position lies behind the cursor of its rank."""
+
+    def in_flight(self, queue: int, group: int) -> int:
+        """How many rows there are of a group. O(1)."""
+
+    def pace_ns(self, queue: int) -> int:
+        """What a rate limit goes by (engine/pace.py); 0 where nothing was handed out yet."""
+
+    def turn(self, queue: int) -> int:
+        """The group that had its turn last; -1 where none had."""
+
+    def seat(self, queue: int) -> tuple[int, int] | None:
+        """(owner, number) of the consumer that has the queue for itself."""
+
+    def seats(self) -> list[tuple[int, int]]:
+        """(queue, owner) of all of these."""
+
     def claimed(self, queue: int) -> int:
         """How many rows a queue has. O(1)."""
 
@@ -130,7 +152,13 @@ class Reading(Protocol):
         """The number of the commit that this is the state of; 0 where commits have no numbers."""
 
     def generation(self) -> int:
-        """Changes with every change of `owners`."""
+        """Grows with every change of `owners` or `seats`."""
+
+    def any_seat(self, generation: int) -> bool:
+        """Whether any consumer has a queue for itself. Free for who knows the generation."""
+
+    def observers(self, queue: int) -> list[Kind]:
+        """The kinds, of DONE and LEVEL, for which somebody is registered. One seek where nobody is."""
 
 
 class Writing(Reading, Protocol):
@@ -145,11 +173,23 @@ class Writing(Reading, Protocol):
     def replace(self, queue: int, position: Position, row: Row) -> None:
         """Change a row (deadline, flags)."""
 
-    def drop(self, queue: int, position: Position) -> bool:
-        """Remove a row; whether there was one."""
+    def drop(self, queue: int, position: Position, group: int = 0) -> bool:
+        """Remove a row, of that group; whether there was one."""
 
-    def give_back(self, queue: int, position: Position, returned: Returned) -> None:
-        """Row -> returned."""
+    def give_back(self, queue: int, position: Position, returned: Returned, group: int = 0) -> None:
+        """Row, if there is one, -> returned."""
+
+    def forget_cursors(self, queue: int | None = None) -> None:
+        """Of a queue, or of all: claimers scan anew."""
+
+    def set_pace(self, queue: int, pace_ns: int) -> None:
+        """Set what `pace_ns` returns."""
+
+    def set_turn(self, queue: int, group: int) -> None:
+        """Set what `turn` returns."""
+
+    def set_seat(self, queue: int, seat: tuple[int, int] | None) -> None:
+        """Set what `seat` returns."""
 
     def take_returned(self, queue: int, position: Position) -> None:
         """Forget a returned position (it is claimed, or gone)."""

@@ -21,11 +21,16 @@ class Desk:
 
     __slots__ = (
         "deadline_ns",
+        "in_flight",
         "open_tasks",
+        "pace_ns",
         "returned",
         "rows",
+        "seat",
         "shut",
+        "turn",
         "waiting",
+        "waiting_for_level",
         "waiting_for_message",
         "waiting_for_space",
     )
@@ -37,8 +42,13 @@ class Desk:
         self.waiting: dict[Kind, dict[int, Waiting]] = {kind: {} for kind in Kind}
         self.waiting_for_message = self.waiting[Kind.MESSAGE]  # the same dicts, without the detour
         self.waiting_for_space = self.waiting[Kind.SPACE]
+        self.waiting_for_level = self.waiting[Kind.LEVEL]
         self.open_tasks = 0
         self.shut = Shut.OPEN
+        self.in_flight: dict[int, int] = {}
+        self.pace_ns = 0
+        self.turn = -1
+        self.seat: tuple[int, int] | None = None
 
 
 class MemoryClaims:
@@ -50,11 +60,18 @@ class MemoryClaims:
 
     ring_unseats = True
 
-    def __init__(self, lock: threading.RLock, hand_out: Callable[[int, Position], None]) -> None:
+    def __init__(
+        self,
+        lock: threading.RLock,
+        hand_out: Callable[[int, Position], None],
+        was_handed_out: Callable[[int, Position], bool],
+    ) -> None:
         self.lock = lock
         self._hand_out = hand_out
+        self._was_handed_out = was_handed_out
         self._desks: dict[int, Desk] = {}
         self._tokens = 0
+        self._seats = 0
         self._owners: list[int] = [1]  # the process itself
 
     guard = contextlib.nullcontext()
@@ -99,6 +116,30 @@ class MemoryClaims:
     def cursor(self, queue: int, rank: int) -> Position:
         """The last position handed out."""
         return -1  # what was handed out is not in the log's lanes any more
+
+    def has_passed(self, queue: int, position: Position) -> bool:
+        """Whether it has left its lane."""
+        return self._was_handed_out(queue, position)
+
+    def in_flight(self, queue: int, group: int) -> int:
+        """How many rows of a group."""
+        return self.desk(queue).in_flight.get(group, 0)
+
+    def pace_ns(self, queue: int) -> int:
+        """What a rate limit goes by."""
+        return self.desk(queue).pace_ns
+
+    def turn(self, queue: int) -> int:
+        """The group that had its turn last."""
+        return self.desk(queue).turn
+
+    def seat(self, queue: int) -> tuple[int, int] | None:
+        """The consumer that has the queue for itself."""
+        return self.desk(queue).seat
+
+    def seats(self) -> list[tuple[int, int]]:
+        """(queue, owner) of all of these."""
+        return [(queue, desk.seat[0]) for queue, desk in self._desks.items() if desk.seat is not None]
 
     def claimed(self, queue: int) -> int:
         """How many rows."""
@@ -147,6 +188,15 @@ class MemoryClaims:
         """Nobody comes or goes."""
         return 0
 
+    def any_seat(self, generation: int) -> bool:
+        """Whether any consumer has a queue for itself."""
+        return self._seats > 0
+
+    def observers(self, queue: int) -> list[Kind]:
+        """The kinds for which somebody is registered."""
+        waiting = self.desk(queue).waiting
+        return [kind for kind in (Kind.DONE, Kind.LEVEL) if waiting[kind]]
+
     @property
     def token(self) -> int:
         """A number that no earlier claim had."""
@@ -159,33 +209,60 @@ class MemoryClaims:
         return True
 
     def claim(self, queue: int, position: Position, row: Row) -> bool:
-        """Make a row. O(1)."""
-        rows = self.desk(queue).rows
-        if position in rows:
+        """Make a row; the message leaves its lane. O(1) for the first in line."""
+        desk = self.desk(queue)
+        if position in desk.rows:
             return False
-        rows[position] = row
+        self._hand_out(queue, position)
+        desk.rows[position] = row
+        if row.group:
+            desk.in_flight[row.group] = desk.in_flight.get(row.group, 0) + 1
         return True
 
     def replace(self, queue: int, position: Position, row: Row) -> None:
         """Change a row."""
         self.desk(queue).rows[position] = row
 
-    def drop(self, queue: int, position: Position) -> bool:
+    def drop(self, queue: int, position: Position, group: int = 0) -> bool:
         """Remove a row."""
-        return self.desk(queue).rows.pop(position, None) is not None
-
-    def give_back(self, queue: int, position: Position, returned: Returned) -> None:
-        """Row -> returned. O(log n)."""
         desk = self.desk(queue)
-        desk.rows.pop(position, None)
-        desk.returned[position] = returned
+        found = desk.rows.pop(position, None) is not None
+        if found and group:
+            left = desk.in_flight[group] - 1
+            if left:
+                desk.in_flight[group] = left
+            else:
+                del desk.in_flight[group]
+        return found
+
+    def give_back(self, queue: int, position: Position, returned: Returned, group: int = 0) -> None:
+        """Row -> returned. O(log n)."""
+        self.drop(queue, position, group)
+        self.desk(queue).returned[position] = returned
+
+    def forget_cursors(self, queue: int | None = None) -> None:
+        """What was handed out is not in the lanes any more: there are none."""
+
+    def set_pace(self, queue: int, pace_ns: int) -> None:
+        """Set what a rate limit goes by."""
+        self.desk(queue).pace_ns = pace_ns
+
+    def set_turn(self, queue: int, group: int) -> None:
+        """Set whose turn was last."""
+        self.desk(queue).turn = group
+
+    def set_seat(self, queue: int, seat: tuple[int, int] | None) -> None:
+        """Set who has the queue for himself."""
+        desk = self.desk(queue)
+        self._seats += (seat is not None) - (desk.seat is not None)
+        desk.seat = seat
 
     def take_returned(self, queue: int, position: Position) -> None:
         """Forget a returned position."""
         self.desk(queue).returned.pop(position, None)
 
     def advance(self, queue: int, position: Position) -> None:
-        """Tell the log."""
+        """A claimer has passed it: it leaves its lane."""
         self._hand_out(queue, position)
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
@@ -234,8 +311,10 @@ class MemoryClaims:
         self._owners = []
 
     def after_fork(self, lock: threading.RLock) -> None:
-        """In a forked child: another lock, and nobody waits."""
+        """In a forked child: another lock, nobody waits, and nobody has a queue for himself."""
         self.lock = lock
+        self._seats = 0
         for desk in self._desks.values():
+            desk.seat = None
             for waiting in desk.waiting.values():
                 waiting.clear()

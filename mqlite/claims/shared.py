@@ -7,17 +7,21 @@ One tree; all integers big-endian; q = queue u32:
     63 c  q | rank u32             position                     cursor: handed out up to here
     43 C                           u64                          number of cursors
     64 d  q                        deadline u64                 no row times out earlier
-    67 g                           u64                          generation of the owners
+    67 g                           u64                          generation of owners and seats, 48 bits | seats, 16 bits
+    47 G  q | group u64            u64                          rows of that group
     61 a                           i64                          turns the monotonic clock into the stable line of time
     6b k  q                        u64                          number of rows
     6f o  owner u64                -                            a process that joined
-    52 R  q | position             token, owner, deadline u64 | flags u8 | failures, acquired u32
+    70 p  q                        u64                          what a rate limit goes by
+    52 R  q | position             token, owner, deadline u64 | flags u8 | failures, acquired u32 (| group u64)
     73 s  q                        mode u8                      shut down
     74 t  q | owner u64            count i64                    open tasks
+    75 u  q                        group u64                    whose turn was last
     77 w  q | kind u8 | sleeper u64 | owner u64   wake u64      a registered sleeper
+    78 x  q                        owner, number u64            seat: the consumer that has the queue for itself
     72 r  q | position             failures, acquired u32       given back
 
-C1  `k` is the number of `R` keys of its queue, in every commit.
+C1  `k` is the number of `R` keys of its queue, and `G` of those of its group, in every commit.
 C2  A position is under R or r, not both.
 """
 
@@ -49,6 +53,9 @@ _Q = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 _I64 = struct.Struct(">q")
 _ROW = struct.Struct(">QQQBII")
+_ROW_IN_GROUP = struct.Struct(">QQQBIIQ")
+_SEAT = struct.Struct(">QQ")
+_SEATS_MASK = 0xFFFF
 _RETURNED = struct.Struct(">II")
 _WAITER = struct.Struct(">BQQ")
 
@@ -56,6 +63,14 @@ _WAITER = struct.Struct(">BQQ")
 @functools.lru_cache(maxsize=1024)
 def _key(kind: bytes, queue: int) -> bytes:
     return kind + _Q.pack(queue)
+
+
+def _row(value: bytes) -> Row:
+    return Row(*(_ROW if len(value) == _ROW.size else _ROW_IN_GROUP).unpack(value))
+
+
+def _packed(row: Row) -> bytes:
+    return _ROW_IN_GROUP.pack(*row) if row.group else _ROW.pack(*row[:-1])
 
 
 def _at(kind: bytes, queue: int, position: Position) -> bytes:
@@ -84,13 +99,13 @@ class _Reading:
     def row(self, queue: int, position: Position) -> Row | None:
         """The claim on a position."""
         value = self._txn.get(_at(b"R", queue, position))
-        return None if value is None else Row._make(_ROW.unpack(value))
+        return None if value is None else _row(value)
 
     def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
         """(queue, position, claim)."""
         prefix = b"R" if queue is None else _key(b"R", queue)
         for key, value in self._walk(prefix):
-            yield int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"), Row._make(_ROW.unpack(value))
+            yield int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"), _row(value)
 
     def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
         """Positions given back."""
@@ -101,6 +116,32 @@ class _Reading:
         """The last position handed out."""
         value = self._txn.get(_key(b"c", queue) + _Q.pack(rank))
         return -1 if value is None else int.from_bytes(value, "big")
+
+    def has_passed(self, queue: int, position: Position) -> bool:
+        """Whether a position lies behind the cursor of its rank."""
+        return position <= self.cursor(queue, position >> 64)
+
+    def in_flight(self, queue: int, group: int) -> int:
+        """How many rows of a group."""
+        return self._number(_key(b"G", queue) + _U64.pack(group))
+
+    def pace_ns(self, queue: int) -> int:
+        """What a rate limit goes by."""
+        return self._number(_key(b"p", queue))
+
+    def turn(self, queue: int) -> int:
+        """The group that had its turn last."""
+        value = self._txn.get(_key(b"u", queue))
+        return -1 if value is None else int.from_bytes(value, "big")
+
+    def seat(self, queue: int) -> tuple[int, int] | None:
+        """The consumer that has the queue for itself."""
+        value = self._txn.get(_key(b"x", queue))
+        return None if value is None else _SEAT.unpack(value)
+
+    def seats(self) -> list[tuple[int, int]]:
+        """(queue, owner) of all of these."""
+        return [(int.from_bytes(key[1:], "big"), _SEAT.unpack(value)[0]) for key, value in self._walk(b"x")]
 
     def claimed(self, queue: int) -> int:
         """How many rows."""
@@ -149,8 +190,24 @@ class _Reading:
         return int(self._txn.id())
 
     def generation(self) -> int:
-        """Changes with the owners."""
+        """Grows with every change of owners or seats."""
         return self._number(b"g")
+
+    def any_seat(self, generation: int) -> bool:
+        """Whether any consumer has a queue for itself."""
+        return generation & _SEATS_MASK > 0
+
+    def observers(self, queue: int) -> list[Kind]:
+        """The kinds for which somebody is registered. One seek where nobody is."""
+        prefix = _key(b"w", queue)
+        walk = self._txn.cursor()
+        found = []
+        for kind in (Kind.DONE, Kind.LEVEL):
+            if not walk.set_range(prefix + bytes([kind])) or not walk.key().startswith(prefix):
+                break
+            if walk.key()[5] == kind:
+                found.append(kind)
+        return found
 
     def all_waiting(self) -> list[Waiting]:
         """Registered sleepers of all queues."""
@@ -235,25 +292,37 @@ class SharedTxn(_Reading):
 
     def claim(self, queue: int, position: Position, row: Row) -> bool:
         """Make a row."""
-        if not self._txn.put(_at(b"R", queue, position), _ROW.pack(*row), overwrite=False):
+        if not self._txn.put(_at(b"R", queue, position), _packed(row), overwrite=False):
             return False
         self._count(queue, 1)
+        if row.group:
+            self._count_in_group(queue, row.group, 1)
         return True
+
+    def _count_in_group(self, queue: int, group: int, change: int) -> None:
+        key = _key(b"G", queue) + _U64.pack(group)
+        left = self._number(key) + change
+        if left:
+            self._txn.put(key, _U64.pack(left))
+        else:
+            self._txn.delete(key)
 
     def replace(self, queue: int, position: Position, row: Row) -> None:
         """Change a row."""
-        self._txn.put(_at(b"R", queue, position), _ROW.pack(*row))
+        self._txn.put(_at(b"R", queue, position), _packed(row))
 
-    def drop(self, queue: int, position: Position) -> bool:
+    def drop(self, queue: int, position: Position, group: int = 0) -> bool:
         """Remove a row."""
         found: bool = self._txn.delete(_at(b"R", queue, position))
         if found:
             self._count(queue, -1)
+            if group:
+                self._count_in_group(queue, group, -1)
         return found
 
-    def give_back(self, queue: int, position: Position, returned: Returned) -> None:
+    def give_back(self, queue: int, position: Position, returned: Returned, group: int = 0) -> None:
         """Row -> returned."""
-        self.drop(queue, position)
+        self.drop(queue, position, group)
         self._txn.put(_at(b"r", queue, position), _RETURNED.pack(*returned))
 
     def take_returned(self, queue: int, position: Position) -> None:
@@ -263,6 +332,33 @@ class SharedTxn(_Reading):
     def advance(self, queue: int, position: Position) -> None:
         """Move a cursor."""
         self._cursors[_key(b"c", queue) + _Q.pack(position >> 64)] = position
+
+    def forget_cursors(self, queue: int | None = None) -> None:
+        """Of a queue, or of all."""
+        prefix = b"c" if queue is None else _key(b"c", queue)
+        keys = [key for key, _ in self._walk(prefix)]
+        for key in keys:
+            self._txn.delete(key)
+        if keys:
+            self._txn.put(b"C", _U64.pack(max(0, self._number(b"C") - len(keys))))
+
+    def set_pace(self, queue: int, pace_ns: int) -> None:
+        """Set what a rate limit goes by."""
+        self._txn.put(_key(b"p", queue), _U64.pack(pace_ns))
+
+    def set_turn(self, queue: int, group: int) -> None:
+        """Set whose turn was last."""
+        self._txn.put(_key(b"u", queue), _U64.pack(group))
+
+    def set_seat(self, queue: int, seat: tuple[int, int] | None) -> None:
+        """Set who has the queue for himself."""
+        key = _key(b"x", queue)
+        had = self._txn.get(key) is not None
+        if seat is None:
+            self._txn.delete(key)
+        else:
+            self._txn.put(key, _SEAT.pack(*seat))
+        self._next_generation((seat is not None) - had)
 
     def note_deadline(self, queue: int, deadline_ns: int) -> None:
         """Set the earliest deadline."""
@@ -317,12 +413,17 @@ class SharedTxn(_Reading):
     def add_owner(self, owner: int) -> None:
         """A process joins."""
         self._txn.put(b"o" + _U64.pack(owner), b"-")
-        self._txn.put(b"g", _U64.pack(self.generation() + 1))
+        self._next_generation()
 
     def remove_owner(self, owner: int) -> None:
         """A process is gone."""
         if self._txn.delete(b"o" + _U64.pack(owner)):
-            self._txn.put(b"g", _U64.pack(self.generation() + 1))
+            self._next_generation()
+
+    def _next_generation(self, seats: int = 0) -> None:
+        generation = self.generation()
+        following = (generation | _SEATS_MASK) + 1
+        self._txn.put(b"g", _U64.pack(following | ((generation & _SEATS_MASK) + seats)))
 
 
 class SharedClaims:

@@ -1,13 +1,23 @@
 """The engine: the message state machine, and the parts it is made of.
 
-    machine.py     put, claim, settle: the transitions
-    aftermath.py   what follows a commit
+    machine.py     the transitions and the parts, put together
+    putting.py     how a message comes in: duplicates, room, overflow
+    claiming.py    how it is claimed: what is first in line, and what keeps a claimer from it
+    settling.py    how a claim ends
+    order.py       where a message lines up: priority, last in first out, ageing
+    groups.py      groups: so many in flight, in order, in turn
+    pace.py        rate limits
+    seats.py       consumers that have a queue for themselves
+    schedule.py    what waits for a time: delays, schedules, expiry
+    byid.py        cancel and update
+    removal.py     purge and redrive
     takeback.py    what the dead and the hung hold
+    aftermath.py   what follows a commit
     local.py       put and get fused, for memory
     tasks.py       task_done, join, shutdown
     catalog.py     declared queues and their options
     inspection.py  counts and browsing
-    steps.py       claims and notes, handed between these
+    parts.py steps.py   what these work with; claims and notes, handed between them
 
 The numbers in brackets in the code are the rules of docs/protocol.md.
 """

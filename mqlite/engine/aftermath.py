@@ -11,15 +11,18 @@ from ..claims import TASK, Claims, Kind, Shut
 from ..errors import MqliteError
 from ..log import Log, Note
 from ..waiting import RUNG_FROM, Ring, Waiters
-from .steps import ARRIVED, DELAYED, SETTLED
+from .catalog import Catalog
+from .groups import offer
+from .steps import ARRIVED, DELAYED, FREED, SETTLED
 from .tasks import shut_mode
 
 
 class Aftermath:
     """Carries out the notes that operations left in their transaction, once it is committed."""
 
-    def __init__(self, log: Log, claims: Claims, waiters: Waiters) -> None:
+    def __init__(self, log: Log, claims: Claims, waiters: Waiters, catalog: Catalog) -> None:
         self._log = log
+        self._catalog = catalog
         self._claims = claims
         self._waiters = waiters
         self._leftover: deque[Note] = deque()
@@ -34,6 +37,7 @@ class Aftermath:
         leftover = list(self._leftover)
         try:
             arrived, settled, left, changed = set(), [], set(), set()
+            freed: set[tuple[int, int]] = set()
             delayed: dict[int, int] = {}
             for note in [*notes, *leftover]:
                 if note[0] is ARRIVED:
@@ -41,21 +45,30 @@ class Aftermath:
                 elif note[0] is SETTLED:
                     settled.append(note)
                     left.add(note[1])
+                    if note[3].group:
+                        freed.add((note[1], note[3].group))
+                elif note[0] is FREED:
+                    freed.add(note[1:])
+                    left.add(note[1])
                 elif note[0] is DELAYED:
                     delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
                 else:
                     changed.add(note[1])
-            if settled:
-                rings, joined = self._clear(settled, arrived, left)
+            arrived.update(queue for queue, _ in freed)
+            if settled or freed:
+                rings, watched = self._clear(settled, freed, arrived, left)
             else:
-                rings, joined = self._look(arrived)
+                rings, watched = self._look(arrived)
             for ring in rings:
                 self._waiters.ring_any(*ring)
             for queue, wake_ns in delayed.items():
                 if self._waiters.uncovered(queue, wake_ns):
                     self._waiters.ring_one(queue, Kind.MESSAGE)
-            for queue in joined:
-                self._ring_joiners(queue)
+            for queue, kind in watched:
+                if kind is Kind.LEVEL:
+                    self._waiters.ring_all(queue, kind)
+                else:
+                    self._ring_joiners(queue)
             for queue in changed:
                 for kind in Kind:
                     self._waiters.ring_all(queue, kind)
@@ -67,7 +80,7 @@ class Aftermath:
             if not isinstance(error, MqliteError):
                 raise
 
-    def _look(self, arrived: set[int]) -> tuple[list[Ring], list[int]]:
+    def _look(self, arrived: set[int]) -> tuple[list[Ring], list[tuple[int, Kind]]]:
         """Who is to be rung after a put: one look, after the commit; none where all these queues are calm."""
         if all(map(self.is_calm, arrived)):
             return [], []
@@ -77,8 +90,12 @@ class Aftermath:
                     self._calm[queue] = c.commit
             return self._who_waits(c, arrived, set())
 
-    def _clear(self, settled: list[Note], arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
-        """The rows of what was settled go, after the log's commit; who is to be rung is seen in the same state. [10]"""
+    def _clear(
+        self, settled: list[Note], freed: set[tuple[int, int]], arrived: set[int], left: set[int]
+    ) -> tuple[list[Ring], list[tuple[int, Kind]]]:
+        """The rows of what was settled go, after the log's commit, and the groups that were held up by it go on; who is
+        to be rung is seen in the same state. [10] [20]
+        """
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
             last = c.commit - 1
             for _, queue, position, row, commit in settled:
@@ -86,18 +103,22 @@ class Aftermath:
                     found = c.row(queue, position)
                     if found is None or found.holder != row.holder:
                         continue
-                if c.drop(queue, position) and row.flags & TASK:
+                if c.drop(queue, position, row.group) and row.flags & TASK:
                     c.add_tasks(queue, row.owner, 1)
+            if freed:
+                with self._log.read() as snapshot:  # after C
+                    for queue, group in freed:
+                        offer(c, snapshot, self._catalog.state(queue, snapshot), group)
             return self._who_waits(c, arrived, left)
 
     @staticmethod
-    def _who_waits(c: Any, arrived: set[int], left: set[int]) -> tuple[list[Ring], list[int]]:
-        """For a message or for room; and the queues that somebody wants to see finished."""
+    def _who_waits(c: Any, arrived: set[int], left: set[int]) -> tuple[list[Ring], list[tuple[int, Kind]]]:
+        """For a message or for room; and (queue, kind) where somebody wants to see it finished, or its level change."""
         if not c.anybody():
             return [], []
         wanted = [(queue, Kind.MESSAGE) for queue in arrived] + [(queue, Kind.SPACE) for queue in left]
         rings = [(queue, kind, list(islice(c.waiting(queue, kind), RUNG_FROM))) for queue, kind in wanted]
-        return rings, [queue for queue in arrived | left if next(c.waiting(queue, Kind.DONE), None) is not None]
+        return rings, [(queue, kind) for queue in arrived | left for kind in c.observers(queue)]
 
     def is_calm(self, queue: int) -> bool:
         """Whether nobody waits for anything of the queue, and it is not shut: nothing was committed to the claims

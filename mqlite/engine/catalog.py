@@ -8,18 +8,59 @@ import attrs
 
 from ..errors import MqliteError
 from ..log import DEAD_BIT, Definition, Log, Snapshot
-from ..options import DEAD_OPTIONS, QueueOptions
+from ..message import group_key
+from ..options import DEAD_OPTIONS, Named, QueueOptions
 from .steps import CHANGED
 
 
-@attrs.define(eq=False)
 class QueueState:
-    """A queue as this process knows it. Options are read again when their version in the log changes."""
+    """A queue as this process knows it. Options are read again when their version in the log changes.
 
-    id: int
-    name: str
-    options: QueueOptions
-    version: int
+    The other attributes follow from the options:
+
+    is_plain       messages line up by priority and put, nothing is asked of a put but maxsize, and nothing keeps a
+                   claimer from what is first in line but its group
+    has_cursors    what is put lies behind all that is there of its priority, and what is first in line is taken first:
+                   the claims may remember how far they have come
+    marks_all      every message has marks
+    """
+
+    __slots__ = (
+        "_limits",
+        "_other_limit",
+        "has_cursors",
+        "id",
+        "is_plain",
+        "marks_all",
+        "name",
+        "options",
+        "version",
+    )
+
+    def __init__(self, number: int, name: str, options: QueueOptions, version: int) -> None:
+        self.id = number
+        self.name = name
+        self.options = options
+        self.adopt(options, version)
+
+    def adopt(self, options: QueueOptions, version: int) -> None:
+        """These options hold from now on. A function that this process was given for them stays."""
+        known, new = self.options.backoff, options.backoff
+        if isinstance(new, Named) and new.function is None and known == new:
+            options = attrs.evolve(options, backoff=known)
+        limits = options.limits or {}
+        self._limits = {group_key(group): limit for group, limit in limits.items() if group != "*"}
+        self._other_limit = limits.get("*", 1)
+        in_order = options.order == "priority" and options.aging is None
+        self.has_cursors = in_order and not options.fair
+        self.marks_all = options.fair or options.aging is not None or options.ttl is not None
+        self.is_plain = (
+            self.has_cursors
+            and not (options.maxbytes or options.paused or self.marks_all)
+            and options.overflow == "block"
+            and options.rate is None
+        )
+        self.options, self.version = options, version
 
     @property
     def is_dead(self) -> bool:
@@ -30,6 +71,10 @@ class QueueState:
     def origin(self) -> str:
         """The name of the declared queue: its own, or that of the queue whose dead letters it holds."""
         return self.name.removesuffix(".dead") if self.is_dead else self.name
+
+    def limit_of(self, group: int) -> int:
+        """How many messages of a group may be in flight."""
+        return self._limits.get(group, self._other_limit)
 
 
 class Catalog:
@@ -48,7 +93,7 @@ class Catalog:
         def op(txn: Any) -> None:
             if txn.definition(name) is None:
                 options = QueueOptions(**named)
-                txn.define(Definition(0, name, attrs.asdict(options)))
+                txn.define(Definition(0, name, options.stored()))
 
         with self._log.read() as snapshot:
             definition = snapshot.definition(name)
@@ -59,26 +104,35 @@ class Catalog:
         assert definition is not None
         options = QueueOptions(**definition.options)
         options.check_named(named, name)
-        return self._remember(QueueState(definition.id, name, options, definition.version))
+        state = self._remember(QueueState(definition.id, name, options, definition.version))
+        if "backoff" in named:  # with the function that is not stored, if it is one
+            state.adopt(attrs.evolve(options, backoff=named["backoff"]), definition.version)
+        return state
 
     def _remember(self, state: QueueState) -> QueueState:
         known = self._states.setdefault(state.id, state)
-        known.options, known.version = state.options, state.version
+        known.adopt(state.options, state.version)
         return known
+
+    def known(self, queue: int) -> QueueState | None:
+        """The queue of that id, if this process has opened it."""
+        return self._states.get(queue)
 
     def configure(self, queue: QueueState, changes: dict[str, Any]) -> None:
         """Change options for every process. One commit. Blocked puts look again."""
 
         def op(txn: Any) -> None:
             definition = txn.definition(queue.name)
-            definition.options = attrs.asdict(attrs.evolve(QueueOptions(**definition.options), **changes))
+            definition.options = attrs.evolve(QueueOptions(**definition.options), **changes).stored()
             definition.version += 1
             txn.define(definition)
             txn.notes.append((CHANGED, queue.id))
 
         self._log.write(op)
         with self._log.read() as snapshot:
-            self.options(queue, snapshot)
+            options = self.options(queue, snapshot)
+        if "backoff" in changes:
+            queue.adopt(attrs.evolve(options, backoff=changes["backoff"]), queue.version)
 
     def options(self, queue: QueueState, snapshot: Snapshot) -> QueueOptions:
         """The options in force in `snapshot`."""
@@ -89,7 +143,7 @@ class Catalog:
         if version != queue.version and not queue.id & DEAD_BIT:
             definition = snapshot.definition(queue.name)
             if definition is not None:
-                queue.options, queue.version = QueueOptions(**definition.options), definition.version
+                queue.adopt(QueueOptions(**definition.options), definition.version)
         return queue.options
 
     def dead_of(self, queue: QueueState) -> QueueState:

@@ -19,6 +19,7 @@ from ..system.clock import Clock, anchor_of
 from ..waiting import Interrupt, Presence, Seat
 from .catalog import QueueState
 from .machine import Engine
+from .steps import Claim
 
 T = TypeVar("T")
 
@@ -37,13 +38,22 @@ class LocalEngine(Engine):
         self, queue: QueueState, rank: int, body: object, timeout: float | None, interrupt: Interrupt
     ) -> int | None:
         """As `put`, for one message without headers and the like; its id."""
+        if not queue.is_plain:
+            ids = self.put(queue, [(rank, Record(body, self.clock.wall_ns()))], timeout, interrupt)
+            return None if ids is None else ids[0]
         shelf, desk = self.log.shelf_and_inbox(queue.id), self.claims.desk(queue.id)
         now_ns = self.clock.wall_ns()
         maxsize = queue.options.maxsize
-        if rank == DEFAULT_RANK and not maxsize and desk.shut is Shut.OPEN and not desk.waiting_for_message:
+        if (
+            rank == DEFAULT_RANK
+            and not maxsize
+            and desk.shut is Shut.OPEN
+            and not desk.waiting_for_message
+            and not desk.waiting_for_level
+        ):
             number = next(self.log.seqs)
             shelf.inbox.append(entry := (number, body, now_ns, None))
-            if desk.shut is Shut.OPEN and not desk.waiting_for_message:
+            if desk.shut is Shut.OPEN and not desk.waiting_for_message and not desk.waiting_for_level:
                 return number
             return self._came_late(queue, shelf, entry)
         with self.log.lock:
@@ -53,6 +63,8 @@ class LocalEngine(Engine):
                 number = self.log.append_plain(shelf, rank, body, now_ns)
                 if desk.waiting_for_message:
                     self.waiters.ring_one(queue.id, Kind.MESSAGE)
+                if desk.waiting_for_level:
+                    self.waiters.ring_all(queue.id, Kind.LEVEL)
                 return number
         ids = self.put(queue, [(rank, Record(body, now_ns))], timeout, interrupt)
         return None if ids is None else ids[0]
@@ -61,20 +73,35 @@ class LocalEngine(Engine):
         """Somebody began to wait, or shut the queue down, while the message came into the inbox. [5]"""
         with self.log.lock:
             if self.claims.shut(queue.id) is not Shut.OPEN and shelf.take_from_inbox(entry):
-                raise self._shut_for_puts(queue)
+                raise self.shut_for_puts(queue)
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
+            self.waiters.ring_all(queue.id, Kind.LEVEL)
             return entry[0]
 
     def get(
         self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
     ) -> tuple[T] | None:
         """As the machine's `get`; bodies in memory need no decoding."""
+        claims: list[Claim] = []
 
         def attempt(seat: Seat) -> tuple[T] | None:
+            if self._is_out_of_the_ordinary(queue):
+                return self._claim_and_settle(queue, seat, claims, decode)
             return self._take_out(queue, seat)
 
-        return self._take_out(queue, NO_SEAT) or (
-            None if timeout == 0 else self._take(queue, attempt, timeout, interrupt)
+        try:
+            return attempt(NO_SEAT) or (None if timeout == 0 else self._take(queue, attempt, timeout, interrupt))
+        except BaseException:
+            self.release_all(claims)
+            raise
+
+    def _is_out_of_the_ordinary(self, queue: QueueState) -> bool:
+        """Whether anything but its place ahead decides who is next, or whether it is given out."""
+        return (
+            not queue.is_plain
+            or self.log.shelf_and_inbox(queue.id).marked > 0
+            or bool(self.claims.desk(queue.id).returned)
+            or self.claims.any_seat(0)
         )
 
     def _take_out(self, queue: QueueState, seat: Seat) -> tuple[Any] | None:
@@ -85,12 +112,8 @@ class LocalEngine(Engine):
                 self._raise_if_shut(self.claims, queue)
             if shelf.delayed:
                 self.schedule.care(queue.id)
-            if desk.returned:
-                body = self._take_out_in_order(queue)
-            else:
-                entry = self.log.take(shelf)
-                body = None if entry is None else (entry[1],)
-            if body is None:
+            entry = self.log.take(shelf)
+            if entry is None:
                 self._raise_if_shut(self.claims, queue)
                 return None
             desk.open_tasks += 1
@@ -99,18 +122,9 @@ class LocalEngine(Engine):
                 seat.taken = False
             if desk.waiting_for_space:
                 self.waiters.ring_one(queue.id, Kind.SPACE)
-            return body
-
-    def _take_out_in_order(self, queue: QueueState) -> tuple[Any] | None:
-        """The same where messages were given back: whichever comes first."""
-        for position, record, returned in self._pick(self.claims, self.log, queue.id, 1, []):
-            if returned is None:
-                self.log.hand_out(queue.id, position)
-            else:
-                self.claims.take_returned(queue.id, position)
-            self.log.remove(queue.id, position)
-            return (record.payload,)
-        return None
+            if desk.waiting_for_level:
+                self.waiters.ring_all(queue.id, Kind.LEVEL)
+            return (entry[1],)
 
 
 NO_SEAT = Seat()

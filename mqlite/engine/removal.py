@@ -15,7 +15,9 @@ from ..errors import Full
 from ..system.clock import LINES
 from ..waiting import Interrupt
 from .catalog import QueueState
-from .steps import ARRIVED, CHANGED, Claim
+from .claiming import REMOVER
+from .order import marks_again
+from .steps import ARRIVED, CHANGED, FREED, Claim
 
 if TYPE_CHECKING:
     from .machine import Engine
@@ -27,13 +29,24 @@ def purge(engine: Engine, queue: QueueState, interrupt: Interrupt) -> int:
     """Remove all messages that nobody holds, those that wait for their time too; how many. In commits of AT_ONCE."""
 
     def drop_delayed(txn: Any) -> int:
-        keys = [key for line in LINES for key, _, _ in islice(txn.delayed(queue.id, line), AT_ONCE)]
-        for key in keys:
+        waiting = [
+            (key, raw) for line in LINES for key, _, raw in islice(txn.delayed(queue.id, line), schedules + AT_ONCE)
+        ]
+        count = 0
+        for key, raw in waiting:
+            if engine.log.is_schedule(raw):
+                continue
             txn.undelay(queue.id, key)
-        if keys:
+            group = engine.log.group_of(raw)
+            if group:
+                txn.notes.append((FREED, queue.id, group))
+            count += 1
+        if count:
             txn.notes.append((CHANGED, queue.id))
-        return len(keys)
+        return count
 
+    with engine.log.read() as snapshot:
+        schedules = snapshot.counters(queue.id).timers
     removed = 0
     while count := engine.log.write(drop_delayed):
         removed += count
@@ -51,32 +64,48 @@ def claimed(engine: Engine, queue: QueueState, interrupt: Interrupt, count: int 
     """Up to `count` claims on what is ready, not yet handed to anybody; [] where nothing is."""
     claims: list[Claim] = []
     try:
-        engine.receive(queue, count, 0, interrupt, claims, started=0)
+        engine.receive(queue, count, 0, interrupt, claims, started=0, entry=REMOVER)
     except BaseException:
         engine.release_all(claims)
         raise
     return claims
 
 
-def redrive(engine: Engine, queue: QueueState, claims: list[Claim]) -> None:
+def redrive(engine: Engine, queue: QueueState, claims: list[Claim], delays: list[float]) -> None:
     """Move these dead letters back to where they come from, in one commit: at the end of the line, as if new, with
-    their id. Raises Full, LeaseLost; then nothing was moved.
+    their id; each after a delay in seconds. Raises Full, LeaseLost; then nothing was moved.
     """
 
     def op(txn: Any) -> None:
-        maxsize = engine.catalog.options(queue, txn).maxsize
-        if maxsize and txn.counters(queue.id).total + len(claims) > maxsize:
-            raise Full(f"queue {queue.name!r} has no room for {len(claims)} messages (its maxsize is {maxsize})")
+        options = engine.catalog.options(queue, txn)
         engine.check_claims(txn, claims)
         drafts = []
-        for claim in claims:
+        for claim, delay in zip(claims, delays, strict=True):
             extras = {name: value for name, value in (claim.record.extras or {}).items() if name != "death"}
-            fresh = attrs.evolve(claim.record, delivery_count=0, acquired_count=0, extras=extras or None)
+            fresh = attrs.evolve(
+                claim.record,
+                delivery_count=0,
+                acquired_count=0,
+                extras=extras or None,
+                marks=marks_again(queue, claim.position >> 64, claim.record),
+                due=engine.timeline.after(delay),
+            )
             drafts.append(engine.log.prepare(fresh))
+        counters = txn.counters(queue.id)
+        size = counters.bytes + sum(engine.log.stored_bytes(draft) for draft in drafts)
+        if 0 < options.maxsize < counters.total + len(claims) or 0 < options.maxbytes < size:
+            raise Full(
+                f"queue {queue.name!r} has no room for {len(claims)} messages (maxsize={options.maxsize}, "
+                f"maxbytes={options.maxbytes})"
+            )
         txn.reserve(sum(engine.log.footprint(draft) for draft in drafts))
         for claim, draft in zip(claims, drafts, strict=True):
-            txn.append(queue.id, claim.position >> 64, draft, claim.record.id)
             engine.remove_claimed(txn, claim)
+            rank = claim.position >> 64
+            if draft.due is None:
+                engine.append(txn, queue, rank, draft, claim.record.id)
+            else:
+                engine.delay(txn, queue.id, rank, draft, claim.record.id)
         txn.notes.append((ARRIVED, queue.id))
 
     engine.log.write(op)

@@ -1,42 +1,73 @@
-"""Messages that wait for their time, and take their place in line when it has come. [13]
+"""What waits for a time: delayed messages, schedules, and messages that expire. [13]
 
-Whoever looks next moves what is due: a claimer before it claims, a sleeper when its
-time to wake has come. A message that was moved lines up behind what is ready at its
-priority: it has a new seq, so no cursor of the claims can have passed it.
+Whoever looks next does what is due: a claimer before it claims, a sleeper when its
+time to wake has come. A delayed message that was moved lines up behind what is ready
+at its priority: it has a new seq, so no cursor of the claims can have passed it.
+
+A schedule is a template that waits among the delayed messages. When it is due, the commit that
+puts its message has it wait for its next firing: so each firing is one message, whoever looks.
+
+What has expired is removed like anything that nobody holds [19]; what somebody holds does not
+expire before it comes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
-from ..errors import MessageCorrupted, StoreFull
-from ..log import Log, Snapshot
-from ..message import Due, Record
+from ..claims import Claims
+from ..errors import LeaseLost, MessageCorrupted, StoreFull
+from ..log import Draft, Log, Snapshot
+from ..log.index import Place
+from ..message import Due, Marks, Position, Record
+from ..recurrence import Recurrence
 from ..system.clock import LINES, WALL, Timeline
-from .steps import ARRIVED
+from .catalog import Catalog, QueueState
+from .steps import ARRIVED, CHANGED, FREED, Claim
 
 #: What is moved in one commit: so many messages, or so many bytes of them, whichever comes first. LMDB needs room
 #: for all pages that a commit changes, and what is acknowledged makes that room only later.
 MOVED_AT_ONCE = 512
 MOVED_BYTES = 512 << 10
+#: What expires in one commit.
+EXPIRED_AT_ONCE = 256
 #: How soon to look again where there was no room.
 RETRY_NS = 500_000_000
-#: bury(txn, queue id, rank, record, error): what cannot be read any more goes to the dead letters
-BuryDelayed = Callable[[Any, int, int, Record, str], None]
+
+
+class Moves(Protocol):
+    """What a schedule needs of the engine."""
+
+    def append(self, txn: Any, queue: QueueState, rank: int, draft: Draft, message_id: int = 0) -> int:
+        """See Parts."""
+
+    def bury_delayed(self, txn: Any, queue: int, rank: int, record: Record, reason: str, error: str | None) -> None:
+        """See Settling."""
+
+    def bury_expired(self, claims: list[Claim]) -> None:
+        """See Settling."""
+
+    def release_all(self, claims: list[Claim]) -> None:
+        """See Settling."""
+
+    def seize(self, queue: QueueState, positions: list[Position], into: list[Claim]) -> None:
+        """See Claiming."""
 
 
 class Schedule:
-    """The delayed messages of one store. Free for any thread."""
+    """What waits for a time in one store. Free for any thread."""
 
-    def __init__(self, log: Log, timeline: Timeline, bury: BuryDelayed) -> None:
+    def __init__(self, log: Log, claims: Claims, timeline: Timeline, catalog: Catalog, moves: Moves) -> None:
         self._log = log
+        self._claims = claims
         self._timeline = timeline
-        self._bury = bury
+        self._catalog = catalog
+        self._moves = moves
 
     def next_due(self, queue: int, snapshot: Snapshot) -> list[Due]:
         """The earliest of each line."""
@@ -44,37 +75,40 @@ class Schedule:
         return [(line, due_ns) for line, due_ns in dues if due_ns is not None]
 
     def is_due(self, queue: int, snapshot: Snapshot) -> bool:
-        """Whether some message's time has come. One seek per line."""
-        return any(self._is_past(each) for each in self.next_due(queue, snapshot))
+        """Whether some message's time has come to line up. One seek per line."""
+        return any(self._timeline.is_past(each) for each in self.next_due(queue, snapshot))
 
     def wake_ns(self, queue: int) -> int:
         """When to look by the monotonic clock, in ns; 0 where nothing waits."""
         with self._log.read() as snapshot:
-            due = self.next_due(queue, snapshot) if snapshot.gauges(queue)[1] else []
-        return self._first_wake_ns(due)
+            if not snapshot.gauges(queue)[1]:
+                return 0
+            times = [*self.next_due(queue, snapshot), *self._next_expiry(queue, snapshot)]
+        return self._first_wake_ns(times)
 
     def care(self, queue: int) -> tuple[int, bool]:
-        """Move what is due. (when to look again by the monotonic clock, in ns, or 0; whether anything was moved)"""
+        """Do what is due. (when to look again by the monotonic clock, in ns, or 0; whether anything was done)"""
         with self._log.read() as snapshot:
             if not snapshot.gauges(queue)[1]:
                 return 0, False
+        with self._claims.read() as c, self._log.read() as snapshot:
             due = self.next_due(queue, snapshot)
-        if not any(self._is_past(each) for each in due):
-            return self._first_wake_ns(due), False
-        moved = self.move(queue)
+            expiry = self._next_expiry(queue, snapshot)
+            anything_expired = next(self._expired(queue, c, snapshot), None) is not None
+        done = anything_expired and self.expire(queue)
+        if not any(map(self._timeline.is_past, due)):
+            return self._first_wake_ns([*due, *expiry]), done
+        done = self.move(queue) or done
         with self._log.read() as snapshot:
             due = self.next_due(queue, snapshot)
-        if any(self._is_past(each) for each in due):
-            return self._timeline.tick_after(RETRY_NS), moved
-        return self._first_wake_ns(due), moved
+        if any(map(self._timeline.is_past, due)):
+            return self._timeline.tick_after(RETRY_NS), done
+        return self._first_wake_ns([*due, *expiry]), done
 
-    def _is_past(self, due: Due) -> bool:
-        line, due_ns = due
-        return due_ns <= self._timeline.now_ns(line)
+    def _first_wake_ns(self, times: list[Due]) -> int:
+        return min((self._timeline.wake_ns(each) for each in times), default=0)
 
-    def _first_wake_ns(self, due: list[Due]) -> int:
-        return min((self._timeline.wake_ns(each) for each in due), default=0)
-
+    # ------------------------------------------------------------------ lining up
     def move(self, queue: int) -> bool:
         """Move all that is due now, some at a time. False where there is no room to, or nothing is."""
         until_ns = {line: self._timeline.now_ns(line) for line in LINES}
@@ -92,23 +126,28 @@ class Schedule:
     def _move_some(self, queue: int, until_ns: dict[int, int], most_bytes: int, txn: Any) -> int:
         """Under L: the first that are due, one at least. Raises StoreFull, with nothing changed."""
         count, size = 0, 0
+        state = self._catalog.state(queue, txn)
         for line in LINES:
-            for key, _, raw in list(self._some(txn, queue, line, until_ns[line], most_bytes)):
+            for key, due_ns, raw in list(self._some(txn, queue, line, until_ns[line], most_bytes)):
                 try:
                     rank, record = self._log.decode_delayed(key, raw)
                 except MessageCorrupted as error:
                     if not count:  # alone, since it may find no room
                         rank, record = self._log.salvage_delayed(key, raw, self._timeline.now_ns(WALL))
-                        self._bury(txn, queue, rank, record, f"MessageCorrupted: {error}")
+                        reason = f"MessageCorrupted: {error}"
+                        self._moves.bury_delayed(txn, queue, rank, record, "corrupted", reason)
                         txn.undelay(queue, key)
                         count = 1
                     return count
+                if record.marks is not None and record.marks.timer is not None:
+                    count += self._fire(txn, state, key, (line, due_ns), rank, record)
+                    continue
                 draft = self._log.prepare(attrs.evolve(record, due=None))
                 size += self._log.footprint(draft)
                 if count and size > most_bytes:
                     return count
-                txn.append(queue, rank, draft, record.id)
                 txn.undelay(queue, key)
+                self._moves.append(txn, state, rank, draft, record.id)
                 if not count:
                     txn.notes.append((ARRIVED, queue))
                 count += 1
@@ -125,3 +164,117 @@ class Schedule:
             size += len(raw) if isinstance(raw, bytes) else 0
             if size > most_bytes:
                 return
+
+    # ------------------------------------------------------------------ firing
+    def _fire(self, txn: Any, queue: QueueState, key: Any, due: Due, rank: int, record: Record) -> int:
+        """Under L: a schedule puts its messages, as far as there is room, and waits for its next time; 1, or 0 where it
+        could not.
+        """
+        assert record.extras is not None
+        assert record.marks is not None
+        recurrence = Recurrence.from_json(record.extras["recurrence"])
+        if not recurrence.is_computable():
+            return 0  # a process that has the library does it
+        line, due_ns = due
+        count, next_ns = recurrence.fire(due_ns, self._timeline.now_ns(line))
+        maxsize = queue.options.maxsize
+        if maxsize and txn.counters(queue.id).total + count > maxsize:
+            return 0
+        message = self._firing(record)
+        size = self._log.footprint(self._log.prepare(message))
+        try:
+            txn.reserve(size * (count + 1))
+        except StoreFull:
+            return 0
+        txn.undelay(queue.id, key)
+        template = self._log.prepare(attrs.evolve(record, due=(line, next_ns)))
+        txn.delay(queue.id, rank, template, record.id)
+        for _ in range(count):
+            self._moves.append(txn, queue, rank, self._log.prepare(attrs.evolve(message)))
+        txn.notes.append((ARRIVED if count else CHANGED, queue.id))
+        return 1
+
+    def _firing(self, template: Record) -> Record:
+        """The message that a schedule puts now."""
+        assert template.extras is not None
+        assert template.marks is not None
+        extras = {name: value for name, value in template.extras.items() if name not in ("recurrence", "ttl")}
+        ttl = template.extras.get("ttl")
+        marks = attrs.evolve(template.marks, timer=None, expires=None if ttl is None else self._timeline.after(ttl))
+        return Record(
+            template.payload,
+            self._timeline.now_ns(WALL),
+            extras=extras or None,
+            marks=None if marks == Marks() else marks,
+        )
+
+    # ------------------------------------------------------------------ expiring
+    def _next_expiry(self, queue: int, snapshot: Snapshot) -> list[Due]:
+        """The next that will expire of each line. What has expired and is still there is held by somebody."""
+        times = [(line, snapshot.next_expiry(queue, line, self._timeline.now_ns(line))) for line in LINES]
+        return [(line, expires_ns) for line, expires_ns in times if expires_ns is not None]
+
+    def _expired(self, queue: int, c: Any, snapshot: Snapshot) -> Iterator[tuple[int, Place]]:
+        """(id, place) of what has expired and nobody holds, in order."""
+        for line in LINES:
+            for number in snapshot.expired(queue, line, self._timeline.now_ns(line)):
+                place = snapshot.place(queue, number)
+                if place is not None and (place.waits or c.row(queue, place.position) is None):
+                    yield number, place
+
+    def expire(self, queue: int) -> bool:
+        """Move what has expired, and nobody holds, to the dead letters, or drop it. Whether anything was."""
+        done, at_once = False, EXPIRED_AT_ONCE
+        while True:
+            with self._claims.read() as c, self._log.read() as snapshot:
+                state = self._catalog.state(queue, snapshot)
+                found = list(islice(self._expired(queue, c, snapshot), at_once))
+            if not found:
+                return done
+            claims: list[Claim] = []
+            try:
+                waiting = [number for number, place in found if place.waits]
+                moved = self._log.write(partial(self._expire_waiting, queue, waiting)) if waiting else 0
+                self._moves.seize(state, [place.position for _, place in found if not place.waits], claims)
+                if claims:
+                    self._moves.bury_expired(claims)
+                    moved += len(claims)
+            except (StoreFull, LeaseLost):
+                if at_once == 1:
+                    return done  # no room to move it: tried again when somebody looks
+                at_once = 1
+                continue
+            finally:
+                self._moves.release_all(claims)
+            if not moved:
+                return done  # somebody else is at it
+            done = True
+
+    def _expire_waiting(self, queue: int, numbers: list[int], txn: Any) -> int:
+        """Under L: of these, what still waits for its time; how many. Raises StoreFull, with nothing changed."""
+        count = 0
+        for number in numbers:
+            place = txn.place(queue, number)
+            if place is None or not place.waits:
+                continue
+            key = txn.delayed_key(queue, place)
+            raw = txn.delayed_at(queue, key)
+            reason, error = "expired", None
+            try:
+                rank, record = self._log.decode_delayed(key, raw)
+            except MessageCorrupted as damage:
+                rank, record = self._log.salvage_delayed(key, raw, self._timeline.now_ns(WALL))
+                reason, error = "corrupted", f"MessageCorrupted: {damage}"
+            try:
+                self._moves.bury_delayed(txn, queue, rank, record, reason, error)
+            except StoreFull:
+                if count:
+                    break
+                raise
+            txn.undelay(queue, key)
+            if record.marks is not None and record.marks.group:
+                txn.notes.append((FREED, queue, record.marks.group))
+            count += 1
+        if count:
+            txn.notes.append((CHANGED, queue))
+        return count

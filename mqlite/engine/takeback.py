@@ -15,6 +15,7 @@ from ..message import Position
 from ..system.clock import Clock
 from ..waiting import Presence
 from .catalog import Catalog
+from .groups import offer
 from .steps import ARRIVED, CHANGED, Claim
 
 #: bury(txn, claim, reason, error, traceback, failures), under L
@@ -80,15 +81,18 @@ class TakeBack:
                 dead = {owner for owner in owners if not self._presence.is_alive(owner)}
                 living = set(owners) - dead
                 unmoved = set()
+                freed: set[tuple[int, int]] = set()
                 earliest_ns = dict.fromkeys(c.deadlines(), 0)
                 for queue, position, row in list(c.rows()):
                     if row.owner in living and not 0 < row.deadline_ns <= now_ns:
                         if row.deadline_ns:
                             earliest_ns[queue] = min(earliest_ns.get(queue) or row.deadline_ns, row.deadline_ns)
                         continue
+                    if row.group:
+                        freed.add((queue, row.group))
                     raw = txn.raw(queue, position)
                     if raw is None:  # settled; its row was left behind
-                        c.drop(queue, position)
+                        c.drop(queue, position, row.group)
                         if row.flags & TASK and row.owner in living:
                             c.add_tasks(queue, row.owner, 1)
                         txn.notes.append((CHANGED, queue))
@@ -99,8 +103,17 @@ class TakeBack:
                         doomed.append((claim, claim.record.delivery_count + failures))
                         unmoved.add(row.owner)  # stays known until the log has moved the message
                         continue
-                    c.give_back(queue, position, Returned(failures, row.acquired))
+                    c.give_back(queue, position, Returned(failures, row.acquired), row.group)
                     txn.notes.append((ARRIVED, queue))
+                for queue, group in freed:
+                    offer(c, txn, self._catalog.state(queue, txn), group)
+                    txn.notes.append((ARRIVED, queue))
+                if dead:  # whatever they were about to hand back is found by who scans next
+                    c.forget_cursors()
+                for queue, owner in c.seats():
+                    if owner in dead:
+                        c.set_seat(queue, None)
+                        txn.notes.append((CHANGED, queue))
                 for owner in dead:
                     txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
                     if owner not in unmoved:
@@ -144,15 +157,25 @@ class TakeBack:
     def leave(self) -> None:
         """This process stops using the store: all it holds goes back, without blame."""
         owner = self._presence.owner
+        freed: set[tuple[int, int]] = set()
 
         def op(txn: Any) -> None:
             with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 for queue, position, row in [entry for entry in c.rows() if entry[2].owner == owner]:
                     if txn.has(queue, position):
-                        c.give_back(queue, position, Returned(row.failures, row.acquired))
+                        c.give_back(queue, position, Returned(row.failures, row.acquired), row.group)
                         txn.notes.append((ARRIVED, queue))
                     else:
-                        c.drop(queue, position)
+                        c.drop(queue, position, row.group)
+                    if row.group:
+                        freed.add((queue, row.group))
+                for queue, group in freed:
+                    offer(c, txn, self._catalog.state(queue, txn), group)
+                    txn.notes.append((ARRIVED, queue))
+                for queue, holder in c.seats():
+                    if holder == owner:
+                        c.set_seat(queue, None)
+                        txn.notes.append((CHANGED, queue))
                 txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
                 c.remove_owner(owner)
 

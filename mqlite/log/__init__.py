@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from ..message import Position, Record
+from .index import Indexed, Indexing, Place
 
 T = TypeVar("T")
 #: What the engine leaves for itself to do after the commit.
@@ -34,6 +35,10 @@ DelayedKey = Any
 Draft = Any
 #: A stored record, not yet looked at (log.decode).
 Raw = Any
+#: (settings version, how many things wait for a time, how many messages belong to groups)
+Gauges = tuple[int, int, int]
+#: Where a new message lines up: (rank, its seq) -> position. None: at the end of its rank.
+Lineup = Callable[[int, int], Position] | None
 
 #: The dead-letter queue of a queue has the queue's id with this bit set.
 DEAD_BIT = 1 << 31
@@ -43,8 +48,9 @@ DEAD_BIT = 1 << 31
 class Counters:
     """Exact numbers of one queue, changed in the same commit as its messages.
 
-    delayed: messages that wait for their time now, which are among `total`. All others only
-    grow; a message that moves between places counts as removed and put.
+    put and removed only grow; a message that moves between places counts as both. The others
+    say what there is now: delayed, messages that wait for their time, which are among `total`;
+    grouped, expiring, entries of those indexes; timers, schedules, which are not among `total`.
     """
 
     put_total: int = 0
@@ -53,6 +59,9 @@ class Counters:
     removed_bytes: int = 0
     settings_version: int = 0
     delayed: int = 0
+    grouped: int = 0
+    expiring: int = 0
+    timers: int = 0
 
     def copy(self) -> Counters:
         """The same numbers, to be changed."""
@@ -63,7 +72,15 @@ class Counters:
             self.removed_bytes,
             self.settings_version,
             self.delayed,
+            self.grouped,
+            self.expiring,
+            self.timers,
         )
+
+    @property
+    def gauges(self) -> Gauges:
+        """What a claimer asks first."""
+        return self.settings_version, self.delayed + self.expiring + self.timers, self.grouped
 
     @property
     def total(self) -> int:
@@ -86,7 +103,7 @@ class Definition:
     version: int = 1
 
 
-class Snapshot(Protocol):
+class Snapshot(Indexed, Protocol):
     """The log as of one commit."""
 
     def __enter__(self) -> Snapshot: ...
@@ -96,8 +113,8 @@ class Snapshot(Protocol):
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue; not to be changed."""
 
-    def gauges(self, queue: int) -> tuple[int, int]:
-        """(settings version, messages delayed): part of its numbers, and cheaper alone."""
+    def gauges(self, queue: int) -> Gauges:
+        """Part of its numbers, and cheaper alone."""
 
     def next_due(self, queue: int, line: int) -> int | None:
         """When the earliest message that waits on a line of time is due; its bytes are not copied."""
@@ -107,11 +124,20 @@ class Snapshot(Protocol):
         earliest first. To be used up before the snapshot ends.
         """
 
+    def delayed_key(self, queue: int, place: Place) -> DelayedKey:
+        """The key of a message that waits at that place."""
+
+    def delayed_at(self, queue: int, key: DelayedKey) -> Raw | None:
+        """The stored record of a message that waits, or None."""
+
     def raw(self, queue: int, position: Position) -> Raw | None:
         """The stored record at a position, or None."""
 
     def has(self, queue: int, position: Position) -> bool:
         """Whether there is a record at a position."""
+
+    def look_up(self, queue: int, position: Position) -> Raw | None:
+        """As `raw`, also for what nobody was handed yet: in memory O(n), unless the queue is ordered otherwise."""
 
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Raw]]:
         """Stored records behind `cursor(rank)` of their rank, in delivery order. To be used up before the
@@ -134,7 +160,7 @@ class Snapshot(Protocol):
         """All declared queues, by name."""
 
 
-class Txn(Snapshot, Protocol):
+class Txn(Snapshot, Indexing, Protocol):
     """The one write transaction; sees its own changes."""
 
     notes: list[Note]
@@ -142,8 +168,11 @@ class Txn(Snapshot, Protocol):
     def reserve(self, size_bytes: int) -> None:
         """Raises StoreFull unless there is room for that much more, and for acknowledgements after it."""
 
-    def append(self, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
+    def append(self, queue: int, rank: int, draft: Draft, message_id: int = 0, lineup: Lineup = None) -> int:
         """Store at a new position; returns the message's id, a new one unless it has one."""
+
+    def replace(self, queue: int, position: Position, draft: Draft) -> int:
+        """Store in the place of the message at a position; returns the new one's id."""
 
     def delay(self, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
         """Store a message that waits until `draft.due`; returns its id, as `append`."""
@@ -184,6 +213,21 @@ class Log(Protocol):
 
     def size_of(self, draft: Draft) -> int:
         """Bytes of a draft's body, as far as they are known."""
+
+    def stored_bytes(self, draft: Draft) -> int:
+        """What a draft adds to `Counters.bytes`."""
+
+    def record_of(self, draft: Draft) -> Record:
+        """What a draft was made of."""
+
+    def group_of(self, raw: Raw) -> int:
+        """The group of a stored record, unchecked; 0 where it has none."""
+
+    def id_of(self, raw: Raw) -> int:
+        """The id of a stored record, unchecked."""
+
+    def is_schedule(self, raw: Raw) -> bool:
+        """Whether a stored record is the template of a schedule, unchecked."""
 
     def footprint(self, draft: Draft) -> int:
         """Bytes that a draft takes in the log, for `reserve`."""

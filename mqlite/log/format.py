@@ -1,4 +1,4 @@
-"""The bytes of the log, format version 1. All integers are big-endian: byte order is delivery order.
+"""The bytes of the log, format version 2. All integers are big-endian: byte order is delivery order.
 
 One LMDB tree; the first byte of a key says what it is:
 
@@ -7,17 +7,24 @@ One LMDB tree; the first byte of a key says what it is:
     04 | queue u32                       name utf-8
     10 | queue u32                       removed: total u64 | bytes u64 | crc u32
     10 | queue u32 | rank u32 | seq u64  a message, see below
-    10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | delayed u64 | crc u32
+    10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | delayed u64 |
+                                         grouped u64 | expiring u64 | timers u32 | crc u32
     18 | queue u32 | line u8 | due u64 | rank u32 | seq u64     a message that waits for its time
+    20..27 | queue u32 | ...             an entry of an index, see index.py
     7f                                   last seq u64 | crc u32
 
 A message:
 
-    0        4     5     6      8         12     20          28                32               36
-    | crc    | ver | tag | 0 0  | extras n | id   | enqueued  | delivery count | acquired count | extras | body
-      u32      u8    u8           u32        u64    ns u64      u32              u32              JSON n bytes
+    0        4     5     6       8         12     20          28                32               36
+    | crc    | ver | tag | flags | extras n | id   | enqueued  | delivery count | acquired count | marks | extras | body
+      u32      u8    u8    u16     u32        u64    ns u64      u32              u32                      JSON n bytes
 
-The crc (zlib's CRC-32) covers body, extras, the rest of the header, and the key,
+The flags say which marks there are, and each takes its bytes in this order:
+
+    1  group u64      2  expires: line u8 | ns u64      4  replace 16      8  unique 16      16  timer 16
+    32 rank u32       64 (no bytes) the index says where it is, since its key does not follow from its id
+
+The crc (zlib's CRC-32) covers body, extras, marks, the rest of the header, and the key,
 in this order: what is long is summed outside of the lock, before the key is known.
 The key is covered because a flipped bit in it would move the message.
 
@@ -33,7 +40,10 @@ where removals happen. With both in one place at the front of the tree, each com
 a queue with a backlog wrote two pages more (25.0 KB instead of 16.8 KB for a put).
 
 L1  seq is never used again, even after everything was acknowledged: it is counted, not searched.
-L2  counters are changed in the commit that changes the messages.
+L2  counters and index entries are changed in the commit that changes the messages.
+
+Format 1 had neither marks nor an index, and shorter counters: it is read as it is, and becomes format 2 when
+the store is opened.
 """
 
 from __future__ import annotations
@@ -48,10 +58,10 @@ import attrs
 
 from ..codecs import BYTES, Payload
 from ..errors import MessageCorrupted, StoreCorrupted
-from ..message import Due, Position, Record
-from . import Counters, Definition
+from ..message import Due, Marks, Position, Record
+from . import Counters, Definition, index
 
-FORMAT = 1
+FORMAT = 2
 
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"
@@ -67,8 +77,14 @@ _CRC = struct.Struct(">I")
 _SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
 _REMOVED = struct.Struct(">QQI")
-_PUT = struct.Struct(">QQIQI")
+_PUT = struct.Struct(">QQIQQQII")
+_PUT_1 = struct.Struct(">QQIQI")
 _DELAYED = struct.Struct(">BQIQ")
+_GROUP = struct.Struct(">Q")
+_DUE = struct.Struct(">BQ")
+_FLAGS = struct.Struct(">H")
+GROUP, EXPIRES, REPLACE, UNIQUE, TIMER, RANK, PLACED = 1, 2, 4, 8, 16, 32, 64
+_DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
 _VERSION = 1
 _HEADER_BYTES = _CRC.size + _HEADER.size
@@ -104,24 +120,92 @@ class Draft:
     extras_bytes: int
     body_bytes: int
     due: Due | None
+    flags: int = 0
+    is_plain: bool = True
 
 
 def draft_of(record: Record) -> Draft:
     """The work on a record that needs neither key nor lock."""
-    tag, body = record.payload
+    tag, tail = record.payload
+    body_bytes, extras_bytes, flags = len(tail), 0, 0
     if record.extras:
         extras = json.dumps(record.extras, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        return Draft(record, tag, extras + body, _crc32(extras + body), len(extras), len(body), record.due)
-    return Draft(record, tag, body, _crc32(body), 0, len(body), record.due)
+        extras_bytes = len(extras)
+        tail = extras + tail
+    if record.marks is not None:
+        flags, block = packed_marks(record.marks)
+        tail = block + tail
+    return Draft(record, tag, tail, _crc32(tail), extras_bytes, body_bytes, record.due, flags, record.is_plain)
 
 
-def sealed(draft: Draft, key: bytes) -> bytes:
-    """The value to store under `key`."""
+def packed_marks(marks: Marks) -> tuple[int, bytes]:
+    """(flags, the bytes that they speak of)."""
+    flags, block = 0, b""
+    if marks.group is not None:
+        flags, block = GROUP, _GROUP.pack(marks.group)
+    if marks.expires is not None:
+        flags, block = flags | EXPIRES, block + _DUE.pack(*marks.expires)
+    for flag, value in ((REPLACE, marks.replace), (UNIQUE, marks.unique), (TIMER, marks.timer)):
+        if value is not None:
+            flags, block = flags | flag, block + value
+    if marks.rank is not None:
+        flags, block = flags | RANK, block + _ID.pack(marks.rank)
+    return flags, block
+
+
+def unpacked_marks(value: bytes, flags: int) -> tuple[Marks | None, int]:
+    """(marks, where they end) of a stored message that has these flags."""
+    at = _HEADER_BYTES
+    found: dict[str, Any] = {}
+    if flags & GROUP:
+        (found["group"],) = _GROUP.unpack_from(value, at)
+        at += _GROUP.size
+    if flags & EXPIRES:
+        found["expires"] = _DUE.unpack_from(value, at)
+        at += _DUE.size
+    for flag, name in ((REPLACE, "replace"), (UNIQUE, "unique"), (TIMER, "timer")):
+        if flags & flag:
+            found[name] = value[at : at + _DIGEST_BYTES]
+            at += _DIGEST_BYTES
+    if flags & RANK:
+        (found["rank"],) = _ID.unpack_from(value, at)
+        at += _ID.size
+    return (Marks(**found) if found else None), at
+
+
+def flags_of(value: bytes) -> int:
+    """The flags of a stored message, unchecked; 0 where it is too short to have any."""
+    return int(_FLAGS.unpack_from(value, 6)[0]) if len(value) >= _HEADER_BYTES else 0
+
+
+def group_of(value: bytes) -> int:
+    """The group of a stored message, unchecked; 0 where it has none."""
+    grouped = len(value) >= _HEADER_BYTES + _GROUP.size and value[7] & GROUP
+    return int(_GROUP.unpack_from(value, _HEADER_BYTES)[0]) if grouped else 0
+
+
+def id_of(value: bytes) -> int:
+    """The id of a stored message, unchecked; 0 where it is too short to have one."""
+    return int(_GROUP.unpack_from(value, 12)[0]) if len(value) >= _HEADER_BYTES else 0
+
+
+def failures_of(value: bytes) -> int:
+    """The failures that are stored with a message, unchecked."""
+    return int(_ID.unpack_from(value, 28)[0]) if len(value) >= _HEADER_BYTES else 0
+
+
+def stored_bytes(draft: Draft) -> int:
+    """Bytes of the value that a draft becomes."""
+    return _HEADER_BYTES + len(draft.tail)
+
+
+def sealed(draft: Draft, key: bytes, placed: int = 0) -> bytes:
+    """The value to store under `key`; placed: 0 or PLACED."""
     record = draft.record
     header = _HEADER.pack(
         _VERSION,
         draft.tag,
-        0,
+        draft.flags | placed,
         draft.extras_bytes,
         record.id,
         record.enqueued_ns,
@@ -137,11 +221,15 @@ def decoded(key: bytes, value: bytes) -> Record:
         header = value[_CRC.size : _HEADER_BYTES]
         tail = value[_HEADER_BYTES:]
         if _CRC.unpack_from(value)[0] == _crc32(key, _crc32(header, _crc32(tail))):
-            version, tag, _, extras_bytes, number, enqueued_ns, failures, acquired = _HEADER.unpack(header)
+            version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = _HEADER.unpack(header)
             if version == _VERSION:
+                marks = None
+                if flags:
+                    marks, end = unpacked_marks(value, flags)
+                    tail = value[end:]
                 payload: Payload = (tag, tail[extras_bytes:] if extras_bytes else tail)
                 extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
-                return Record(payload, enqueued_ns, number, failures, acquired, extras)
+                return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
     raise MessageCorrupted(
         f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue"
     )
@@ -177,8 +265,16 @@ def packed_removed(counters: Counters) -> bytes:
 
 def packed_put(counters: Counters) -> bytes:
     """The value of a put_key."""
-    numbers = counters.put_total, counters.put_bytes, counters.settings_version, counters.delayed
-    head = _PUT.pack(*numbers, 0)[: -_CRC.size]
+    head = _PUT.pack(
+        counters.put_total,
+        counters.put_bytes,
+        counters.settings_version,
+        counters.delayed,
+        counters.grouped,
+        counters.expiring,
+        counters.timers,
+        0,
+    )[: -_CRC.size]
     return head + _CRC.pack(_crc32(head))
 
 
@@ -186,17 +282,33 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     """Raises StoreCorrupted."""
     counters = Counters()
     if put is not None:
-        _check(put, _PUT.size, "the counters of a queue")
-        counters.put_total, counters.put_bytes, counters.settings_version, counters.delayed, _ = _PUT.unpack(put)
+        if len(put) == _PUT_1.size:  # of format 1
+            _check(put, _PUT_1.size, "the counters of a queue")
+            put = put[: -_CRC.size] + bytes(_PUT.size - _PUT_1.size + _CRC.size)
+        else:
+            _check(put, _PUT.size, "the counters of a queue")
+        (
+            counters.put_total,
+            counters.put_bytes,
+            counters.settings_version,
+            counters.delayed,
+            counters.grouped,
+            counters.expiring,
+            counters.timers,
+            _,
+        ) = _PUT.unpack(put)
     if removed is not None:
         _check(removed, _REMOVED.size, "the counters of a queue")
         counters.removed_total, counters.removed_bytes, _ = _REMOVED.unpack(removed)
     return counters
 
 
-def gauges(put: bytes | None) -> tuple[int, int]:
-    """(settings version, delayed) of what is under a put_key, unchecked; zeros where there is nothing."""
-    return (0, 0) if put is None or len(put) != _PUT.size else _PUT.unpack(put)[2:4]
+def gauges(put: bytes | None) -> tuple[int, int, int]:
+    """Counters.gauges of what is under a put_key, unchecked; zeros where there is nothing."""
+    if put is None or len(put) != _PUT.size:
+        return (0, 0, 0) if put is None or len(put) != _PUT_1.size else (*_PUT_1.unpack(put)[2:4], 0)
+    _, _, version, delayed, grouped, expiring, timers, _ = _PUT.unpack(put)
+    return version, delayed + expiring + timers, grouped
 
 
 def delayed_key(prefix: bytes, due: Due, rank: int, seq: int) -> bytes:
@@ -209,6 +321,12 @@ def delayed_prefix(prefix: bytes, line: int) -> bytes:
     return prefix + bytes([line])
 
 
+def delayed_parts(key: bytes) -> tuple[int, int, int, int]:
+    """(line, due, rank, seq) of a delayed_key."""
+    line, due, rank, seq = _DELAYED.unpack_from(key, 5)
+    return line, due, rank, seq
+
+
 def due_ns(key: bytes) -> int:
     """When the message under a delayed_key is due, on its line."""
     return int.from_bytes(key[6:14], "big")
@@ -217,6 +335,66 @@ def due_ns(key: bytes) -> int:
 def rank_of_delayed(key: bytes) -> int:
     """The rank of the message under a delayed_key."""
     return int.from_bytes(key[14:18], "big")
+
+
+_INDEX = 0x20
+_PARTS = {
+    index.PLACE: struct.Struct(">Q"),
+    index.GROUP: struct.Struct(">QIQ"),
+    index.EXPIRY: struct.Struct(">BQQ"),
+    index.REPLACE: struct.Struct(">16s"),
+    index.UNIQUE: struct.Struct(">16sQ"),
+    index.DEDUP: struct.Struct(">16s"),
+    index.DEDUP_END: struct.Struct(">Q16s"),
+    index.TIMER: struct.Struct(">16s"),
+}
+_VALUES = {
+    index.PLACE: struct.Struct(">BBQIQ"),
+    index.REPLACE: struct.Struct(">Q"),
+    index.DEDUP: struct.Struct(">QQ"),
+    index.TIMER: struct.Struct(">Q"),
+}
+_NOTHING = struct.Struct("")
+#: The first part alone: what entries that have it in common begin with.
+_PREFIX = {
+    kind: struct.Struct(">16s" if parts.format.startswith(">16s") else parts.format[:2])
+    for kind, parts in _PARTS.items()
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def index_prefix(kind: int, queue: int) -> bytes:
+    """Of all entries of one index of a queue."""
+    return bytes([_INDEX + kind]) + _ID.pack(queue)
+
+
+def index_key(kind: int, queue: int, parts: index.Parts) -> bytes:
+    """Of one entry."""
+    return index_prefix(kind, queue) + _PARTS[kind].pack(*parts)
+
+
+def index_range(kind: int, queue: int, prefix: index.Parts, start: index.Parts) -> tuple[bytes, bytes]:
+    """(what keys of entries whose first part is `prefix` begin with, the first key from prefix + start on)."""
+    begins = index_prefix(kind, queue) + (_PREFIX[kind].pack(*prefix) if prefix else b"")
+    return begins, index_key(kind, queue, (*prefix, *start)) if start else begins
+
+
+def index_parts(kind: int, key: bytes) -> index.Parts:
+    """The parts of an entry."""
+    return _PARTS[kind].unpack_from(key, 5)
+
+
+def packed_entry(kind: int, value: index.Parts) -> bytes:
+    """The value of an entry."""
+    return _VALUES.get(kind, _NOTHING).pack(*value)
+
+
+def unpacked_entry(kind: int, value: bytes) -> index.Parts:
+    """Raises StoreCorrupted."""
+    form = _VALUES.get(kind, _NOTHING)
+    if len(value) != form.size:
+        raise StoreCorrupted("an entry of an index does not have its size: restore the store from a backup")
+    return form.unpack(value)
 
 
 def packed_seq(seq: int) -> bytes:

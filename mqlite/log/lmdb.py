@@ -12,9 +12,10 @@ from ..errors import NotSupported, StoreCorrupted
 from ..message import Position, Record
 from ..system.environment import Environment
 from ..system.snapshot import LmdbView
-from . import Counters, Definition, Note
+from . import Counters, Definition, Gauges, Lineup, Note
 from . import format as fmt
 from .group_commit import GroupCommit
+from .index import LOW_MASK, PLACE, Indexed, Indexing, Parts, Place, follows, in_line
 from .space import PAGE, Space
 
 T = TypeVar("T")
@@ -56,16 +57,48 @@ class Known:
 _NOTHING_KNOWN = Known()
 
 
-class _Reading:
+class _Reading(Indexed):
     """What can be read in any transaction."""
 
     _txn: Any = None
 
+    def entry(self, kind: int, queue: int, parts: Parts) -> Parts | None:
+        """The value of an entry of an index."""
+        value = self._txn.get(fmt.index_key(kind, queue, parts))
+        return None if value is None else fmt.unpacked_entry(kind, value)
+
+    def entries(self, kind: int, queue: int, prefix: Parts = (), start: Parts = ()) -> Iterator[tuple[Parts, Parts]]:
+        """The entries whose first part is `prefix`, from prefix + start on. One seek, and O(1) each."""
+        begins, key = fmt.index_range(kind, queue, prefix, start)
+        walk = self._txn.cursor()
+        found = walk.set_range(key)
+        while found:
+            key = walk.key()
+            if not key.startswith(begins):
+                return
+            yield fmt.index_parts(kind, key), fmt.unpacked_entry(kind, walk.value())
+            found = walk.next()
+
+    def ranks(self, queue: int) -> Iterator[int]:
+        """Ranks in use: one seek each."""
+        prefix = fmt.queue_key(fmt.MESSAGE, queue)
+        walk = self._txn.cursor()
+        found = walk.set_range(fmt.message_key(prefix, 0))
+        while found and _is_message(walk.key(), prefix):
+            rank = fmt.position_of(walk.key()) >> 64
+            yield rank
+            found = walk.set_range(fmt.message_key(prefix, (rank + 1) << 64)) if rank + 1 < 1 << 32 else False
+
+    def id_at(self, queue: int, position: Position) -> int | None:
+        """The id of the message at a position, claimed or not."""
+        value = self.raw(queue, position)
+        return None if value is None else fmt.id_of(value)
+
     def _stored_counters(self, queue: int) -> Counters:
         return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
 
-    def gauges(self, queue: int) -> tuple[int, int]:
-        """(settings version, messages delayed). Unchecked: what they lead to is checked."""
+    def gauges(self, queue: int) -> Gauges:
+        """What a claimer asks first. Unchecked: what they lead to is checked."""
         return fmt.gauges(self._txn.get(fmt.put_key(queue)))
 
     def next_due(self, queue: int, line: int) -> int | None:
@@ -89,10 +122,21 @@ class _Reading:
             yield key, fmt.due_ns(key), walk.value()
             found = walk.next()
 
+    def delayed_at(self, queue: int, key: bytes) -> bytes | None:
+        """The stored bytes of one that waits."""
+        value: bytes | None = self._txn.get(key)
+        return value
+
+    def delayed_key(self, queue: int, place: Place) -> bytes:
+        """The key of one that waits at that place."""
+        return fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), (place.line, place.due_ns), place.rank, place.low)
+
     def raw(self, queue: int, position: Position) -> bytes | None:
         """The stored bytes at a position, or None."""
         value: bytes | None = self._txn.get(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
         return value
+
+    look_up = raw
 
     def has(self, queue: int, position: Position) -> bool:
         """Whether there is a record at a position; its bytes are not copied."""
@@ -131,14 +175,11 @@ class _Reading:
         """The smallest time of put among the first of each rank: one seek per rank."""
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         walk = self._txn.cursor()
-        oldest = None
-        found = walk.set_range(fmt.message_key(prefix, 0))
-        while found and _is_message(walk.key(), prefix):
-            enqueued_ns = fmt.enqueued_ns(walk.value())
-            oldest = enqueued_ns if oldest is None else min(oldest, enqueued_ns)
-            next_rank = (fmt.position_of(walk.key()) >> 64) + 1
-            found = walk.set_range(fmt.message_key(prefix, next_rank << 64)) if next_rank < 1 << 32 else False
-        return oldest
+        times = []
+        for rank in self.ranks(queue):
+            walk.set_range(fmt.message_key(prefix, rank << 64))
+            times.append(fmt.enqueued_ns(walk.value()))
+        return min(times, default=None)
 
     def definition(self, name: str) -> Definition | None:
         """The queue of that name."""
@@ -173,7 +214,7 @@ class LmdbSnapshot(LmdbView, _Reading):
         return self._known.counters_at(self._txn.id(), queue) or self._stored_counters(queue)
 
 
-class LmdbTxn(_Reading):
+class LmdbTxn(_Reading, Indexing):
     """The write transaction. Counters and the seq are kept here and stored once, before the commit.
 
     changed: whether there is anything to commit.
@@ -207,7 +248,7 @@ class LmdbTxn(_Reading):
         self._space.ensure(pages)
         self._pages = pages
 
-    def append(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0) -> int:
+    def append(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0, lineup: Lineup = None) -> int:
         """Store at a new position. O(log n).
 
         The counters behind the messages are taken out and come back in `seal`: LMDB leaves a full page behind
@@ -218,13 +259,42 @@ class LmdbTxn(_Reading):
         if queue not in self._put_to:
             self._put_to.add(queue)
             self._txn.delete(fmt.put_key(queue))
+        position = rank << 64 | seq
+        if lineup is not None:
+            position = lineup(rank, seq)
+            while self.has(queue, position):  # two that came at the same moment
+                position += 1
         draft.record.id = message_id = message_id or seq
-        key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
-        value = fmt.sealed(draft, key)
-        self._txn.put(key, value)
+        value = self._store(queue, position, draft)
+        if draft.flags:
+            assert draft.record.marks is not None
+            self.mark(queue, rank, message_id, draft.record.marks, in_group=True)
         counters.put_total += 1
         counters.put_bytes += len(value)
         return message_id
+
+    def _store(self, queue: int, position: Position, draft: fmt.Draft) -> bytes:
+        key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)
+        number = draft.record.id
+        placed = 0 if position & LOW_MASK == number or follows(position, number) else fmt.PLACED
+        value = fmt.sealed(draft, key, placed)
+        self._txn.put(key, value)
+        if placed:
+            self.enter(PLACE, queue, (number,), in_line(position))
+        return value
+
+    def replace(self, queue: int, position: Position, draft: fmt.Draft) -> int:
+        """Store in the place of another. O(log n)."""
+        self.remove(queue, position)
+        counters = self.counters(queue)
+        draft.record.id = self._next_seq()
+        value = self._store(queue, position, draft)
+        if draft.record.marks is not None:
+            self.mark(queue, position >> 64, draft.record.id, draft.record.marks, in_group=True)
+        counters.put_total += 1
+        counters.put_bytes += len(value)
+        self._put_to.add(queue)
+        return draft.record.id
 
     def _next_seq(self) -> int:
         if not self._seq:
@@ -238,14 +308,19 @@ class LmdbTxn(_Reading):
         """Store a message that waits for its time. O(log n)."""
         counters = self.counters(queue)
         seq = self._next_seq()
-        draft.record.id = message_id = message_id or seq
+        record = draft.record
+        record.id = message_id = message_id or seq
         assert draft.due is not None
         key = fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), draft.due, rank, seq)
-        value = fmt.sealed(draft, key)
+        value = fmt.sealed(draft, key, fmt.PLACED)
         self._txn.put(key, value)
-        counters.put_total += 1
-        counters.put_bytes += len(value)
-        counters.delayed += 1
+        self.enter(PLACE, queue, (message_id,), Place(1, *draft.due, rank, seq))
+        if record.marks is not None:
+            self.mark(queue, rank, message_id, record.marks, in_group=record.delivery_count > 0)
+        if not draft.flags & fmt.TIMER:
+            counters.put_total += 1
+            counters.put_bytes += len(value)
+            counters.delayed += 1
         self._put_to.add(queue)
         return message_id
 
@@ -255,12 +330,25 @@ class LmdbTxn(_Reading):
         value: bytes | None = self._txn.pop(key)
         if value is not None:
             self.changed = True
-            counters.removed_total += 1
-            counters.removed_bytes += len(value)
-            counters.delayed -= 1
+            flags = self._unmark_stored(queue, fmt.rank_of_delayed(key), value, fmt.failures_of(value) > 0)
+            if not flags & fmt.TIMER:
+                counters.removed_total += 1
+                counters.removed_bytes += len(value)
+                counters.delayed -= 1
+                self._removed_from.add(queue)
             self._put_to.add(queue)
-            self._removed_from.add(queue)
         return value
+
+    def _unmark_stored(self, queue: int, rank: int, value: bytes, in_group: bool) -> int:
+        """Strike the entries of a message that was taken out; its flags."""
+        flags = fmt.flags_of(value)
+        if flags & fmt.PLACED:
+            self.strike(PLACE, queue, (fmt.id_of(value),))
+        if flags & ~fmt.PLACED:
+            marks, _ = fmt.unpacked_marks(value, flags)
+            assert marks is not None
+            self.unmark(queue, rank if marks.rank is None else marks.rank, fmt.id_of(value), marks, in_group)
+        return flags
 
     def remove(self, queue: int, position: Position) -> bytes | None:
         """Take a record out. O(log n)."""
@@ -271,12 +359,33 @@ class LmdbTxn(_Reading):
             counters.removed_total += 1
             counters.removed_bytes += len(value)
             self._removed_from.add(queue)
+            if value[7:8] > b"\0":
+                self._unmark_stored(queue, position >> 64, value, in_group=True)
         return value
 
-    def gauges(self, queue: int) -> tuple[int, int]:
+    def gauges(self, queue: int) -> Gauges:
         """Of this transaction."""
-        counters = self.counters(queue)
-        return counters.settings_version, counters.delayed
+        return self.counters(queue).gauges
+
+    # ------------------------------------------------------------------ indexes
+    def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
+        """Make an entry, or change its value. O(log n)."""
+        self.changed = True
+        self._txn.put(fmt.index_key(kind, queue, parts), fmt.packed_entry(kind, value))
+
+    def strike(self, kind: int, queue: int, parts: Parts) -> bool:
+        """Remove an entry. O(log n)."""
+        self.changed = True
+        return bool(self._txn.delete(fmt.index_key(kind, queue, parts)))
+
+    def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
+        """Change these counters."""
+        if grouped or expiring or timers:
+            counters = self.counters(queue)
+            counters.grouped += grouped
+            counters.expiring += expiring
+            counters.timers += timers
+            self._put_to.add(queue)
 
     def define(self, definition: Definition) -> None:
         """Store a definition, new or changed."""
@@ -291,6 +400,18 @@ class LmdbTxn(_Reading):
         self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
         self.counters(definition.id).settings_version = definition.version
         self._put_to.add(definition.id)
+
+    # ------------------------------------------------------------------ for upgrade.py
+    def put_raw(self, key: bytes, value: bytes) -> None:
+        """Store bytes of the same length under a key that is there."""
+        self.changed = True
+        self._txn.put(key, value)
+
+    def set_format(self) -> None:
+        """The log has this version's format now."""
+        _, store_id = fmt.unpacked_store(self._txn.get(fmt.STORE_KEY))
+        self.changed = True
+        self._txn.put(fmt.STORE_KEY, fmt.packed_store(store_id))
 
     def seal(self) -> Any:
         """Store the counters; what is left is the commit itself."""
@@ -385,9 +506,25 @@ class LmdbLog:
         """Bytes of the encoded body."""
         return draft.body_bytes
 
+    def stored_bytes(self, draft: fmt.Draft) -> int:
+        """What a draft adds to the bytes that are counted."""
+        return fmt.stored_bytes(draft)
+
+    def record_of(self, draft: fmt.Draft) -> Record:
+        """What a draft was made of."""
+        return draft.record
+
+    group_of = staticmethod(fmt.group_of)
+    id_of = staticmethod(fmt.id_of)
+
+    @staticmethod
+    def is_schedule(raw: bytes) -> bool:
+        """Whether a stored record is the template of a schedule, unchecked."""
+        return bool(fmt.flags_of(raw) & fmt.TIMER)
+
     def footprint(self, draft: fmt.Draft) -> int:
-        """Bytes that a draft takes in the log."""
-        return len(draft.tail) + fmt.OVERHEAD_BYTES
+        """Bytes that a draft takes in the log; an entry of an index takes about as much as a small message."""
+        return len(draft.tail) + fmt.OVERHEAD_BYTES * (1 if not draft.flags else 3)
 
     def decode(self, queue: int, position: Position, raw: bytes) -> Record:
         """The record. Raises MessageCorrupted."""
@@ -412,9 +549,9 @@ class LmdbLog:
                 self._environment.end_write()
 
     @staticmethod
-    def store_id(environment: Environment) -> str:
-        """The id that the log itself carries. Raises StoreCorrupted where it is no log of ours, NotSupported
-        where it is newer.
+    def format_and_id(environment: Environment) -> tuple[int, str]:
+        """(format, store id) that the log itself carries. Raises StoreCorrupted where it is no log of ours,
+        NotSupported where it is newer.
         """
         with LmdbSnapshot(environment) as snapshot:
             value: bytes | None = snapshot._txn.get(fmt.STORE_KEY)
@@ -428,7 +565,7 @@ class LmdbLog:
             raise NotSupported(
                 f"{environment.path!r} has format {version}, this version reads up to {fmt.FORMAT}: upgrade mqlite"
             )
-        return store_id
+        return version, store_id
 
     def reserve_existing(self) -> None:
         """See `Space`."""

@@ -13,6 +13,9 @@ threads that put and four that take, putting under the lock was 1.3 x slower.
 A plain message is kept as (seq, body, enqueued_ns, None), and becomes a Record only when
 somebody claims it or looks at it: making a Record took a fifth of a put.
 
+Where messages do not line up in the order of their puts, or are not taken in the order of the
+line, a lane is a SortedLane: a SortedDict, O(log n) for everything.
+
 The claims of an in-memory queue use the same lock (`one_lock`), so nobody can look
 between two steps, and they tell the log at once what was handed out (`hand_out`).
 """
@@ -29,11 +32,12 @@ from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict
 
-from ..message import DEFAULT_RANK, Position, Record
-from . import Counters, Definition, Note
+from ..message import DEFAULT_RANK, UNGROUPED, Position, Record
+from . import Counters, Definition, Gauges, Lineup, Note
+from .index import KINDS, LOW_MASK, PLACE, Indexing, Parts, Place, follows, in_line
 
 T = TypeVar("T")
-#: seq, body, enqueued_ns, and the Record where there is more to know
+#: the lower half of its position (the seq, as a rule), body, enqueued_ns, and the Record where there is more to know
 Entry = tuple[int, Any, int, Record | None]
 
 
@@ -45,6 +49,43 @@ def _record(entry: Entry) -> Record:
     return entry[3] or Record(entry[1], entry[2], entry[0])
 
 
+class SortedLane:
+    """A lane in order of positions, with what the log needs of a deque."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: SortedDict[int, Entry] = SortedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __getitem__(self, place: int) -> Entry:
+        return self._entries.peekitem(place)[1]
+
+    def append(self, entry: Entry) -> None:
+        """Put it where it belongs. O(log n)."""
+        self._entries[entry[0]] = entry
+
+    def popleft(self) -> Entry:
+        """Take the first. O(log n)."""
+        return self._entries.popitem(0)[1]
+
+    def find(self, low: int) -> Entry | None:
+        """The entry with that lower half of a position."""
+        return self._entries.get(low)
+
+    def remove(self, entry: Entry) -> None:
+        """Take it out. O(log n)."""
+        del self._entries[entry[0]]
+
+
+Lane = deque[Entry] | SortedLane
+
+
 def _size(body: object) -> int:
     return len(body) if type(body) is bytes or type(body) is str else 0
 
@@ -52,24 +93,38 @@ def _size(body: object) -> int:
 class Shelf:
     """The messages of one queue. `first` is the lane of the lowest rank; no other lane is empty."""
 
-    __slots__ = ("bytes", "delayed", "first", "first_rank", "held", "inbox", "lanes", "settings_version", "total")
+    __slots__ = (
+        "bytes",
+        "delayed",
+        "first",
+        "first_rank",
+        "held",
+        "inbox",
+        "indexes",
+        "lanes",
+        "marked",
+        "numbers",
+        "total",
+    )
 
     def __init__(self) -> None:
         self.inbox: deque[Entry] = deque()
         self.held: dict[Position, Record] = {}
-        self.first: deque[Entry] = deque()
+        self.first: Lane = deque()
         self.first_rank = 0
-        self.lanes: SortedDict[int, deque[Entry]] = SortedDict({0: self.first})
+        self.lanes: SortedDict[int, Lane] = SortedDict({0: self.first})
         self.delayed: SortedDict[Waiting, Record] = SortedDict()
+        self.indexes: tuple[SortedDict[Parts, Parts], ...] = tuple(SortedDict() for _ in KINDS)
+        self.marked = 0  # messages with entries in them, besides that of their place
         self.total = 0
         self.bytes = 0
-        self.settings_version = 0
+        self.numbers = Counters()  # what is not counted above
 
-    def lane(self, rank: int) -> deque[Entry]:
-        """The lane of a rank; it comes into use now, if it was not."""
+    def lane(self, rank: int, in_order: bool = True) -> Lane:
+        """The lane of a rank; it comes into use now, if it was not. in_order: messages line up as they come."""
         lane = self.lanes.get(rank)
         if lane is None:
-            lane = self.lanes[rank] = deque()
+            lane = self.lanes[rank] = deque() if in_order else SortedLane()
             if not self.first:
                 del self.lanes[self.first_rank]
             self.first_rank, self.first = self.lanes.peekitem(0)
@@ -95,14 +150,25 @@ class Shelf:
                 return True
         return False
 
-    def drop_if_empty(self, rank: int, lane: deque[Entry]) -> None:
+    def find(self, position: Position) -> tuple[Lane, Entry] | None:
+        """(lane, entry) of what nobody was handed yet. O(n) in a lane that is a deque, O(log n) in the other kind."""
+        lane = self.lanes.get(position >> 64)
+        if not lane:
+            return None
+        low = position & LOW_MASK
+        if lane[0][0] == low:
+            return lane, lane[0]
+        entry = lane.find(low) if isinstance(lane, SortedLane) else next((e for e in lane if e[0] == low), None)
+        return None if entry is None else (lane, entry)
+
+    def drop_if_empty(self, rank: int, lane: Lane) -> None:
         """A lane that has become empty goes, unless it is the only one."""
         if not lane and len(self.lanes) > 1:
             del self.lanes[rank]
             self.first_rank, self.first = self.lanes.peekitem(0)
 
 
-class MemoryLog:
+class MemoryLog(Indexing):
     """A log that lives and dies with the process. It is its own transaction and snapshot."""
 
     one_lock = True
@@ -144,6 +210,14 @@ class MemoryLog:
         """Nothing to do."""
         return record
 
+    stored_bytes = staticmethod(lambda draft: _size(draft.payload))
+    record_of = staticmethod(lambda draft: draft)
+    id_of = staticmethod(lambda raw: raw.id)
+
+    def group_of(self, raw: Record) -> int:
+        """The group of a record; 0 where it has none."""
+        return UNGROUPED if raw.marks is None else raw.marks.group or UNGROUPED
+
     def decode_delayed(self, key: Waiting, raw: Record) -> tuple[int, Record]:
         """(rank, record)."""
         return key[2], raw
@@ -155,6 +229,11 @@ class MemoryLog:
     def size_of(self, draft: Record) -> int:
         """Bytes of a body that is bytes or str, else 0: other objects have no size."""
         return _size(draft.payload)
+
+    @staticmethod
+    def is_schedule(raw: Record) -> bool:
+        """Whether a record is the template of a schedule."""
+        return raw.marks is not None and raw.marks.timer is not None
 
     def footprint(self, draft: Record) -> int:
         """Not known, and not needed."""
@@ -186,12 +265,13 @@ class MemoryLog:
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
         shelf = self.shelf(queue)
-        return Counters(shelf.total, shelf.bytes, settings_version=shelf.settings_version, delayed=len(shelf.delayed))
+        counters = shelf.numbers.copy()
+        counters.put_total, counters.put_bytes = shelf.total, shelf.bytes
+        return counters
 
-    def gauges(self, queue: int) -> tuple[int, int]:
-        """(settings version, messages delayed)."""
-        shelf = self.shelf(queue)
-        return shelf.settings_version, len(shelf.delayed)
+    def gauges(self, queue: int) -> Gauges:
+        """What a claimer asks first."""
+        return self.shelf(queue).numbers.gauges
 
     def next_due(self, queue: int, line: int) -> int | None:
         """When the earliest message that waits on a line of time is due. O(log n)."""
@@ -211,6 +291,34 @@ class MemoryLog:
     def has(self, queue: int, position: Position) -> bool:
         """Whether there is a record at a position that was handed out."""
         return position in self.shelf(queue).held
+
+    def look_up(self, queue: int, position: Position) -> Record | None:
+        """The record at a position, also one that was not handed out; see `Shelf.find`."""
+        shelf = self.shelf(queue)
+        found = None if position in shelf.held else shelf.find(position)
+        return shelf.held.get(position) if found is None else _record(found[1])
+
+    def id_at(self, queue: int, position: Position) -> int | None:
+        """The id of the message at a position, claimed or not."""
+        record = self.look_up(queue, position)
+        return None if record is None else record.id
+
+    def ranks(self, queue: int) -> Iterator[int]:
+        """Ranks in use."""
+        shelf = self.shelf(queue)
+        return iter(sorted({position >> 64 for position in shelf.held} | shelf.lanes.keys()))
+
+    def entry(self, kind: int, queue: int, parts: Parts) -> Parts | None:
+        """The value of an entry of an index."""
+        return self.shelf_and_inbox(queue).indexes[kind].get(parts)
+
+    def entries(self, kind: int, queue: int, prefix: Parts = (), start: Parts = ()) -> Iterator[tuple[Parts, Parts]]:
+        """The entries whose first part is `prefix`, from prefix + start on. O(log n), and O(1) each."""
+        entries = self.shelf_and_inbox(queue).indexes[kind]
+        for parts in entries.irange((*prefix, *start)):
+            if prefix and parts[0] != prefix[0]:
+                return
+            yield parts, entries[parts]
 
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, Record]]:
         """What was not handed out yet. O(1) each."""
@@ -248,14 +356,37 @@ class MemoryLog:
     def reserve(self, size_bytes: int) -> None:
         """Memory is not reserved."""
 
-    def append(self, queue: int, rank: int, draft: Record, message_id: int = 0) -> int:
-        """Store at a new position. O(1), O(log r) at the first message of a rank."""
+    def append(self, queue: int, rank: int, draft: Record, message_id: int = 0, lineup: Lineup = None) -> int:
+        """Store at a new position. O(1), O(log r) at the first message of a rank; O(log n) in a SortedLane."""
         shelf = self.shelf(queue)
         seq = next(self.seqs)
+        position = rank << 64 | seq
+        if lineup is not None:
+            position = lineup(rank, seq)
+            while self.look_up(queue, position) is not None:  # two that came at the same moment
+                position += 1
         draft.id = message_id or seq
-        shelf.lane(rank).append((seq, draft.payload, draft.enqueued_ns, draft))
+        entry = (position & LOW_MASK, draft.payload, draft.enqueued_ns, draft)
+        shelf.lane(position >> 64, lineup is None).append(entry)
+        self._stored(shelf, queue, position, rank, draft)
+        return draft.id
+
+    def _stored(self, shelf: Shelf, queue: int, position: Position, rank: int, draft: Record) -> None:
+        if position & LOW_MASK != draft.id and not follows(position, draft.id):
+            self.enter(PLACE, queue, (draft.id,), in_line(position))
+        if draft.marks is not None:
+            self.mark(queue, rank, draft.id, draft.marks, in_group=True)
+            shelf.marked += 1
         shelf.total += 1
         shelf.bytes += _size(draft.payload)
+
+    def replace(self, queue: int, position: Position, draft: Record) -> int:
+        """Store in the place of another, which was handed out. O(log n)."""
+        shelf = self.shelf(queue)
+        self.remove(queue, position)
+        draft.id = next(self.seqs)
+        shelf.held[position] = draft
+        self._stored(shelf, queue, position, position >> 64, draft)
         return draft.id
 
     def append_plain(self, shelf: Shelf, rank: int, body: object, enqueued_ns: int) -> int:
@@ -276,8 +407,14 @@ class MemoryLog:
         draft.id = message_id or seq
         assert draft.due is not None
         shelf.delayed[(*draft.due, rank, seq)] = draft
-        shelf.total += 1
-        shelf.bytes += _size(draft.payload)
+        self.enter(PLACE, queue, (draft.id,), Place(1, *draft.due, rank, seq))
+        if draft.marks is not None:
+            self.mark(queue, rank, draft.id, draft.marks, in_group=draft.delivery_count > 0)
+            shelf.marked += 1
+        if draft.marks is None or draft.marks.timer is None:
+            shelf.numbers.delayed += 1
+            shelf.total += 1
+            shelf.bytes += _size(draft.payload)
         return draft.id
 
     def undelay(self, queue: int, key: Waiting) -> Record | None:
@@ -285,12 +422,30 @@ class MemoryLog:
         shelf = self.shelf(queue)
         record: Record | None = shelf.delayed.pop(key, None)
         if record is not None:
-            shelf.total -= 1
-            shelf.bytes -= _size(record.payload)
+            self._unmark(shelf, queue, key[2], record, record.delivery_count > 0)
+            if record.marks is None or record.marks.timer is None:
+                shelf.numbers.delayed -= 1
+                shelf.total -= 1
+                shelf.bytes -= _size(record.payload)
         return record
 
+    def _unmark(self, shelf: Shelf, queue: int, rank: int, record: Record, in_group: bool) -> None:
+        self.strike(PLACE, queue, (record.id,))
+        if record.marks is not None:
+            marks = record.marks
+            self.unmark(queue, rank if marks.rank is None else marks.rank, record.id, marks, in_group)
+            shelf.marked -= 1
+
+    def delayed_at(self, queue: int, key: Waiting) -> Record | None:
+        """The record of one that waits."""
+        return self.shelf(queue).delayed.get(key)
+
+    def delayed_key(self, queue: int, place: Place) -> Waiting:
+        """The key of one that waits at that place."""
+        return place.line, place.due_ns, place.rank, place.low
+
     def take(self, shelf: Shelf) -> Entry | None:
-        """Remove the first message that was not handed out, if there is one. O(1)."""
+        """Remove the first message that was not handed out, if there is one: it has no marks. O(1)."""
         if shelf.inbox:
             shelf.absorb()
         lane = shelf.first
@@ -303,14 +458,25 @@ class MemoryLog:
         body = entry[1]
         if type(body) is bytes or type(body) is str:
             shelf.bytes -= len(body)
+        if entry[3] is not None:  # it may have moved
+            shelf.indexes[PLACE].pop((entry[3].id,), None)
         return entry
 
     def hand_out(self, queue: int, position: Position) -> None:
-        """A claimer takes the first of a lane. O(1)."""
+        """A message leaves its lane. O(1) for the first, else see `Shelf.find`."""
         shelf = self.shelf(queue)
+        if position in shelf.held:
+            return
         rank = position >> 64
         lane = shelf.lanes[rank]
-        shelf.held[position] = _record(lane.popleft())
+        if lane[0][0] == position & LOW_MASK:
+            entry = lane.popleft()
+        else:
+            found = shelf.find(position)
+            assert found is not None
+            entry = found[1]
+            lane.remove(entry)
+        shelf.held[position] = _record(entry)
         shelf.drop_if_empty(rank, lane)
 
     def remove(self, queue: int, position: Position) -> Record | None:
@@ -320,22 +486,41 @@ class MemoryLog:
         if record is not None:
             shelf.total -= 1
             shelf.bytes -= _size(record.payload)
+            if record.marks is not None or shelf.indexes[PLACE]:
+                self._unmark(shelf, queue, position >> 64, record, True)
         return record
 
     def drain(self, queue: int) -> None:
-        """Remove all that was not handed out."""
+        """Remove all that was not handed out, but for the schedules."""
         shelf = self.shelf(queue)
-        for key in list(shelf.delayed):
-            self.undelay(queue, key)
-        while self.take(shelf) is not None:
-            pass
+        for key, record in list(shelf.delayed.items()):
+            if record.marks is None or record.marks.timer is None:
+                self.undelay(queue, key)
+        for position, _ in list(self.ahead(queue, lambda rank: -1)):
+            self.hand_out(queue, position)
+            self.remove(queue, position)
+
+    def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
+        """Make an entry of an index, or change its value. O(log n)."""
+        self.shelf_and_inbox(queue).indexes[kind][parts] = tuple(value)
+
+    def strike(self, kind: int, queue: int, parts: Parts) -> bool:
+        """Remove an entry. O(log n)."""
+        return self.shelf_and_inbox(queue).indexes[kind].pop(parts, None) is not None
+
+    def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
+        """Change these counters."""
+        numbers = self.shelf_and_inbox(queue).numbers
+        numbers.grouped += grouped
+        numbers.expiring += expiring
+        numbers.timers += timers
 
     def define(self, definition: Definition) -> None:
         """Store a definition."""
         if not definition.id:
             definition.id = len(self._definitions) + 1
         self._definitions[definition.name] = definition
-        self.shelf(definition.id).settings_version = definition.version
+        self.shelf(definition.id).numbers.settings_version = definition.version
 
     def after_fork(self) -> None:
         """In a forked child: locks held by threads that are no more."""

@@ -62,6 +62,11 @@ class Timeline:
         """What it is now on that line."""
         return self._clock.wall_ns() if line == WALL else self._clock.monotonic_ns() + self._anchor_ns
 
+    def is_past(self, due: Due) -> bool:
+        """Whether that time has come."""
+        line, due_ns = due
+        return due_ns <= self.now_ns(line)
+
     def after(self, seconds: float) -> Due | None:
         """The end of a delay that begins now; None where there is none."""
         return (STABLE, min(self.now_ns(STABLE) + _ns(seconds), _LATEST_NS)) if seconds > 0 else None

@@ -39,7 +39,7 @@ import attrs
 from ..errors import NetworkFilesystemWarning, NotSupported, StoreCorrupted, StoreError
 from .mounts import network_filesystem
 
-FORMAT = 1
+FORMAT = 2
 MIN_STORE_BYTES = 16 << 20
 _META = struct.Struct("=IIQQ")  # magic, version, address, map size; native order, as LMDB writes it
 _META_MAGIC = 0xBEEFC0DE
@@ -211,10 +211,10 @@ class StoreDirectory:
         """The folder for this boot and this very log file, made if missing; older ones are removed.
 
         A restored or copied log.mdb has another inode, and so starts without the
-        claims of the one it was copied from.
+        claims of the one it was copied from; so does another format.
         """
         log = os.stat(self.log)
-        key = f"{boot_id()} {store_id} {log.st_dev} {log.st_ino}"
+        key = f"{boot_id()} {store_id} {log.st_dev} {log.st_ino} {FORMAT}"
         boot = hashlib.sha256(boot_id().encode()).hexdigest()[:12]
         name = f"{boot}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         run = os.path.join(self.path, "run")

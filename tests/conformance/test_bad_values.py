@@ -131,7 +131,7 @@ def test_a_timeout_is_a_number(q: mqlite.Queue[Any], timeout: Any) -> None:
     assert q.qsize() == 0
 
 
-@pytest.mark.parametrize("option", ["ttl", "nonsense"])
+@pytest.mark.parametrize("option", ["tx", "nonsense"])
 def test_an_unknown_option_of_put_is_a_type_error(q: mqlite.Queue[Any], option: str) -> None:
     with pytest.raises(TypeError, match=option):
         q.put(1, **{option: 1})

@@ -152,7 +152,7 @@ def test_an_lmdb_file_that_is_no_log_of_ours_is_refused(path: str) -> None:
 
 # ---------------------------------------------------------------------- versions
 def test_a_marker_of_a_newer_format_is_not_supported(store: str) -> None:
-    edit_marker(store, format=2)
+    edit_marker(store, format=directory.FORMAT + 1)
     with pytest.raises(mqlite.NotSupported, match="upgrade"):
         mqlite.Queue("q", store)
 
@@ -160,7 +160,7 @@ def test_a_marker_of_a_newer_format_is_not_supported(store: str) -> None:
 def test_a_log_of_a_newer_format_is_not_supported(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with lmdb.open(os.path.join(store, "log.mdb"), subdir=False, lock=False, map_size=1 << 30) as environment, environment.begin(write=True) as txn:
         _, store_id = fmt.unpacked_store(txn.get(fmt.STORE_KEY))
-        monkeypatch.setattr(fmt, "FORMAT", 2)
+        monkeypatch.setattr(fmt, "FORMAT", fmt.FORMAT + 1)
         txn.put(fmt.STORE_KEY, fmt.packed_store(store_id))
         monkeypatch.undo()
     with pytest.raises(mqlite.NotSupported, match="upgrade"):

@@ -152,7 +152,7 @@ def test_the_seq_comes_back(seq: int) -> None:
 
 
 def test_the_store_s_record_comes_back() -> None:
-    assert fmt.unpacked_store(fmt.packed_store("0f" * 16)) == (1, "0f" * 16)
+    assert fmt.unpacked_store(fmt.packed_store("0f" * 16)) == (fmt.FORMAT, "0f" * 16)
 
 
 @given(st.builds(Definition, u32, texts, st.dictionaries(texts, st.none() | st.integers() | st.booleans() | texts), st.integers(1)))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqlite.errors import SettingsMismatch
-from mqlite.message import priority_at, rank_of
+from mqlite.message import Marks, priority_of, rank_at, rank_of
 from mqlite.options import DEAD_OPTIONS, UNSET, QueueOptions, check_count, check_name, check_priority, check_timeout
 
 priorities = st.integers(-(2**31), 2**31 - 1)
@@ -21,12 +21,23 @@ priorities = st.integers(-(2**31), 2**31 - 1)
 def test_the_defaults_are_those_of_the_documents() -> None:
     assert attrs.asdict(QueueOptions()) == {
         "maxsize": 0,
+        "maxbytes": 0,
         "max_message_bytes": 16 << 20,
+        "overflow": "block",
+        "order": "priority",
+        "aging": None,
+        "fair": False,
         "max_deliveries": 5,
         "ack_timeout": 1800.0,
         "backoff": None,
         "dead_letter": True,
+        "ttl": None,
+        "expired": "dead_letter",
+        "dedup_window": 300.0,
+        "rate": None,
+        "limits": None,
         "codec": "json",
+        "paused": False,
     }
 
 
@@ -89,7 +100,8 @@ def test_a_higher_priority_has_a_smaller_rank(one: int, other: int) -> None:
 
 @given(priorities, st.integers(0, 2**64 - 1))
 def test_the_priority_is_read_back_from_a_position(priority: int, seq: int) -> None:
-    assert priority_at(rank_of(priority) << 64 | seq) == priority
+    assert priority_of(rank_at(rank_of(priority) << 64 | seq, None)) == priority
+    assert priority_of(rank_at(seq, Marks(rank=rank_of(priority)))) == priority
 
 
 @given(priorities)

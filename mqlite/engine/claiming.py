@@ -1,0 +1,496 @@
+"""How a message is claimed: rows for what is first in line, and what keeps a claimer from it.
+
+[2] A row is made under C alone.
+[8] The snapshot of the log is opened after C is held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from ..claims import AUTO, STARTED, TASK, Kind, Returned, Row, Shut
+from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, QueueLocked, ShutDown, StoreFull
+from ..log import DEAD_BIT, Raw, Snapshot
+from ..message import Position, Record
+from ..waiting import Interrupt, Seat
+from . import pace
+from .catalog import QueueState
+from .groups import Turnstile, in_turn
+from .inspection import remembered
+from .parts import ns_of
+from .settling import Settling
+from .steps import Claim
+
+T = TypeVar("T")
+#: How often a claimer looks around for the dead and for what is due before it takes what is there.
+LOOKS_AROUND = 3
+
+
+class Pass(NamedTuple):
+    """What lets a claimer in.
+
+    number: of a consumer that wants the queue for itself; waits: until it has it (failover), else it has it already.
+    unchecked: the engine itself, which removes messages: neither a pause nor a limit holds it up.
+    """
+
+    number: int = 0
+    waits: bool = False
+    unchecked: bool = False
+
+
+ANYBODY = Pass()
+REMOVER = Pass(unchecked=True)
+
+
+class Picked(NamedTuple):
+    """What a claimer would take, in its order, and what it changes among the claims besides."""
+
+    taken: list[tuple[Position, Raw, Returned | None]]
+    stale: list[Position]  # given back, and gone from the log
+    passed: list[Position]  # ahead of the cursors, of groups that are busy
+    turn: int  # the group of a fair queue that had its turn last; -1: none
+
+
+class Claiming(Settling):
+    """The transition from `ready` to `claimed`. Free for any thread."""
+
+    def receive(
+        self,
+        queue: QueueState,
+        count: int,
+        timeout: float | None,
+        interrupt: Interrupt,
+        into: list[Claim],
+        *,
+        auto: bool = False,
+        started: int | None = None,
+        entry: Pass = ANYBODY,
+    ) -> None:
+        """Puts up to `count` claims into `into` as soon as there is one; none when none came in time.
+
+        started: how many of them go to the user at once (None: all); the rest are
+        prefetched and must be announced with `start`. auto: the caller will settle them
+        before the user sees them. Raises ShutDown, QueueLocked.
+
+        `into` is the caller's, so that after an interrupt (Ctrl-C) at any moment he finds
+        there whatever may be claimed, and can give it back with `release_all`.
+        """
+        flags = STARTED | AUTO if auto else STARTED
+
+        def attempt(seat: Seat) -> bool | None:
+            return self._claim(queue, count, flags, count if started is None else started, seat, into, entry) or None
+
+        self._take(queue, attempt, timeout, interrupt)
+
+    def get(
+        self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
+    ) -> tuple[T] | None:
+        """(the body of the next message,), settled before it is returned; None when none came in time.
+
+        The message counts as unfinished until `task_done`. One whose body `decode`
+        refuses goes to the dead-letter queue. Raises ShutDown, QueueLocked. [14]
+        """
+        claims: list[Claim] = []
+
+        def attempt(seat: Seat) -> tuple[T] | None:
+            return self._claim_and_settle(queue, seat, claims, decode)
+
+        try:
+            return self._take(queue, attempt, timeout, interrupt)
+        except BaseException:
+            self.release_all(claims)
+            raise
+
+    def _claim_and_settle(
+        self, queue: QueueState, seat: Seat, claims: list[Claim], decode: Callable[[Any], T]
+    ) -> tuple[T] | None:
+        """One attempt of `get`; what is claimed and not settled is in `claims`, the caller's."""
+        while self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat, claims):
+            [claim] = claims
+            try:
+                body = decode(claim.record.payload)
+                self.ack(claims)
+                return (body,)
+            except CodecError as error:
+                self.bury_undecodable(claim, error)
+            except LeaseLost:  # this process was stopped for longer than ack_timeout
+                pass
+            claims.clear()
+        return None
+
+    def _take(
+        self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
+    ) -> T | None:
+        result = attempt(Seat())
+        if result is not None:
+            return result
+        if timeout == 0:
+            return attempt(Seat()) if self.takeback.care(queue.id)[1] else None
+        return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
+
+    # ------------------------------------------------------------------ looking around
+    def care(self, queue: int, kind: Kind) -> tuple[int, bool]:
+        """Take back what the dead and the hung hold; move what is due and what has expired. (when to do so again or 0,
+        whether anything was done)
+        """
+        deadline_ns, took_back = self.takeback.care(queue)
+        due_ns, moved = self.schedule.care(queue)
+        times = [deadline_ns, due_ns]
+        if queue & DEAD_BIT:  # what expires in its origin comes here
+            origin_ns, moved_there = self.schedule.care(queue & ~DEAD_BIT)
+            times.append(origin_ns)
+            moved = moved or moved_there
+        if kind is Kind.MESSAGE:
+            times.append(self._pace_ns(queue))
+        return min(filter(None, times), default=0), took_back or moved
+
+    def wake_ns(self, queue: int) -> int:
+        """When somebody who waits for a message should look, since one is due or the rate allows it; or 0."""
+        return min(filter(None, (self.schedule.wake_ns(queue), self._pace_ns(queue))), default=0)
+
+    def _pace_ns(self, queue: int) -> int:
+        """When the rate limit lets the next message go; 0 where it does now."""
+        state = self.catalog.known(queue)
+        if state is None or state.options.rate is None:
+            return 0
+        with self.claims.read() as c:
+            next_ns = pace.next_ns(state.options, c.pace_ns(queue))
+        return next_ns if next_ns > self.clock.monotonic_ns() else 0
+
+    def promising(self, queue: int, kind: Kind) -> bool:
+        """Whether a sleeper would get what it waits for: claims first, then the log, in new snapshots. [9]"""
+        with self.claims.read() as c, self.log.read() as snapshot:
+            if c.shut(queue) is not Shut.OPEN:
+                return True
+            state = self.catalog.state(queue, snapshot)
+            options = state.options
+            if kind is Kind.MESSAGE:
+                if not state.is_plain and self._held_up(c, state):
+                    return False
+                return bool(self._pick(c, snapshot, state, 1).taken)
+            if kind is not Kind.SPACE:
+                return True
+            counters = snapshot.counters(queue)
+            return not (
+                (options.maxsize and counters.total >= options.maxsize)
+                or (options.maxbytes and counters.bytes >= options.maxbytes)
+            )
+
+    def _held_up(self, c: Any, queue: QueueState) -> bool:
+        """Whether the queue gives nothing now, whatever there is."""
+        options = queue.options
+        if options.paused:
+            return True
+        return options.rate is not None and not pace.allowed(options, c.pace_ns(queue.id), self.clock.monotonic_ns())
+
+    # ------------------------------------------------------------------ claiming
+    def _claim(
+        self,
+        queue: QueueState,
+        count: int,
+        flags: int,
+        started: int,
+        seat: Seat,
+        into: list[Claim],
+        entry: Pass = ANYBODY,
+    ) -> bool:
+        """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
+        self.takeback.notice_deaths()  # what they held comes before what is newer
+        for attempt in itertools.count():
+            due_too = attempt < LOOKS_AROUND  # else there is no room to move what is due
+            found = self._claim_once(queue, count, flags, started, seat, into, entry, due_too)
+            if into or found is False:
+                return bool(found)
+            if found is None:
+                self.care(queue.id, Kind.MESSAGE)
+            # else all of it was damaged or expired, and is in the dead-letter queue now
+        raise AssertionError("it claims or returns")
+
+    def _claim_once(
+        self,
+        queue: QueueState,
+        count: int,
+        flags: int,
+        started: int,
+        seat: Seat,
+        into: list[Claim],
+        entry: Pass,
+        due_too: bool,
+    ) -> bool | None:
+        """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has
+        looked at, or where delayed messages are due and are to be claimed in their order, too.
+        """
+        owner = self.presence.owner
+        uncovered = alone = False
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+            generation = c.generation()
+            if generation != self.presence.generation:
+                c.require(owner)  # the generation is known here only of lists of owners that had this one
+                return None
+            commit = c.commit
+            with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
+                version, timed, grouped = snapshot.gauges(queue.id)
+                if timed and due_too and self.schedule.is_due(queue.id, snapshot):
+                    return None
+                options = self.catalog.options_at(queue, version, snapshot)
+                if entry is not REMOVER and (entry.number or c.any_seat(generation) or not queue.is_plain):
+                    count = self._admitted(c, queue, count, entry)
+                picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else _NOTHING
+            for position in picked.stale:
+                c.take_returned(queue.id, position)
+            if not picked.taken or c.shut(queue.id) is Shut.IMMEDIATE:
+                self._raise_if_shut(c, queue)
+                for position in picked.passed:
+                    c.advance(queue.id, position)
+                return False
+            now_ns = self.clock.monotonic_ns()
+            deadline_ns = 0 if options.ack_timeout is None else now_ns + ns_of(options.ack_timeout)
+            token = c.token
+            cursors = queue.has_cursors
+            passed = iter(picked.passed)
+            skipped = next(passed, None)
+            for number, (position, raw, returned) in enumerate(picked.taken):
+                if returned is None and not c.has_room():
+                    if into:
+                        break
+                    raise StoreFull(
+                        "too many messages of this store are claimed and not settled, or given back and not taken: "
+                        "settle or take some before claiming more"
+                    )
+                failures, acquired = returned or (0, 0)
+                row = Row(
+                    token,
+                    owner,
+                    deadline_ns,
+                    flags if number < started else flags & ~STARTED,
+                    failures,
+                    acquired + 1,
+                    self.log.group_of(raw) if grouped else 0,
+                )
+                if returned is not None:
+                    c.take_returned(queue.id, position)
+                elif cursors:
+                    while skipped is not None and skipped < position:
+                        c.advance(queue.id, skipped)
+                        skipped = next(passed, None)
+                    c.advance(queue.id, position)
+                c.claim(queue.id, position, row)
+                into.append(Claim(queue, position, row, raw))
+            if picked.turn >= 0:
+                c.set_turn(queue.id, picked.turn)
+            if options.rate is not None and entry is not REMOVER:
+                c.set_pace(queue.id, pace.after(options, c.pace_ns(queue.id), now_ns, len(into)))
+            earliest_ns = c.deadline_ns(queue.id)
+            if deadline_ns and not 0 < earliest_ns <= deadline_ns:
+                c.note_deadline(queue.id, deadline_ns)
+                uncovered = True
+            if seat.taken:
+                c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
+                alone = not c.anybody()
+        if seat.taken:
+            seat.taken, seat.alone_at = False, commit if alone else -2
+        for claim in into:
+            claim.commit = commit
+        self._open(into, timed)
+        if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
+            self.waiters.ring_one(queue.id, Kind.MESSAGE)
+        if 0 < earliest_ns <= now_ns:
+            self.takeback.care(queue.id)
+        return True
+
+    def _admitted(self, c: Any, queue: QueueState, count: int, entry: Pass) -> int:
+        """Under C: how many messages a claimer may have. Raises QueueLocked."""
+        seat = c.seat(queue.id)
+        if seat is None:
+            if entry.waits:
+                c.set_seat(queue.id, (self.presence.owner, entry.number))
+            elif entry.number:
+                raise QueueLocked(
+                    f"this consumer does not have queue {queue.name!r} for itself any more: make another one"
+                )
+        elif seat != (self.presence.owner, entry.number):
+            if entry.waits:
+                return 0
+            raise QueueLocked(
+                f'queue {queue.name!r} belongs to a consumer with mode="exclusive" or "failover": wait until that '
+                'one is closed, or use mode="failover"'
+            )
+        if queue.options.paused:
+            return 0
+        if queue.options.rate is None:
+            return count
+        return min(count, pace.allowed(queue.options, c.pace_ns(queue.id), self.clock.monotonic_ns()))
+
+    def seize(self, queue: QueueState, positions: list[Position], into: list[Claim]) -> None:
+        """Rows, without blame, for those of these messages that nobody holds, so that the engine can change them. [19]
+
+        `into` is the caller's, as in `receive`. Raises StoreFull.
+        """
+        owner = self.presence.owner
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+            c.require(owner)
+            with self.log.read() as snapshot:  # after C
+                grouped = snapshot.gauges(queue.id)[2]
+                for position in positions:
+                    raw = None if c.row(queue.id, position) is not None else snapshot.look_up(queue.id, position)
+                    if raw is None:
+                        continue
+                    returned = c.returned_at(queue.id, position)
+                    if returned is not None:
+                        c.take_returned(queue.id, position)
+                    elif not c.has_room():
+                        raise StoreFull(
+                            "too many messages of this store are claimed and not settled: settle or take some first"
+                        )
+                    failures, acquired = returned or (0, 0)
+                    group = self.log.group_of(raw) if grouped else 0
+                    row = Row(c.token, owner, 0, 0, failures, acquired, group)
+                    c.claim(queue.id, position, row)
+                    into.append(Claim(queue, position, row, raw, c.commit))
+        self._open(into, 0)
+
+    def _open(self, claims: list[Claim], timed: int) -> None:
+        """Read the records; what is damaged or has expired goes to the dead-letter queue, and out of `claims`."""
+        expired = []
+        for claim in list(claims):
+            queue, row = claim.queue, claim.row
+            try:
+                record = self.log.decode(queue.id, claim.position, claim.raw)
+            except MessageCorrupted as error:
+                claim.record = self.log.salvage(queue.id, claim.position, claim.raw, self.clock.wall_ns())
+                self._bury_unreadable(claim, f"MessageCorrupted: {error}")
+                claims.remove(claim)
+                continue
+            marks = record.marks
+            claim.record = Record(
+                record.payload,
+                record.enqueued_ns,
+                record.id,
+                record.delivery_count + row.failures,
+                record.acquired_count + row.acquired,
+                record.extras,
+                None,
+                marks,
+            )
+            if timed and marks is not None and marks.expires is not None and self.timeline.is_past(marks.expires):
+                expired.append(claim)
+        if expired:  # it came back, or its time came a moment ago
+            for claim in expired:
+                claims.remove(claim)
+            with contextlib.suppress(MqliteError):  # no room: they stay claimed for a while
+                self.bury_expired(expired)
+            self.schedule.care(expired[0].queue.id)
+
+    def _pick(
+        self,
+        c: Any,
+        snapshot: Snapshot,
+        queue: QueueState,
+        count: int,
+        grouped: int | None = None,
+        unchecked: bool = False,
+    ) -> Picked:
+        """What a claimer takes: returned positions merged with those ahead of the cursors, in delivery order, but for
+        those whose group is busy. Changes nothing.
+        """
+        if grouped is None:
+            grouped = snapshot.gauges(queue.id)[2]
+        if queue.options.fair and not unchecked:
+            return self._pick_in_turn(c, snapshot, queue, count)
+        turnstile = Turnstile(self.log, c, snapshot, queue) if grouped and not unchecked else None
+        number = queue.id
+        picked: list[tuple[Position, Raw, Returned | None]] = []
+        stale: list[Position] = []
+        passed: list[Position] = []
+        given_back = c.returned(number)
+        ahead = snapshot.ahead(number, (lambda rank: c.cursor(number, rank)) if queue.has_cursors else _NO_CURSOR)
+        back = next(given_back, None)
+        fresh = next(ahead, None)
+        while True:
+            if back is not None and (fresh is None or back[0] <= fresh[0]):
+                position, returned = back
+                if fresh is not None and fresh[0] == position:
+                    fresh = next(ahead, None)
+                raw = snapshot.raw(number, position)
+                if raw is None:
+                    stale.append(position)
+                elif turnstile is None or turnstile.admits(raw):
+                    picked.append((position, raw, returned))
+                if len(picked) == count:
+                    break
+                back = next(given_back, None)
+            elif fresh is not None:
+                if c.row(number, fresh[0]) is None:
+                    if turnstile is None or turnstile.admits(fresh[1]):
+                        picked.append((fresh[0], fresh[1], None))
+                    elif queue.has_cursors:
+                        passed.append(fresh[0])
+                if len(picked) == count:
+                    break  # before the next record is copied for nobody
+                fresh = next(ahead, None)
+            else:
+                break
+        return Picked(picked, stale, passed, -1)
+
+    def _pick_in_turn(self, c: Any, snapshot: Snapshot, queue: QueueState, count: int) -> Picked:
+        """The same in a fair queue: one of each group that has something to give, round and round."""
+        turnstile = Turnstile(self.log, c, snapshot, queue)
+        picked: list[tuple[Position, Raw, Returned | None]] = []
+        taken: set[Position] = set()
+        turn, idle = -1, None
+        for group in in_turn(c, snapshot, queue.id):
+            if group == idle:
+                break  # none had anything since
+            found = turnstile.first(group, taken)
+            if found is None:
+                idle = group if idle is None else idle
+                continue
+            position, raw = found
+            picked.append((position, raw, c.returned_at(queue.id, position)))
+            taken.add(position)
+            turn, idle = group, None
+            if len(picked) == count:
+                break
+        return Picked(picked, [], [], turn)
+
+    def peek(self, queue: QueueState, count: int) -> list[tuple[Position, Record]]:
+        """The first `count` messages that a claimer would get; damaged ones are passed over."""
+        found = []
+        self.takeback.notice_deaths()
+        self.schedule.care(queue.id)
+        with self.claims.read() as c, self.log.read() as snapshot:
+            if c.shut(queue.id) is not Shut.IMMEDIATE:
+                for position, raw, returned in self._pick(c, snapshot, queue, count).taken:
+                    with contextlib.suppress(MessageCorrupted):
+                        record = self.log.decode(queue.id, position, raw)
+                        found.append((position, remembered(record, returned)))
+        return found
+
+    @staticmethod
+    def _raise_if_shut(c: Any, queue: QueueState) -> None:
+        if c.shut(queue.id) is not Shut.OPEN:
+            raise ShutDown(f"queue {queue.name!r} was shut down and has nothing more to give")
+
+    # ------------------------------------------------------------------ handing out
+    def start(self, claim: Claim) -> bool:
+        """A prefetched message goes to the user now; False where its claim was lost. Raises ShutDown. [18]"""
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+            if c.shut(claim.queue.id) is Shut.IMMEDIATE:
+                self._raise_if_shut(c, claim.queue)
+            row = c.row(claim.queue.id, claim.position)
+            if row is None or row.holder != claim.row.holder:
+                return False
+            timeout = claim.queue.options.ack_timeout
+            deadline_ns = self.clock.monotonic_ns() + ns_of(timeout) if timeout is not None and row.deadline_ns else 0
+            c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
+            return True
+
+
+_NOTHING = Picked([], [], [], -1)
+
+
+def _NO_CURSOR(rank: int) -> Position:
+    return -1

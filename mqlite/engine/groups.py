@@ -1,0 +1,105 @@
+"""Message groups: so many of a group in flight, in order. [20]
+
+The log has an index of each group in its order (priority, then put); the claims count the rows of
+each group. A message may be claimed if its group has fewer rows than its limit, and, where the
+limit is one, if it is the first of its group. Other members are passed over by claimers, which
+may move a cursor past them; whoever frees a group therefore offers its next members: those that
+lie behind a cursor go to the returned ones.
+
+Nothing is recorded of those that were passed over, so a large group costs no more than a small one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..claims import Returned
+from ..log import Log, Raw, Snapshot
+from ..message import UNGROUPED, Position
+from .catalog import QueueState
+
+
+class Turnstile:
+    """Says during one claim which messages may be taken, counting what is taken as it goes."""
+
+    def __init__(self, log: Log, c: Any, snapshot: Snapshot, queue: QueueState) -> None:
+        self._log = log
+        self._c = c
+        self._snapshot = snapshot
+        self._queue = queue
+        self._in_flight: dict[int, int] = {}
+
+    def has_room(self, group: int) -> bool:
+        """Whether one more of a group may be in flight."""
+        count = self._in_flight.get(group)
+        if count is None:
+            count = self._in_flight[group] = self._c.in_flight(self._queue.id, group)
+        return count < self._queue.limit_of(group)
+
+    def admits(self, raw: Raw) -> bool:
+        """Whether that message may be claimed, which then counts as taken."""
+        group = self._log.group_of(raw)
+        if group == UNGROUPED:
+            return True
+        if not self.has_room(group):
+            return False
+        if self._queue.limit_of(group) == 1 and self._snapshot.head(self._queue.id, group) != self._log.id_of(raw):
+            return False
+        self._in_flight[group] += 1
+        return True
+
+    def first(self, group: int, taken: set[Position]) -> tuple[Position, Raw] | None:
+        """The first of a group that may be claimed, which then counts as taken. O(messages of the group in flight)."""
+        if group != UNGROUPED and not self.has_room(group):
+            return None
+        queue = self._queue.id
+        strict = group != UNGROUPED and self._queue.limit_of(group) == 1
+        for rank, number in self._snapshot.members(queue, group):
+            place = self._snapshot.member_place(queue, rank, number)
+            if place is not None and not place.waits:
+                raw = self._snapshot.look_up(queue, place.position)
+                if raw is not None and place.position not in taken and self._c.row(queue, place.position) is None:
+                    if group != UNGROUPED:
+                        self._in_flight[group] += 1
+                    return place.position, raw
+            if strict:  # the first is in flight, or waits for its retry: the others wait for it
+                return None
+        return None
+
+
+def in_turn(c: Any, snapshot: Snapshot, queue: int) -> Iterator[int]:
+    """The groups of a fair queue, round robin and without end, from behind the one that had its turn last."""
+    group = c.turn(queue)
+    while True:
+        following = snapshot.next_group(queue, group)
+        if following is None:
+            following = snapshot.next_group(queue, -1)
+        if following is None:
+            return
+        group = following
+        yield group
+
+
+def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int) -> None:
+    """A group may go on: what claimers have passed over and may be claimed now goes to the returned ones.
+
+    Under C, with a snapshot that was opened after it, or under L.
+    """
+    if not queue.has_cursors:
+        return
+    limit = queue.limit_of(group)
+    free = limit - c.in_flight(queue.id, group)
+    for rank, number in snapshot.members(queue.id, group):
+        if free <= 0:
+            return
+        place = snapshot.member_place(queue.id, rank, number)
+        if place is None or place.waits:
+            if limit == 1:
+                return
+            continue
+        if c.row(queue.id, place.position) is not None:
+            continue
+        free -= 1
+        if c.has_passed(queue.id, place.position) and c.returned_at(queue.id, place.position) is None:
+            c.give_back(queue.id, place.position, Returned(0, 0))

@@ -1,0 +1,61 @@
+"""Where a message lines up. Byte order is delivery order, so an order is a way to choose a position.
+
+    first in, first out   rank u32 | seq u64
+    last in, first out    rank u32 | inverted seq u64
+    ageing                virtual time in us, 72 bits | the lower 24 bits of the seq
+
+Ageing: a message of priority p that is put at t lines up as one of priority 0 that is put at
+t - p * aging. The order of two messages never changes while they wait, so nothing has to be moved
+as they age. The bound: a message put at t with priority p is overtaken by one of a higher priority
+p2 only if that is put before t + (p2 - p) * aging.
+
+In a fair queue the position is that of first in, first out; a claimer asks the groups in turn.
+"""
+
+from __future__ import annotations
+
+from ..log import Lineup
+from ..log.index import LOW_MASK
+from ..message import UNGROUPED, Marks, Position, Record, group_key
+from ..options import QueueOptions
+from ..system.clock import STABLE, Timeline
+from .catalog import QueueState
+
+_SEQ_BITS = 24
+
+
+def lineup_of(options: QueueOptions, timeline: Timeline) -> Lineup:
+    """How new messages line up; None: first in, first out."""
+    if options.order == "lifo":
+        return _last_in
+    if options.aging is not None:
+        step_us = round(options.aging * 1e6)
+
+        def by_age(rank: int, seq: int) -> Position:
+            virtual_us = timeline.now_ns(STABLE) // 1000 + rank * step_us
+            return virtual_us << _SEQ_BITS | seq & (1 << _SEQ_BITS) - 1
+
+        return by_age
+    return _first_in if options.fair else None
+
+
+def _last_in(rank: int, seq: int) -> Position:
+    return rank << 64 | LOW_MASK - seq
+
+
+def _first_in(rank: int, seq: int) -> Position:
+    return rank << 64 | seq
+
+
+def marks_again(queue: QueueState, rank: int, record: Record) -> Marks | None:
+    """The marks of a record that comes into a queue again, from its dead letters."""
+    name = (record.extras or {}).get("group")
+    group = group_key(name) if name is not None and queue.options.order != "lifo" else None
+    if group is None and queue.options.fair:
+        group = UNGROUPED
+    marks = Marks(
+        group=group,
+        unique=None if record.marks is None else record.marks.unique,
+        rank=rank if queue.options.aging is not None else None,
+    )
+    return None if marks == Marks() else marks

@@ -1,0 +1,53 @@
+"""What the transitions of the engine work with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..claims import Claims
+from ..log import Draft, Log
+from ..system.clock import Clock, Timeline
+from ..waiting import Presence, Waiters
+from .catalog import Catalog, QueueState
+from .order import lineup_of
+
+if TYPE_CHECKING:
+    from .aftermath import Aftermath
+    from .schedule import Schedule
+    from .takeback import TakeBack
+
+#: Bytes of a message that moves to the dead-letter queue without asking for room: the reserve has it (log/space.py).
+MOVED_FREELY = 256 << 10
+
+
+class Parts:
+    """The parts of one store's engine, which `Engine` puts together."""
+
+    aftermath: Aftermath
+    schedule: Schedule
+    takeback: TakeBack
+    waiters: Waiters
+
+    def __init__(self, log: Log, claims: Claims, presence: Presence, clock: Clock, anchor_ns: int) -> None:
+        self.log = log
+        self.claims = claims
+        self.presence = presence
+        self.clock = clock
+        self.timeline = Timeline(clock, anchor_ns)
+        self.catalog = Catalog(log)
+
+    def append(self, txn: Any, queue: QueueState, rank: int, draft: Draft, message_id: int = 0) -> int:
+        """Under L: a message lines up in the order of its queue; its id."""
+        number: int = txn.append(queue.id, rank, draft, message_id, lineup_of(queue.options, self.timeline))
+        return number
+
+    @staticmethod
+    def reserve_to_move(txn: Any, size_bytes: int) -> None:
+        """Under L: room for what moves. Raises StoreFull."""
+        if size_bytes > MOVED_FREELY:
+            txn.reserve(size_bytes)
+
+
+def ns_of(seconds: float) -> int:
+    """Nanoseconds; thirty years at most, which fits every format."""
+    return int(min(seconds, 1e9) * 1e9)

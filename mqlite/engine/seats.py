@@ -1,0 +1,58 @@
+"""A consumer that has a queue for itself: exclusive, or active while others wait for their turn (failover).
+
+Its seat lies among the claims. It goes when the consumer is closed, or when its process dies, and
+then everybody who waits looks again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from ..errors import QueueLocked
+from .catalog import QueueState
+from .steps import CHANGED
+
+if TYPE_CHECKING:
+    from .machine import Engine
+
+_numbers = itertools.count(1)
+
+
+def new_number() -> int:
+    """A number for a consumer of this process."""
+    return next(_numbers)
+
+
+def take(engine: Engine, queue: QueueState, number: int) -> None:
+    """The seat is this consumer's. Raises QueueLocked where another one has it."""
+    owner = engine.presence.owner
+    engine.takeback.notice_changes()
+    with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
+        c.require(owner)
+        if c.seat(queue.id) is not None:
+            raise QueueLocked(
+                f"queue {queue.name!r} belongs to another consumer already: wait until that one is closed, or use "
+                'mode="failover"'
+            )
+        c.set_seat(queue.id, (owner, number))
+
+
+def leave(engine: Engine, queue: QueueState, number: int) -> None:
+    """The seat is free again, if it was this consumer's."""
+    seat = (engine.presence.owner, number)
+
+    def op(txn: Any) -> None:
+        with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
+            if c.seat(queue.id) == seat:
+                c.set_seat(queue.id, None)
+                txn.notes.append((CHANGED, queue.id))
+
+    engine.log.hold(op)
+
+
+def has(engine: Engine, queue: QueueState, number: int) -> bool:
+    """Whether the seat is this consumer's."""
+    engine.takeback.notice_changes()
+    with engine.claims.read() as c:
+        return bool(c.seat(queue.id) == (engine.presence.owner, number))

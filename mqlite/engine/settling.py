@@ -1,0 +1,267 @@
+"""How a claim ends: the message is removed, given back, delayed, or moved to the dead letters.
+
+[2] A row is given back or revoked under L, then C.
+[3] A row is valid if its token is there and its key is in the log.
+[4] A durable move commits the log first, then removes the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from ..claims import Returned
+from ..codecs import BYTES
+from ..errors import CodecError, LeaseLost, MqliteError
+from ..log import DEAD_BIT, Snapshot
+from ..message import Marks, Record, rank_at
+from ..options import QueueOptions
+from .catalog import QueueState
+from .groups import offer
+from .parts import Parts, ns_of
+from .steps import ARRIVED, CHANGED, DELAYED, SETTLED, Claim
+
+
+class Settling(Parts):
+    """The transitions out of `claimed`. Free for any thread; who settles first is decided under L."""
+
+    def check_claims(self, txn: Snapshot, claims: Iterable[Claim]) -> None:
+        """Under L: all these claims are valid, or LeaseLost. [3]"""
+        self._check_rows(claims)
+        for claim in claims:
+            if not txn.has(claim.queue.id, claim.position):
+                raise self._lost(claim)
+
+    def _check_rows(self, claims: Iterable[Claim]) -> None:
+        """The rows of `check_claims`. No snapshot where nothing was committed since these were made."""
+        last = self.claims.last_commit()
+        changed = [claim for claim in claims if claim.commit != last]
+        if changed:
+            with self.claims.read() as c:
+                for claim in changed:
+                    row = c.row(claim.queue.id, claim.position)
+                    if row is None or row.holder != claim.row.holder:
+                        raise self._lost(claim)
+
+    @staticmethod
+    def _lost(claim: Claim) -> LeaseLost:
+        return LeaseLost(
+            f"the claim on message {claim.record.id} of queue {claim.queue.name!r} was lost (timed out, or given "
+            "back): nothing was changed; another consumer has the message or will get it"
+        )
+
+    # ------------------------------------------------------------------ removed
+    def ack(self, claims: list[Claim]) -> None:
+        """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
+
+        def op(txn: Any) -> None:
+            if len(claims) == 1:
+                self._check_rows(claims)
+            else:
+                self.check_claims(txn, claims)
+            for claim in claims:
+                if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
+                    raise self._lost(claim)
+                txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+
+        self.log.write(op)
+
+    @staticmethod
+    def remove_claimed(txn: Any, claim: Claim) -> None:
+        """Under L: the message goes now, its row after the commit."""
+        txn.remove(claim.queue.id, claim.position)
+        txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+
+    # ------------------------------------------------------------------ given back
+    def nack(self, claim: Claim, error: str | None, trace: str | None, delay: float | None) -> None:
+        """A failure: back to its place, or dead after max_deliveries. Raises LeaseLost, StoreFull. [11] [12]
+
+        delay: seconds until it lines up again; None: as the queue's backoff says.
+        """
+        failures = claim.record.delivery_count + 1
+        backoff = claim.queue.options.backoff
+        wait = delay if delay is not None else 0.0 if backoff is None else backoff.seconds(failures)
+
+        def last(options: QueueOptions) -> bool:
+            return options.max_deliveries is not None and failures >= options.max_deliveries
+
+        def give_back(txn: Any) -> bool:
+            self.check_claims(txn, [claim])
+            if last(self.catalog.options(claim.queue, txn)):
+                return False
+            self._give_back(txn, [claim], 1)
+            return True
+
+        def move(txn: Any) -> None:
+            self.check_claims(txn, [claim])
+            if last(self.catalog.options(claim.queue, txn)):
+                self._bury(txn, claim, "max_deliveries", error, trace, failures)
+                return
+            due = self.timeline.after(wait) or self.timeline.soon()
+            retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due))
+            self.reserve_to_move(txn, self.log.footprint(retried))
+            rank = rank_at(claim.position, claim.record.marks)
+            txn.remove(claim.queue.id, claim.position)
+            self.delay(txn, claim.queue.id, rank, retried, claim.record.id)
+            txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+
+        if wait or not self.log.hold(give_back):
+            self.log.write(move)
+
+    def delay(self, txn: Any, queue: int, rank: int, draft: Any, message_id: int = 0) -> int:
+        """Under L: store a message that waits for its time; its id."""
+        number: int = txn.delay(queue, rank, draft, message_id)
+        txn.notes.append((DELAYED, queue, self.timeline.wake_ns(draft.due)))
+        return number
+
+    def release_all(self, claims: list[Claim], lost_ok: bool = True) -> None:
+        """Give back without blame; claims that were lost are passed over, unless `lost_ok` is False. [11]"""
+
+        def op(txn: Any) -> None:
+            if not lost_ok:
+                self.check_claims(txn, claims)
+            self._give_back(txn, claims, 0)
+
+        if claims:
+            self.log.hold(op)
+
+    def _give_back(self, txn: Any, claims: list[Claim], failures: int) -> None:
+        """Under L: rows -> returned, one commit of the claims. Lost claims are passed over."""
+        queues = {claim.queue.id for claim in claims}
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+            freed = []
+            for claim in claims:
+                queue, position = claim.queue.id, claim.position
+                row = c.row(queue, position)
+                if row is not None and row.holder == claim.row.holder and txn.has(queue, position):
+                    c.give_back(queue, position, Returned(row.failures + failures, row.acquired), row.group)
+                    if row.group:
+                        freed.append((claim.queue, row.group))
+            for state, group in freed:
+                offer(c, txn, state, group)
+        txn.notes.extend((ARRIVED, queue) for queue in queues)
+
+    # ------------------------------------------------------------------ dead
+    def bury(self, claim: Claim, reason: str, error: str | None, trace: str | None) -> None:
+        """Straight to the dead-letter queue, without counting a failure. Raises LeaseLost. [12]"""
+
+        def op(txn: Any) -> None:
+            self.check_claims(txn, [claim])
+            self._bury(txn, claim, reason, error, trace, claim.record.delivery_count)
+
+        self.log.write(op)
+
+    def bury_undecodable(self, claim: Claim, error: CodecError) -> None:
+        """To the dead-letter queue, as the bytes that were stored."""
+        claim.record.payload = (BYTES, claim.record.payload[1])
+        self._bury_unreadable(claim, f"CodecError: {error}")
+
+    def _bury_unreadable(self, claim: Claim, error: str) -> None:
+        """Whoever met the message goes on, also where there is no room to move it: then it stays claimed for a
+        while.
+        """
+        with contextlib.suppress(MqliteError):
+            self.bury(claim, "corrupted", error, None)
+
+    def _bury(
+        self,
+        txn: Any,
+        claim: Claim,
+        reason: str,
+        error: str | None,
+        trace: str | None,
+        failures: int,
+        *,
+        has_room: bool = False,
+    ) -> None:
+        """Under L: move the record to the dead-letter queue (or drop it), with how it died."""
+        queue = claim.queue
+        if self._is_kept(queue, reason, self.catalog.options(queue, txn)):
+            rank = rank_at(claim.position, claim.record.marks)
+            self.lay_out(txn, queue, rank, claim.record, reason, error, trace, failures, has_room=has_room)
+        self.remove_claimed(txn, claim)
+
+    @staticmethod
+    def _is_kept(queue: QueueState, reason: str, options: QueueOptions) -> bool:
+        """Whether a message that died so becomes a dead letter."""
+        if reason == "corrupted":
+            return True
+        dropped = reason == "expired" and options.expired == "drop"
+        return not queue.is_dead and options.dead_letter and not dropped
+
+    def lay_out(
+        self,
+        txn: Any,
+        queue: QueueState,
+        rank: int,
+        record: Record,
+        reason: str,
+        error: str | None,
+        trace: str | None,
+        failures: int,
+        *,
+        has_room: bool = False,
+    ) -> int:
+        """Under L: a record into the dead-letter queue, with how it died; its id.
+
+        Raises StoreFull, with nothing changed, unless has_room says that room was reserved.
+        """
+        death = {
+            "reason": reason,
+            "queue": queue.name,
+            "died_ns": self.clock.wall_ns(),
+            "delivery_count": failures,
+            "error": error,
+            "traceback": trace,
+        }
+        extras = {**(record.extras or {}), "death": death}
+        unique = record.marks.unique if record.marks is not None else None
+        marks = None if unique is None else Marks(unique=unique)
+        corpse = self.log.prepare(
+            attrs.evolve(record, delivery_count=failures, extras=extras, due=None, marks=marks, terms=None)
+        )
+        if not has_room:
+            self.reserve_to_move(txn, self.log.footprint(corpse))
+        dead = queue.id | DEAD_BIT
+        number: int = txn.append(dead, rank, corpse, record.id)
+        txn.notes.append((ARRIVED, dead))
+        return number
+
+    def bury_expired(self, claims: list[Claim]) -> None:
+        """The same for messages whose time to live is over, in one commit. Raises LeaseLost, StoreFull."""
+
+        def op(txn: Any) -> None:
+            self.check_claims(txn, claims)
+            self.reserve_to_move(txn, sum(self.log.footprint(self.log.prepare(claim.record)) for claim in claims))
+            for claim in claims:
+                self._bury(txn, claim, "expired", None, None, claim.record.delivery_count, has_room=True)
+
+        self.log.write(op)
+
+    def bury_delayed(self, txn: Any, queue: int, rank: int, record: Record, reason: str, error: str | None) -> None:
+        """Under L: what waited for its time and dies there goes to the dead letters, where it is kept. The caller takes
+        it out.
+        """
+        state = self.catalog.state(queue, txn)
+        if self._is_kept(state, reason, state.options):
+            self.lay_out(txn, state, rank, record, reason, error, None, record.delivery_count)
+
+    # ------------------------------------------------------------------ kept longer
+    def extend(self, claim: Claim, seconds: float) -> None:
+        """The deadline is `seconds` from now, where there is one. Raises LeaseLost."""
+
+        def op(txn: Any) -> None:
+            self.check_claims(txn, [claim])
+            with self.claims.lock, self.claims.guard, self.claims.write() as c:
+                row = c.row(claim.queue.id, claim.position)
+                if row is not None and row.deadline_ns:
+                    deadline_ns = self.clock.monotonic_ns() + ns_of(seconds)
+                    c.replace(claim.queue.id, claim.position, row._replace(deadline_ns=deadline_ns))
+                    if deadline_ns < c.deadline_ns(claim.queue.id):
+                        c.note_deadline(claim.queue.id, deadline_ns)
+                        txn.notes.append((CHANGED, claim.queue.id))
+
+        self.log.hold(op)

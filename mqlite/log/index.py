@@ -1,0 +1,193 @@
+"""The indexes of the log: what a message is found by besides its place in line.
+
+Each entry follows from a message that is stored (`audit.py` compares them), and is made and struck
+in the commit that stores and removes it. Only messages that have marks have entries, so a plain
+put, claim or ack pays nothing for them.
+
+    PLACE      id                       -> where it is; for messages whose place does not follow from their id:
+                                           those that wait for their time, or have moved
+    GROUP      group, rank, id          the order in its group: priority, then put
+    EXPIRY     line, time, id
+    REPLACE    digest                   -> id of the newest message with that replace_key
+    UNIQUE     digest, id
+    DEDUP      digest                   -> id, until when; outlives the message
+    DEDUP_END  until when, digest
+    TIMER      digest                   -> id of the schedule of that name
+
+A message that waits for its time is in GROUP only if it failed before: then its group waits for it.
+
+On disk the entries carry no checksum of their own: whoever follows one looks at the message, whose id must match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple, Protocol
+
+from ..message import Marks, Position
+
+PLACE, GROUP, EXPIRY, REPLACE, UNIQUE, DEDUP, DEDUP_END, TIMER = range(8)
+KINDS: Final = range(8)
+Parts = tuple[Any, ...]
+LOW_MASK: Final = (1 << 64) - 1
+
+
+class Place(NamedTuple):
+    """Where a message is: in line at (rank, low), or waiting at (line, due_ns, rank, low)."""
+
+    waits: int
+    line: int
+    due_ns: int
+    rank: int
+    low: int
+
+    @property
+    def position(self) -> Position:
+        """Of one that is in line."""
+        return self.rank << 64 | self.low
+
+
+def in_line(position: Position) -> Place:
+    """The place of a message at a position."""
+    return Place(0, 0, 0, position >> 64, position & LOW_MASK)
+
+
+def follows(position: Position, number: int) -> bool:
+    """Whether a message with that id is found at that position without an entry: first in first out, or last in first
+    out."""
+    low = position & LOW_MASK
+    return low in (number, LOW_MASK - number)
+
+
+class Indexed(Protocol):
+    """What can be asked of the indexes in any transaction."""
+
+    def entry(self, kind: int, queue: int, parts: Parts) -> Parts | None:
+        """The value of an entry."""
+
+    def entries(self, kind: int, queue: int, prefix: Parts = (), start: Parts = ()) -> Iterator[tuple[Parts, Parts]]:
+        """(parts, value) of the entries that begin with `prefix`, in order, from prefix + start on. Not to be changed
+        meanwhile.
+        """
+
+    def ranks(self, queue: int) -> Iterator[int]:
+        """Ranks in use, in order."""
+
+    def id_at(self, queue: int, position: Position) -> int | None:
+        """The id of the message at a position, claimed or not."""
+
+    def place(self, queue: int, number: int) -> Place | None:
+        """Where the message with that id is. O(priorities in use)."""
+        found = self.entry(PLACE, queue, (number,))
+        if found is not None:
+            return Place(*found)
+        for rank in self.ranks(queue):
+            for low in (number, LOW_MASK - number):
+                if self.id_at(queue, rank << 64 | low) == number:
+                    return Place(0, 0, 0, rank, low)
+        return None
+
+    def member_place(self, queue: int, rank: int, number: int) -> Place | None:
+        """The same for one whose rank is known."""
+        found = self.entry(PLACE, queue, (number,))
+        if found is not None:
+            return Place(*found)
+        position = rank << 64 | number
+        return in_line(position) if self.id_at(queue, position) == number else None
+
+    def members(self, queue: int, group: int) -> Iterator[tuple[int, int]]:
+        """(rank, id) of the messages of a group, in its order. Not to be changed meanwhile."""
+        for (_, rank, number), _ in self.entries(GROUP, queue, (group,)):
+            yield rank, number
+
+    def head(self, queue: int, group: int) -> int | None:
+        """The id of the first message of a group."""
+        return next((number for _, number in self.members(queue, group)), None)
+
+    def next_group(self, queue: int, after: int) -> int | None:
+        """The group that follows, by number; -1 is before all."""
+        found = next(self.entries(GROUP, queue, (), (after + 1, 0, 0)), None) if after < LOW_MASK else None
+        return None if found is None else int(found[0][0])
+
+    def next_expiry(self, queue: int, line: int, after_ns: int) -> int | None:
+        """When the next message expires after that, on a line of time."""
+        found = next(self.entries(EXPIRY, queue, (line,), (after_ns + 1, 0)), None)
+        return None if found is None else int(found[0][1])
+
+    def expired(self, queue: int, line: int, until_ns: int) -> Iterator[int]:
+        """Ids of what has expired by then, on a line of time, in order. Not to be changed meanwhile."""
+        for (_, expires_ns, number), _ in self.entries(EXPIRY, queue, (line,)):
+            if expires_ns > until_ns:
+                return
+            yield number
+
+    def uniques(self, queue: int, digest: bytes) -> Iterator[int]:
+        """Ids of the messages with a unique key."""
+        for (_, number), _ in self.entries(UNIQUE, queue, (digest,)):
+            yield number
+
+
+class Indexing(Indexed, Protocol):
+    """What can be changed, in the write transaction."""
+
+    def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
+        """Make an entry, or change its value."""
+
+    def strike(self, kind: int, queue: int, parts: Parts) -> bool:
+        """Remove an entry; whether there was one."""
+
+    def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
+        """Change these counters."""
+
+    def mark(self, queue: int, rank: int, number: int, marks: Marks, in_group: bool) -> None:
+        """Make the entries of a message but for PLACE. in_group: it is in line, or failed before."""
+        if marks.group is not None and in_group:
+            self.enter(GROUP, queue, (marks.group, rank, number))
+        if marks.expires is not None:
+            self.enter(EXPIRY, queue, (*marks.expires, number))
+        if marks.replace is not None:
+            self.enter(REPLACE, queue, (marks.replace,), (number,))
+        if marks.unique is not None:
+            self.enter(UNIQUE, queue, (marks.unique, number))
+        if marks.timer is not None:
+            self.enter(TIMER, queue, (marks.timer,), (number,))
+        self.count(queue, *_counted(marks, in_group, 1))
+
+    def unmark(self, queue: int, rank: int, number: int, marks: Marks, in_group: bool) -> None:
+        """Strike them."""
+        if marks.group is not None and in_group:
+            self.strike(GROUP, queue, (marks.group, rank, number))
+        if marks.expires is not None:
+            self.strike(EXPIRY, queue, (*marks.expires, number))
+        if marks.replace is not None and self.entry(REPLACE, queue, (marks.replace,)) == (number,):
+            self.strike(REPLACE, queue, (marks.replace,))
+        if marks.unique is not None:
+            self.strike(UNIQUE, queue, (marks.unique, number))
+        if marks.timer is not None and self.entry(TIMER, queue, (marks.timer,)) == (number,):
+            self.strike(TIMER, queue, (marks.timer,))
+        self.count(queue, *_counted(marks, in_group, -1))
+
+    def remember_id(self, queue: int, digest: bytes, number: int, now_ns: int, until_ns: int) -> None:
+        """A dedup_id is taken until then; a few that have run out are forgotten."""
+        old = self.entry(DEDUP, queue, (digest,))
+        if old is not None:
+            self.strike(DEDUP_END, queue, (old[1], digest))
+        self.enter(DEDUP, queue, (digest,), (number, until_ns))
+        self.enter(DEDUP_END, queue, (until_ns, digest))
+        for (end_ns, other), _ in list(islice(self.entries(DEDUP_END, queue), _FORGOTTEN_AT_ONCE)):
+            if end_ns <= now_ns:
+                self.strike(DEDUP_END, queue, (end_ns, other))
+                self.strike(DEDUP, queue, (other,))
+
+
+#: More than one, so that the window never holds more than was put in one window.
+_FORGOTTEN_AT_ONCE = 3
+
+
+def _counted(marks: Marks, in_group: bool, step: int) -> tuple[int, int, int]:
+    return (
+        step if marks.group is not None and in_group else 0,
+        step if marks.expires is not None else 0,
+        step if marks.timer is not None else 0,
+    )
