@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import attrs
 
@@ -19,6 +19,28 @@ from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key
 from .options import LIVE_STATES, UNSET, Named, QueueOptions, check_delay, check_eta, check_key, check_states, check_ttl
 from .store import Store, open_store, release, retain
 from .waiting import Interrupt
+
+
+class PutOptions(TypedDict, total=False):
+    """What can be said of a message that is put, besides its priority; see `Queue.put`."""
+
+    delay: float | None
+    eta: datetime | float | None
+    ttl: float | None
+    group: str | None
+    headers: Mapping[str, Any] | None
+    type: str | None
+    dedup_id: str | None
+    replace_key: str | None
+    unique: str | None
+    unique_states: Iterable[str]
+    reply_to: str | None
+    correlation_id: str | None
+
+
+_PUT_OPTIONS = frozenset(PutOptions.__annotations__)
+#: (extras, due, marks, terms) of a record
+Said = tuple[dict[str, Any] | None, Due | None, Marks | None, Terms | None]
 
 
 class Channel:
@@ -81,48 +103,55 @@ class Channel:
             return self.engine.timeline.at(check_eta(eta))
         return None if delay is None else self.engine.timeline.after(check_delay(delay))
 
-    def letter(
-        self,
-        item: Any,
-        rank: int,
-        *,
-        delay: float | None = None,
-        eta: datetime | float | None = None,
-        ttl: float | None = None,
-        group: str | None = None,
-        dedup_id: str | None = None,
-        replace_key: str | None = None,
-        unique: str | None = None,
-        unique_states: Iterable[str] = LIVE_STATES,
-        headers: Mapping[str, Any] | None = None,
-        type: str | None = None,
-        reply_to: str | None = None,
-        correlation_id: str | None = None,
-    ) -> Draft:
-        """A message with all that can be said of it, as `draft`. Raises TypeError, ValueError as well."""
-        if group is not None:
-            check_key(group, "group")
-        extras = extras_of(headers, type=type, group=group, reply_to=reply_to, correlation_id=correlation_id)
-        marks = None
-        if group is not None or ttl is not None or self.state.marks_all:
-            marks = self.marks(rank, group, ttl)
+    def said(self, rank: int, options: PutOptions) -> Said:
+        """What is said of a message, checked and made ready for `draft`. Raises TypeError, ValueError, CodecError."""
+        for name in options:
+            if name not in PutOptions.__annotations__:
+                raise TypeError(
+                    f"a message has no {name!r}: it may have {', '.join(sorted(PutOptions.__annotations__))}"
+                )
+        group = options.get("group")
+        extras = self.extras(options)
+        marks = self.marks(rank, group, options.get("ttl"))
+        replace_key, unique, dedup_id = options.get("replace_key"), options.get("unique"), options.get("dedup_id")
         if replace_key is not None:
             marks = attrs.evolve(marks or Marks(), replace=digest(check_key(replace_key, "replace_key")))
         terms = None
         if unique is not None:
             marks = attrs.evolve(marks or Marks(), unique=digest(check_key(unique, "unique")))
-            terms = Terms(unique_states=check_states(unique_states))
-        elif unique_states is not LIVE_STATES:
+            terms = Terms(unique_states=check_states(options.get("unique_states", LIVE_STATES)))
+        elif "unique_states" in options:
             raise ValueError(
-                "unique_states says when a message with the same unique key is in the way: give unique, too"
+                "unique_states says which messages with the same unique key are in the way: give unique, too"
             )
         if dedup_id is not None:
             terms = attrs.evolve(terms or Terms(), dedup=digest(check_key(dedup_id, "dedup_id")))
-        return self.draft(item, extras, self.due(delay, eta), marks, terms)
+        return extras, self.due(options.get("delay"), options.get("eta")), marks, terms
+
+    @staticmethod
+    def extras(options: PutOptions) -> dict[str, Any] | None:
+        """The parts of a message that are stored as they are, checked; None where there are none."""
+        extras: dict[str, Any] = {}
+        headers = options.get("headers")
+        if headers is not None:
+            if not isinstance(headers, Mapping):
+                raise TypeError(f"headers is a dict, not {headers!r}")
+            extras["headers"] = check_json(dict(headers), "headers")
+        for name in ("type", "group", "reply_to", "correlation_id"):
+            text = options.get(name)
+            if text is not None:
+                if not isinstance(text, str):
+                    raise TypeError(f"{name} is a str or None, not {text!r}")
+                extras[name] = text
+        return extras or None
 
     def marks(self, rank: int, group: str | None, ttl: float | None) -> Marks | None:
         """What a new message is found by."""
+        if group is None and ttl is None and not self.state.marks_all:
+            return None
         options = self.state.options
+        if group is not None:
+            check_key(group, "group")
         if group is not None and options.order == "lifo":
             raise ValueError(
                 f"queue {self.state.name!r} is last in, first out, and a group is in order: leave group out"
@@ -152,11 +181,11 @@ class Channel:
             raise self._too_large(size)
         return draft
 
-    def put_one(
-        self, item: Any, rank: int, extras: dict[str, Any] | None, timeout: float | None, interrupt: Interrupt
-    ) -> int:
-        """Store one message without marks; its id. Raises Full, ShutDown, StoreFull, CodecError, MessageTooLarge."""
-        return self.put([(rank, self.draft(item, extras))], timeout, interrupt)[0]
+    def put_one(self, item: Any, rank: int, timeout: float | None, interrupt: Interrupt) -> int:
+        """Store a message of which nothing more is said; its id. Raises Full, ShutDown, StoreFull, CodecError,
+        MessageTooLarge.
+        """
+        return self.put([(rank, self.draft(item, None))], timeout, interrupt)[0]
 
     def put(self, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt) -> list[int]:
         """Store all (rank, draft) in one commit. Raises Full, ShutDown, StoreFull, ValueError."""
@@ -198,12 +227,8 @@ class LocalChannel(Channel):
 
     engine: LocalEngine
 
-    def put_one(
-        self, item: Any, rank: int, extras: dict[str, Any] | None, timeout: float | None, interrupt: Interrupt
-    ) -> int:
+    def put_one(self, item: Any, rank: int, timeout: float | None, interrupt: Interrupt) -> int:
         """As Channel.put_one."""
-        if extras is not None:
-            return super().put_one(item, rank, extras, timeout, interrupt)
         if (type(item) is bytes or type(item) is str) and len(item) > self.state.options.max_message_bytes:
             raise self._too_large(len(item))
         number = self.engine.put_plain(self.state, rank, item, timeout, interrupt)
@@ -258,20 +283,3 @@ def _codec_for(state: QueueState, codec: object) -> BodyCodec:
     raise SettingsMismatch(
         f"queue {state.name!r} was made with the codec {state.options.codec!r}: pass codec= with one like it"
     )
-
-
-def extras_of(headers: Mapping[str, Any] | None, **texts: str | None) -> dict[str, Any] | None:
-    """The optional parts of a message, checked; None where there are none."""
-    if headers is None and not any(text is not None for text in texts.values()):
-        return None
-    extras: dict[str, Any] = {}
-    if headers is not None:
-        if not isinstance(headers, Mapping):
-            raise TypeError(f"headers is a dict, not {headers!r}")
-        extras["headers"] = check_json(dict(headers), "headers")
-    for name, text in texts.items():
-        if text is not None:
-            if not isinstance(text, str):
-                raise TypeError(f"{name} is a str or None, not {text!r}")
-            extras[name] = text
-    return extras

@@ -53,7 +53,7 @@ class MemoryStore:
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self._undo = contextlib.ExitStack()  # what `before_fork` locked
         self.log = MemoryLog()
-        self.claims = MemoryClaims(self.log.lock, self.log.hand_out, self.log.has)
+        self.claims = MemoryClaims(self.log.lock, self.log.hand_out, self.log.handed_out)
         self.presence = LocalPresence()
         self.engine = LocalEngine(self.log, self.claims, self.presence, clock)
 

@@ -8,10 +8,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
-from .channel import Channel
+from .channel import Channel, PutOptions
 from .errors import Closed, Empty, Full
 from .handle import Handle
 from .log import Draft
@@ -103,14 +102,12 @@ class Producer(Handle):
         timeout: float | None = None,
         *,
         priority: int | None = None,
-        delay: float | None = None,
-        eta: datetime | float | None = None,
-        **options: Any,
+        **options: Unpack[PutOptions],
     ) -> Receipt:
         """Buffer one message. Options as of Queue.put. Raises CodecError, MessageTooLarge, Full, Closed at once."""
         wait = check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
-        draft = self._channel.letter(item, rank, delay=delay, eta=eta, **options)
+        draft = self._channel.draft(item, *self._channel.said(rank, options))
         receipt = Receipt(self, item)
         with self._lock:
             if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):

@@ -8,13 +8,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 import attrs
 
 from . import schedules
 from .audit import problems
-from .channel import Channel, channel_at, extras_of
+from .channel import Channel, PutOptions, channel_at
 from .claims import Shut
 from .codecs import BodyCodec
 from .consumer import Consumer
@@ -25,13 +25,11 @@ from .handle import Handle
 from .lease import ack_many, claimed_message, message_of
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, Record, rank_of
 from .options import (
-    LIVE_STATES,
     UNSET,
     Backoff,
     Unset,
     check_count,
     check_eta,
-    check_key,
     check_name,
     check_priority,
     check_rate,
@@ -207,18 +205,7 @@ class Queue(Handle, Generic[T]):
         timeout: float | None = None,
         *,
         priority: int = 0,
-        delay: float | None = None,
-        eta: datetime | float | None = None,
-        ttl: float | None = None,
-        group: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        type: str | None = None,
-        dedup_id: str | None = None,
-        replace_key: str | None = None,
-        unique: str | None = None,
-        unique_states: Iterable[str] = LIVE_STATES,
-        reply_to: str | None = None,
-        correlation_id: str | None = None,
+        **options: Unpack[PutOptions],
     ) -> int:
         """Store one message; returns its id. When this returns, the message is durable.
 
@@ -240,32 +227,10 @@ class Queue(Handle, Generic[T]):
             self._interrupt.check()
         rank = DEFAULT_RANK if priority is DEFAULT_PRIORITY else rank_of(check_priority(priority))
         wait = None if block and timeout is None else check_timeout(timeout) if block else 0
-        if (
-            self._state.marks_all
-            or unique_states is not LIVE_STATES
-            or not (delay is eta is ttl is None and group is dedup_id is replace_key is unique is None)
-        ):
-            letter = self._channel.letter(
-                item,
-                rank,
-                delay=delay,
-                eta=eta,
-                ttl=ttl,
-                group=group,
-                dedup_id=dedup_id,
-                replace_key=replace_key,
-                unique=unique,
-                unique_states=unique_states,
-                headers=headers,
-                type=type,
-                reply_to=reply_to,
-                correlation_id=correlation_id,
-            )
-            return self._channel.put([(rank, letter)], wait, self._interrupt)[0]
-        extras: dict[str, Any] | None = None
-        if headers is not None or type is not None or reply_to is not None or correlation_id is not None:
-            extras = extras_of(headers, type=type, reply_to=reply_to, correlation_id=correlation_id)
-        return self._put_one(item, rank, extras, wait, self._interrupt)
+        if options or self._state.marks_all:
+            draft = self._channel.draft(item, *self._channel.said(rank, options))
+            return self._channel.put([(rank, draft)], wait, self._interrupt)[0]
+        return self._put_one(item, rank, wait, self._interrupt)
 
     def put_nowait(self, item: T, **options: Any) -> int:
         """`put` that raises Full at once."""
@@ -278,14 +243,7 @@ class Queue(Handle, Generic[T]):
         timeout: float | None = None,
         *,
         priority: int = 0,
-        delay: float | None = None,
-        eta: datetime | float | None = None,
-        ttl: float | None = None,
-        group: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        type: str | None = None,
-        reply_to: str | None = None,
-        correlation_id: str | None = None,
+        **options: Unpack[PutOptions],
     ) -> list[int]:
         """Store all items in one commit, or none; returns their ids. Otherwise as `put`.
 
@@ -293,12 +251,11 @@ class Queue(Handle, Generic[T]):
         """
         self._interrupt.check()
         rank = rank_of(check_priority(priority))
-        if group is not None:
-            check_key(group, "group")
-        extras = extras_of(headers, type=type, group=group, reply_to=reply_to, correlation_id=correlation_id)
-        due = self._channel.due(delay, eta)
-        marks = self._channel.marks(rank, group, ttl)
-        ranked = [(rank, self._channel.draft(item, extras, due, marks)) for item in items]
+        for name in ("dedup_id", "replace_key", "unique"):
+            if options.get(name) is not None:
+                raise TypeError(f"{name} is of one message: put them one by one, or through a producer")
+        said = self._channel.said(rank, options)
+        ranked = [(rank, self._channel.draft(item, *said)) for item in items]
         return self._channel.put(ranked, check_timeout(timeout) if block else 0, self._interrupt)
 
     # ------------------------------------------------------------------ get
@@ -561,7 +518,7 @@ class Queue(Handle, Generic[T]):
         if self._state.is_dead:
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue, whose settings are fixed")
         attrs.evolve(self._state.options, **changes)  # bad values are told before anything is stored
-        self._engine.catalog.configure(self._state, changes)
+        self._engine.configure(self._state, changes)
 
     def pause(self) -> None:
         """Hand nothing out until `resume`: stored, for every process. Puts and settling go on; `get` and `receive`

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from .channel import Channel, extras_of
+from .channel import Channel
 from .engine import Engine, QueueState, timers
 from .message import Marks, digest
 from .options import check_key, check_ttl
@@ -39,9 +39,7 @@ def add(
     type: str | None,
 ) -> None:
     """Store the template of a message and the rule by which it is put. Raises what a put raises, NotSupported."""
-    if group is not None:
-        check_key(group, "group")
-    extras = extras_of(headers, type=type, group=group) or {}
+    extras = channel.extras({"headers": headers, "type": type, "group": group}) or {}
     seconds = channel.state.options.ttl if ttl is None else check_ttl(ttl)
     if seconds is not None:
         extras["ttl"] = seconds  # it counts from each firing

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 
 from sortedcontainers import SortedDict
@@ -30,9 +30,8 @@ class Desk:
         "shut",
         "turn",
         "waiting",
-        "waiting_for_level",
-        "waiting_for_message",
-        "waiting_for_space",
+        "want_arrivals",
+        "want_departures",
     )
 
     def __init__(self) -> None:
@@ -40,15 +39,21 @@ class Desk:
         self.returned: SortedDict[Position, Returned] = SortedDict()
         self.deadline_ns = 0
         self.waiting: dict[Kind, dict[int, Waiting]] = {kind: {} for kind in Kind}
-        self.waiting_for_message = self.waiting[Kind.MESSAGE]  # the same dicts, without the detour
-        self.waiting_for_space = self.waiting[Kind.SPACE]
-        self.waiting_for_level = self.waiting[Kind.LEVEL]
+        self.want_arrivals: set[int] = set()  # sleepers that a put has to think of, so that it asks once
+        self.want_departures: set[int] = set()  # the same for a get
         self.open_tasks = 0
         self.shut = Shut.OPEN
         self.in_flight: dict[int, int] = {}
         self.pace_ns = 0
         self.turn = -1
         self.seat: tuple[int, int] | None = None
+
+    def forget_sleepers(self) -> None:
+        """Nobody waits any more."""
+        for waiting in self.waiting.values():
+            waiting.clear()
+        self.want_arrivals.clear()
+        self.want_departures.clear()
 
 
 class MemoryClaims:
@@ -64,11 +69,11 @@ class MemoryClaims:
         self,
         lock: threading.RLock,
         hand_out: Callable[[int, Position], None],
-        was_handed_out: Callable[[int, Position], bool],
+        handed_out: Callable[[int], Collection[Position]],
     ) -> None:
         self.lock = lock
         self._hand_out = hand_out
-        self._was_handed_out = was_handed_out
+        self._handed_out = handed_out
         self._desks: dict[int, Desk] = {}
         self._tokens = 0
         self._seats = 0
@@ -119,7 +124,7 @@ class MemoryClaims:
 
     def has_passed(self, queue: int, position: Position) -> bool:
         """Whether it has left its lane."""
-        return self._was_handed_out(queue, position)
+        return position in self._handed_out(queue)
 
     def in_flight(self, queue: int, group: int) -> int:
         """How many rows of a group."""
@@ -241,7 +246,12 @@ class MemoryClaims:
         self.desk(queue).returned[position] = returned
 
     def forget_cursors(self, queue: int | None = None) -> None:
-        """What was handed out is not in the lanes any more: there are none."""
+        """What claimers have passed is found again. O(messages handed out)."""
+        for number in list(self._desks) if queue is None else [queue]:
+            desk = self.desk(number)
+            for position in self._handed_out(number):
+                if position not in desk.rows and position not in desk.returned:
+                    desk.returned[position] = Returned(0, 0)
 
     def set_pace(self, queue: int, pace_ns: int) -> None:
         """Set what a rate limit goes by."""
@@ -271,19 +281,26 @@ class MemoryClaims:
 
     def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
         """Add or change a sleeper."""
-        self.desk(queue).waiting[kind][waiting.sleeper] = waiting
+        desk = self.desk(queue)
+        desk.waiting[kind][waiting.sleeper] = waiting
+        if kind in (Kind.MESSAGE, Kind.LEVEL):
+            desk.want_arrivals.add(waiting.sleeper)
+        if kind in (Kind.SPACE, Kind.LEVEL):
+            desk.want_departures.add(waiting.sleeper)
 
     def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Remove a sleeper."""
-        self.desk(queue).waiting[kind].pop(sleeper, None)
+        desk = self.desk(queue)
+        desk.waiting[kind].pop(sleeper, None)
+        desk.want_arrivals.discard(sleeper)
+        desk.want_departures.discard(sleeper)
 
     def leave_all(self, owner: int) -> list[int]:
         """Remove all sleepers and tasks (there is one owner)."""
         queues = [queue for queue, desk in self._desks.items() if desk.open_tasks]
         for desk in self._desks.values():
             desk.open_tasks = 0
-            for waiting in desk.waiting.values():
-                waiting.clear()
+            desk.forget_sleepers()
         return queues
 
     def add_tasks(self, queue: int, owner: int, count: int) -> None:
@@ -316,5 +333,4 @@ class MemoryClaims:
         self._seats = 0
         for desk in self._desks.values():
             desk.seat = None
-            for waiting in desk.waiting.values():
-                waiting.clear()
+            desk.forget_sleepers()

@@ -44,16 +44,10 @@ class LocalEngine(Engine):
         shelf, desk = self.log.shelf_and_inbox(queue.id), self.claims.desk(queue.id)
         now_ns = self.clock.wall_ns()
         maxsize = queue.options.maxsize
-        if (
-            rank == DEFAULT_RANK
-            and not maxsize
-            and desk.shut is Shut.OPEN
-            and not desk.waiting_for_message
-            and not desk.waiting_for_level
-        ):
+        if rank == DEFAULT_RANK and not maxsize and desk.shut is Shut.OPEN and not desk.want_arrivals:
             number = next(self.log.seqs)
             shelf.inbox.append(entry := (number, body, now_ns, None))
-            if desk.shut is Shut.OPEN and not desk.waiting_for_message and not desk.waiting_for_level:
+            if desk.shut is Shut.OPEN and not desk.want_arrivals:
                 return number
             return self._came_late(queue, shelf, entry)
         with self.log.lock:
@@ -61,10 +55,8 @@ class LocalEngine(Engine):
                 shelf.absorb()
             if desk.shut is Shut.OPEN and (not maxsize or shelf.total < maxsize):
                 number = self.log.append_plain(shelf, rank, body, now_ns)
-                if desk.waiting_for_message:
-                    self.waiters.ring_one(queue.id, Kind.MESSAGE)
-                if desk.waiting_for_level:
-                    self.waiters.ring_all(queue.id, Kind.LEVEL)
+                if desk.want_arrivals:
+                    self._ring(queue, Kind.MESSAGE)
                 return number
         ids = self.put(queue, [(rank, Record(body, now_ns))], timeout, interrupt)
         return None if ids is None else ids[0]
@@ -74,40 +66,41 @@ class LocalEngine(Engine):
         with self.log.lock:
             if self.claims.shut(queue.id) is not Shut.OPEN and shelf.take_from_inbox(entry):
                 raise self.shut_for_puts(queue)
-            self.waiters.ring_one(queue.id, Kind.MESSAGE)
-            self.waiters.ring_all(queue.id, Kind.LEVEL)
+            self._ring(queue, Kind.MESSAGE)
             return entry[0]
+
+    def _ring(self, queue: QueueState, kind: Kind) -> None:
+        """One who waits for a message, or for room, and who wants to see the level change."""
+        self.waiters.ring_one(queue.id, kind)
+        self.waiters.ring_all(queue.id, Kind.LEVEL)
 
     def get(
         self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
     ) -> tuple[T] | None:
         """As the machine's `get`; bodies in memory need no decoding."""
+        found = self._take_out(queue, NO_SEAT)
+        if found:
+            return found
         claims: list[Claim] = []
 
         def attempt(seat: Seat) -> tuple[T] | None:
-            if self._is_out_of_the_ordinary(queue):
-                return self._claim_and_settle(queue, seat, claims, decode)
-            return self._take_out(queue, seat)
+            found = self._take_out(queue, seat)
+            return self._claim_and_settle(queue, seat, claims, decode) if found is THE_LONG_WAY else found
 
         try:
-            return attempt(NO_SEAT) or (None if timeout == 0 else self._take(queue, attempt, timeout, interrupt))
+            return self._take(queue, attempt, timeout, interrupt)
         except BaseException:
             self.release_all(claims)
             raise
 
-    def _is_out_of_the_ordinary(self, queue: QueueState) -> bool:
-        """Whether anything but its place ahead decides who is next, or whether it is given out."""
-        return (
-            not queue.is_plain
-            or self.log.shelf_and_inbox(queue.id).marked > 0
-            or bool(self.claims.desk(queue.id).returned)
-            or self.claims.any_seat(0)
-        )
-
-    def _take_out(self, queue: QueueState, seat: Seat) -> tuple[Any] | None:
-        """Remove the first message, and count a task. Raises ShutDown."""
+    def _take_out(self, queue: QueueState, seat: Seat) -> tuple[Any, ...] | Any:
+        """Remove the first message, and count a task: (its body,), or None. THE_LONG_WAY, and nothing done, where
+        anything but its place ahead decides who is next, or whether it is given out. Raises ShutDown.
+        """
         shelf, desk = self.log.shelf_and_inbox(queue.id), self.claims.desk(queue.id)
         with self.log.lock:
+            if not queue.is_plain or shelf.marked or desk.returned or self.claims.any_seat(0):
+                return THE_LONG_WAY
             if desk.shut is Shut.IMMEDIATE:
                 self._raise_if_shut(self.claims, queue)
             if shelf.delayed:
@@ -120,11 +113,10 @@ class LocalEngine(Engine):
             if seat.taken:
                 self.claims.leave(queue.id, Kind.MESSAGE, seat.sleeper, self._owner)
                 seat.taken = False
-            if desk.waiting_for_space:
-                self.waiters.ring_one(queue.id, Kind.SPACE)
-            if desk.waiting_for_level:
-                self.waiters.ring_all(queue.id, Kind.LEVEL)
+            if desk.want_departures:
+                self._ring(queue, Kind.SPACE)
             return (entry[1],)
 
 
 NO_SEAT = Seat()
+THE_LONG_WAY: Any = ()

@@ -15,11 +15,14 @@ claims'. No user code runs under either.
 
 from __future__ import annotations
 
-from ..claims import Claims
+from typing import Any
+
+from ..claims import Claims, Kind
 from ..log import Log
 from ..system.clock import Clock
 from ..waiting import Presence, Waiters
 from .aftermath import Aftermath
+from .catalog import QueueState
 from .inspection import Inspection
 from .putting import Putting
 from .schedule import Schedule
@@ -38,6 +41,14 @@ class Engine(Putting):
         self.tasks = Tasks(log, claims, presence, self.waiters)
         self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule)
         self.aftermath = Aftermath(log, claims, self.waiters, self.catalog)
+
+    def configure(self, queue: QueueState, changes: dict[str, Any]) -> None:
+        """Change options for every process. One commit; who waits looks again."""
+        self.catalog.configure(queue, changes)
+        if "limits" in changes:  # what claimers have passed over may be claimable now
+            with self.claims.lock, self.claims.guard, self.claims.write() as c:
+                c.forget_cursors(queue.id)
+            self.waiters.ring_all(queue.id, Kind.MESSAGE)
 
     def after_fork(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""

@@ -26,7 +26,7 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -271,7 +271,8 @@ class MemoryLog(Indexing):
 
     def gauges(self, queue: int) -> Gauges:
         """What a claimer asks first."""
-        return self.shelf(queue).numbers.gauges
+        numbers = self.shelf(queue).numbers
+        return numbers.settings_version, numbers.delayed + numbers.expiring + numbers.timers, numbers.grouped
 
     def next_due(self, queue: int, line: int) -> int | None:
         """When the earliest message that waits on a line of time is due. O(log n)."""
@@ -359,26 +360,28 @@ class MemoryLog(Indexing):
     def append(self, queue: int, rank: int, draft: Record, message_id: int = 0, lineup: Lineup = None) -> int:
         """Store at a new position. O(1), O(log r) at the first message of a rank; O(log n) in a SortedLane."""
         shelf = self.shelf(queue)
-        seq = next(self.seqs)
-        position = rank << 64 | seq
-        if lineup is not None:
+        seq = low = next(self.seqs)
+        draft.id = message_id or seq
+        if lineup is None:
+            lane = shelf.lane(rank)
+        else:
             position = lineup(rank, seq)
             while self.look_up(queue, position) is not None:  # two that came at the same moment
                 position += 1
-        draft.id = message_id or seq
-        entry = (position & LOW_MASK, draft.payload, draft.enqueued_ns, draft)
-        shelf.lane(position >> 64, lineup is None).append(entry)
-        self._stored(shelf, queue, position, rank, draft)
+            low, lane = position & LOW_MASK, shelf.lane(position >> 64, in_order=False)
+        lane.append((low, draft.payload, draft.enqueued_ns, draft))
+        if low != draft.id or draft.marks is not None:
+            self._index(shelf, queue, rank << 64 | low if lineup is None else position, rank, draft)
+        shelf.total += 1
+        shelf.bytes += _size(draft.payload)
         return draft.id
 
-    def _stored(self, shelf: Shelf, queue: int, position: Position, rank: int, draft: Record) -> None:
-        if position & LOW_MASK != draft.id and not follows(position, draft.id):
+    def _index(self, shelf: Shelf, queue: int, position: Position, rank: int, draft: Record) -> None:
+        if not follows(position, draft.id):
             self.enter(PLACE, queue, (draft.id,), in_line(position))
         if draft.marks is not None:
             self.mark(queue, rank, draft.id, draft.marks, in_group=True)
             shelf.marked += 1
-        shelf.total += 1
-        shelf.bytes += _size(draft.payload)
 
     def replace(self, queue: int, position: Position, draft: Record) -> int:
         """Store in the place of another, which was handed out. O(log n)."""
@@ -386,7 +389,9 @@ class MemoryLog(Indexing):
         self.remove(queue, position)
         draft.id = next(self.seqs)
         shelf.held[position] = draft
-        self._stored(shelf, queue, position, position >> 64, draft)
+        self._index(shelf, queue, position, position >> 64, draft)
+        shelf.total += 1
+        shelf.bytes += _size(draft.payload)
         return draft.id
 
     def append_plain(self, shelf: Shelf, rank: int, body: object, enqueued_ns: int) -> int:
@@ -478,6 +483,10 @@ class MemoryLog(Indexing):
             lane.remove(entry)
         shelf.held[position] = _record(entry)
         shelf.drop_if_empty(rank, lane)
+
+    def handed_out(self, queue: int) -> Collection[Position]:
+        """Positions of messages that have left their lanes."""
+        return self.shelf(queue).held.keys()
 
     def remove(self, queue: int, position: Position) -> Record | None:
         """Take a record out that was handed out. O(1)."""
