@@ -14,7 +14,7 @@ from .codecs import BodyCodec, check_json
 from .engine import QueueState
 from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
-from .log import Draft
+from .log import DEAD_BIT, Draft
 from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key
 from .options import LIVE_STATES, UNSET, Named, QueueOptions, check_delay, check_eta, check_key, check_states, check_ttl
 from .store import Store, open_store, release, retain
@@ -90,7 +90,8 @@ class Channel:
             raise TypeError(
                 f"queue {self.state.name!r} is in memory and cannot be sent to another process: give it a path"
             )
-        backoff = self.state.options.backoff
+        origin = self.engine.catalog.known(self.state.id & ~DEAD_BIT) or self.state
+        backoff = origin.options.backoff
         function = backoff.function if isinstance(backoff, Named) else None
         return _reopen, (self.store.path, self.state.origin, self.codec.codec, self.state.is_dead, function)
 
@@ -157,12 +158,11 @@ class Channel:
                 f"queue {self.state.name!r} is last in, first out, and a group is in order: leave group out"
             )
         seconds = options.ttl if ttl is None else check_ttl(ttl)
-        marks = Marks(
+        return Marks(
             group=group_key(group) if group is not None else UNGROUPED if options.fair else None,
             expires=None if seconds is None else self.engine.timeline.after(seconds),
             rank=None if options.aging is None else rank,
         )
-        return None if marks == Marks() else marks
 
     def draft(
         self,
@@ -229,6 +229,8 @@ class LocalChannel(Channel):
 
     def put_one(self, item: Any, rank: int, timeout: float | None, interrupt: Interrupt) -> int:
         """As Channel.put_one."""
+        if self.state.options.maxbytes:  # it may be one that can never fit
+            return super().put_one(item, rank, timeout, interrupt)
         if (type(item) is bytes or type(item) is str) and len(item) > self.state.options.max_message_bytes:
             raise self._too_large(len(item))
         number = self.engine.put_plain(self.state, rank, item, timeout, interrupt)

@@ -57,12 +57,11 @@ class Consumer(Handle):
             try:
                 seats.take(self._engine, self._state, self._entry.number)
             except BaseException:
-                if owns_channel:
-                    channel.close()
+                self.close()  # interrupted, it may have the seat
                 raise
 
     def _reset(self) -> None:
-        self._entry = ANYBODY if self.mode == "shared" else Pass(seats.new_number(), waits=self.mode == "failover")
+        self._entry = ANYBODY if self.mode == "shared" else Pass(seats.new_number(self), waits=self.mode == "failover")
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
         self._lock = threading.Lock()  # guards the four below; nothing of the engine is called under it
         self._changed = threading.Condition(self._lock)  # entered as `_lock`: its own __enter__ can be interrupted
@@ -213,6 +212,11 @@ class Consumer(Handle):
         return self._entry is ANYBODY or seats.has(self._engine, self._state, self._entry.number)
 
     # ------------------------------------------------------------------ the end
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` has done its work."""
+        return self._ended
+
     def give_back_buffered(self) -> None:
         """What is not yet in the user's hands goes back to the queue."""
         with self._lock:

@@ -96,9 +96,9 @@ class Record:
     terms: Terms | None = None
 
     @property
-    def is_plain(self) -> bool:
-        """Whether there is nothing to look up or to index when it is put."""
-        return self.marks is None and self.terms is None
+    def asks(self) -> bool:
+        """Whether there is something to look up before it is put."""
+        return self.terms is not None or (self.marks is not None and self.marks.replace is not None)
 
 
 def rank_at(position: Position, marks: Marks | None) -> int:

@@ -174,7 +174,7 @@ def _rate(value: Any) -> Any:
 
 
 def _is_rate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and len(value) == 2:
         count, seconds = value
         if type(count) is not int or type(seconds) is not float:
             raise TypeError(f"rate is a number, or (count, seconds) with an int and a number, not {value!r}")
@@ -196,9 +196,9 @@ def _is_limits(_: object, attribute: attrs.Attribute[Any], value: object) -> Non
     if not isinstance(value, dict):
         raise TypeError(f"limits is a dict from a group (or '*' for all others) to a number, or None, not {value!r}")
     for group, limit in value.items():
-        if type(group) is not str or type(limit) is not int:
-            raise TypeError(f"limits has str keys and int values, unlike {group!r}: {limit!r}")
-        if limit < 1:
+        if type(group) is not str or (limit is not None and type(limit) is not int):
+            raise TypeError(f"limits has str keys and int values (or None: no limit), unlike {group!r}: {limit!r}")
+        if limit is not None and limit < 1:
             raise ValueError(f"each of limits is at least 1, not {limit} for {group!r}: pause the queue to stop it")
 
 
@@ -243,7 +243,7 @@ class QueueOptions:
     dedup_window       seconds for which a dedup_id is remembered
     rate               messages handed out per second, evenly spaced; or (count, seconds): up to count at once, count
                        more every seconds; None = no limit
-    limits             {group: messages in flight at most, "*": of all other groups}; None: 1 of each
+    limits             {group: messages in flight at most, "*": of all other groups}, None = no limit; without: 1 of each
     codec              how bodies become bytes: "json", "pickle", or the name of the user's own
     paused             nothing is handed out: set by `Queue.pause`
     """
@@ -263,7 +263,7 @@ class QueueOptions:
     expired: str = attrs.field(default="dead_letter", validator=_one_of("dead_letter", "drop"))
     dedup_window: float = attrs.field(default=300.0, converter=_seconds_to_float, validator=_seconds)
     rate: float | tuple[int, float] | None = attrs.field(default=None, converter=_rate, validator=_is_rate)
-    limits: dict[str, int] | None = attrs.field(default=None, converter=_limits, validator=_is_limits)
+    limits: dict[str, int | None] | None = attrs.field(default=None, converter=_limits, validator=_is_limits)
     codec: str = attrs.field(default="json")
     paused: bool = attrs.field(default=False, validator=_flag)
 
@@ -389,16 +389,16 @@ def check_states(states: object) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def check_eta(eta: object) -> float:
+def check_eta(eta: object, what: str = "eta") -> float:
     """A moment, as seconds since the epoch: an aware datetime, or that number."""
     if isinstance(eta, datetime):
         if eta.tzinfo is None:
-            raise ValueError(f"eta {eta!r} has no time zone: use datetime.now(timezone.utc), or .astimezone()")
+            raise ValueError(f"{what} {eta!r} has no time zone: use datetime.now(timezone.utc), or .astimezone()")
         return eta.timestamp()
     if isinstance(eta, bool) or not isinstance(eta, int | float):
-        raise TypeError(f"eta is an aware datetime or epoch seconds, not {eta!r}")
+        raise TypeError(f"{what} is an aware datetime or epoch seconds, not {eta!r}")
     if not abs(eta) < 1e300:
-        raise ValueError("eta is a finite number of epoch seconds")
+        raise ValueError(f"{what} is a finite number of epoch seconds")
     return float(eta)
 
 

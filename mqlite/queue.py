@@ -130,7 +130,7 @@ class Queue(Handle, Generic[T]):
         expired: str | Unset = UNSET,
         dedup_window: float | Unset = UNSET,
         rate: float | tuple[int, float] | Unset | None = UNSET,
-        limits: Mapping[str, int] | Unset | None = UNSET,
+        limits: Mapping[str, int | None] | Unset | None = UNSET,
         codec: object = UNSET,
     ) -> None:
         if isinstance(name, int):  # queue.Queue(maxsize)
@@ -172,6 +172,7 @@ class Queue(Handle, Generic[T]):
         self._state = channel.state
         self._interrupt = Interrupt(f"queue {channel.state.name!r}")
         self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
+        self._reserving: list[Consumer] = []
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._watermarks: weakref.WeakSet[Watermarks] = weakref.WeakSet()
         self._dead: Queue[Any] | None = None
@@ -322,6 +323,8 @@ class Queue(Handle, Generic[T]):
         self._interrupt.check()
         consumer = Consumer(self._channel, prefetch, auto_ack, mode)
         self._consumers.add(consumer)
+        if mode != "shared":  # what it has is not lost track of: `close` frees it
+            self._reserving = [known for known in self._reserving if not known.is_closed] + [consumer]
         return consumer
 
     def producer(self, *, priority: int = 0, max_buffered: int = 10_000) -> Producer:
@@ -356,12 +359,17 @@ class Queue(Handle, Generic[T]):
     def full(self) -> bool:
         """Whether a put would have to wait."""
         self._interrupt.check()
+        self._engine.schedule.care(self._state.id)  # what has expired takes no room
+        maxbytes = self._state.options.maxbytes
+        if maxbytes and maxbytes <= self._engine.inspection.numbers(self._state)["bytes"]:
+            return True
         return 0 < self.maxsize <= self._engine.inspection.total(self._state)
 
     @property
     def unfinished_tasks(self) -> int:
         """Messages in the queue, and those taken by `get` for which no `task_done` was called."""
         self._interrupt.check()
+        self._engine.schedule.care(self._state.id)  # what has expired is no task
         return self._engine.tasks.unfinished(self._state)
 
     def task_done(self) -> None:
@@ -606,7 +614,7 @@ class Queue(Handle, Generic[T]):
             every=every,
             cron=cron,
             zone=zone,
-            start_ns=None if start is None else int(check_eta(start) * 1e9),
+            start_ns=None if start is None else int(check_eta(start, "start") * 1e9),
             catch_up=catch_up,  # type: ignore[arg-type]
         )
         rank = rank_of(check_priority(priority))

@@ -228,12 +228,12 @@ class Recurrence:
             return now_ns + every_ns
         return start_ns if start_ns > now_ns else start_ns + ((now_ns - start_ns) // every_ns + 1) * every_ns
 
-    def fire(self, due_ns: int, now_ns: int) -> tuple[int, int]:
+    def fire(self, due_ns: int, now_ns: int, most: int = MOST_AT_ONCE) -> tuple[int, int]:
         """What to do about the firing that was due at `due_ns`: (messages to put now, when it is due next).
 
         The next is after `due_ns`, whatever the clock did, so no firing comes twice; and after `now_ns`, except with
-        catch_up="all" and more than 256 missed: then it is the 257th, and the caller calls again. Before `due_ns`
-        there is nothing to do, and it stays due then.
+        catch_up="all" and more than `most` missed: then it is the one after these, and the caller calls again. Before
+        `due_ns` there is nothing to do, and it stays due then.
 
         Raises NotSupported or ValueError if not `is_computable()`.
         Cost: O(1); with cron below 1 ms, with "all" for each message.
@@ -241,7 +241,7 @@ class Recurrence:
         if now_ns < due_ns:
             return 0, due_ns
         if self.catch_up == "all":
-            return self._each(due_ns, now_ns)
+            return self._each(due_ns, now_ns, most)
         if self.cron is not None:
             on_time = now_ns - due_ns <= LATE_NS or self._match_after(now_ns - LATE_NS - 1) <= now_ns
             next_ns = self._match_after(now_ns)
@@ -251,13 +251,13 @@ class Recurrence:
             next_ns = now_ns - since_latest_ns + self._every_ns()
         return int(on_time or self.catch_up == "one"), next_ns
 
-    def _each(self, due_ns: int, now_ns: int) -> tuple[int, int]:
+    def _each(self, due_ns: int, now_ns: int, most: int) -> tuple[int, int]:
         if self.cron is None:
             every_ns = self._every_ns()
-            count = min((now_ns - due_ns) // every_ns + 1, MOST_AT_ONCE)
+            count = min((now_ns - due_ns) // every_ns + 1, most)
             return count, due_ns + count * every_ns
         matches, count, next_ns = self._matches_after(due_ns), 0, due_ns
-        while next_ns <= now_ns and count < MOST_AT_ONCE:
+        while next_ns <= now_ns and count < most:
             count, next_ns = count + 1, next(matches)
         return count, next_ns
 

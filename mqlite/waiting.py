@@ -223,12 +223,14 @@ class Waiters:
 
     def ring_any(self, queue: int, kind: Kind, waiting: list[Waiting]) -> None:
         """Ring the first of these that can be reached; they were read after the change that they wait for."""
-        for w in waiting:
-            if self._presence.bell.ring(w.owner, w.sleeper):
-                if self._claims.ring_unseats:
-                    with self._claims.write() as c:
-                        c.leave(queue, kind, w.sleeper, w.owner)
-                return
+        one_step = self._claims.lock if self._claims.ring_unseats else contextlib.nullcontext()
+        with one_step:  # else the new row of one that has woken and registered again would go, and it would sleep on
+            for w in waiting:
+                if self._presence.bell.ring(w.owner, w.sleeper):
+                    if self._claims.ring_unseats:
+                        with self._claims.write() as c:
+                            c.leave(queue, kind, w.sleeper, w.owner)
+                    return
         if len(waiting) == RUNG_FROM:  # so many that are gone: ask for all
             self.ring_all(queue, kind)
 

@@ -77,11 +77,15 @@ class Watermarks(Handle):
             try:
                 callback(level)
             except Exception as error:
-                warnings.warn(
-                    f"a watermark callback of queue {self._state.name!r} raised {type(error).__name__}: {error}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                try:
+                    warnings.warn(
+                        f"a watermark callback of queue {self._state.name!r} raised {type(error).__name__}: {error}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                except RuntimeWarning as warning:  # warnings are errors here: told as a thread tells of its own
+                    told = (RuntimeWarning, warning, warning.__traceback__, self._thread)
+                    threading.excepthook(threading.ExceptHookArgs(told))
 
     def close(self) -> None:
         """Call nothing more; waits for a callback that is running, unless it is the one that closes."""
@@ -96,4 +100,5 @@ class Watermarks(Handle):
     def after_fork(self) -> None:
         """In the child: the thread is the parent's."""
         self._interrupt.closed = True
+        self._over = threading.Event()  # the thread may have been inside the old one
         self._over.set()

@@ -108,6 +108,9 @@ class Reading(Protocol):
     def has_passed(self, queue: int, position: Position) -> bool:
         """Whether a position lies behind the cursor of its rank."""
 
+    def may_hide(self, queue: int) -> bool:
+        """Whether a message may lie behind a cursor that is neither claimed nor given back."""
+
     def in_flight(self, queue: int, group: int) -> int:
         """How many rows there are of a group. O(1)."""
 

@@ -77,6 +77,7 @@ class MemoryClaims:
         self._desks: dict[int, Desk] = {}
         self._tokens = 0
         self._seats = 0
+        self._sleepers = 0
         self._owners: list[int] = [1]  # the process itself
 
     guard = contextlib.nullcontext()
@@ -126,6 +127,11 @@ class MemoryClaims:
         """Whether it has left its lane."""
         return position in self._handed_out(queue)
 
+    def may_hide(self, queue: int) -> bool:
+        """Whether a message was passed over. O(1)."""
+        desk = self.desk(queue)
+        return len(self._handed_out(queue)) > len(desk.rows) + len(desk.returned)
+
     def in_flight(self, queue: int, group: int) -> int:
         """How many rows of a group."""
         return self.desk(queue).in_flight.get(group, 0)
@@ -168,8 +174,8 @@ class MemoryClaims:
         return iter(list(waiting.values()) if waiting else ())
 
     def anybody(self) -> bool:
-        """Not known without a walk."""
-        return True
+        """Whether a sleeper is registered."""
+        return self._sleepers > 0
 
     def tasks(self, queue: int) -> dict[int, int]:
         """Open tasks per owner."""
@@ -282,6 +288,7 @@ class MemoryClaims:
     def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
         """Add or change a sleeper."""
         desk = self.desk(queue)
+        self._sleepers += waiting.sleeper not in desk.waiting[kind]
         desk.waiting[kind][waiting.sleeper] = waiting
         if kind in (Kind.MESSAGE, Kind.LEVEL):
             desk.want_arrivals.add(waiting.sleeper)
@@ -291,7 +298,7 @@ class MemoryClaims:
     def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Remove a sleeper."""
         desk = self.desk(queue)
-        desk.waiting[kind].pop(sleeper, None)
+        self._sleepers -= desk.waiting[kind].pop(sleeper, None) is not None
         desk.want_arrivals.discard(sleeper)
         desk.want_departures.discard(sleeper)
 
@@ -301,6 +308,7 @@ class MemoryClaims:
         for desk in self._desks.values():
             desk.open_tasks = 0
             desk.forget_sleepers()
+        self._sleepers = 0
         return queues
 
     def add_tasks(self, queue: int, owner: int, count: int) -> None:
@@ -330,7 +338,7 @@ class MemoryClaims:
     def after_fork(self, lock: threading.RLock) -> None:
         """In a forked child: another lock, nobody waits, and nobody has a queue for himself."""
         self.lock = lock
-        self._seats = 0
+        self._seats = self._sleepers = 0
         for desk in self._desks.values():
             desk.seat = None
             desk.forget_sleepers()

@@ -121,6 +121,10 @@ class _Reading:
         """Whether a position lies behind the cursor of its rank."""
         return position <= self.cursor(queue, position >> 64)
 
+    def may_hide(self, queue: int) -> bool:
+        """Not known without a look at each group."""
+        return True
+
     def in_flight(self, queue: int, group: int) -> int:
         """How many rows of a group."""
         return self._number(_key(b"G", queue) + _U64.pack(group))

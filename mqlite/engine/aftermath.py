@@ -13,7 +13,7 @@ from ..log import Log, Note
 from ..waiting import RUNG_FROM, Ring, Waiters
 from .catalog import Catalog
 from .groups import offer
-from .steps import ARRIVED, DELAYED, FREED, SETTLED
+from .steps import ARRIVED, DELAYED, SETTLED
 from .tasks import shut_mode
 
 
@@ -47,18 +47,15 @@ class Aftermath:
                     left.add(note[1])
                     if note[3].group:
                         freed.add((note[1], note[3].group))
-                elif note[0] is FREED:
-                    freed.add(note[1:])
-                    left.add(note[1])
                 elif note[0] is DELAYED:
                     delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
                 else:
                     changed.add(note[1])
             arrived.update(queue for queue, _ in freed)
-            if settled or freed:
-                rings, watched = self._clear(settled, freed, arrived, left)
+            if settled:
+                rings, watched = self._clear(settled, freed, arrived, left | set(delayed))
             else:
-                rings, watched = self._look(arrived)
+                rings, watched = self._look(arrived, set(delayed))
             for ring in rings:
                 self._waiters.ring_any(*ring)
             for queue, wake_ns in delayed.items():
@@ -80,15 +77,15 @@ class Aftermath:
             if not isinstance(error, MqliteError):
                 raise
 
-    def _look(self, arrived: set[int]) -> tuple[list[Ring], list[tuple[int, Kind]]]:
+    def _look(self, arrived: set[int], delayed: set[int]) -> tuple[list[Ring], list[tuple[int, Kind]]]:
         """Who is to be rung after a put: one look, after the commit; none where all these queues are calm."""
-        if all(map(self.is_calm, arrived)):
+        if all(map(self.is_calm, arrived | delayed)):
             return [], []
         with self._claims.read() as c:
-            for queue in arrived:
+            for queue in arrived | delayed:
                 if c.shut(queue) is Shut.OPEN and not c.anybody():
                     self._calm[queue] = c.commit
-            return self._who_waits(c, arrived, set())
+            return self._who_waits(c, arrived, delayed)
 
     def _clear(
         self, settled: list[Note], freed: set[tuple[int, int]], arrived: set[int], left: set[int]
@@ -105,9 +102,10 @@ class Aftermath:
                         continue
                 if c.drop(queue, position, row.group) and row.flags & TASK:
                     c.add_tasks(queue, row.owner, 1)
-            if freed:
+            hidden = [each for each in freed if c.may_hide(each[0])]
+            if hidden:
                 with self._log.read() as snapshot:  # after C
-                    for queue, group in freed:
+                    for queue, group in hidden:
                         offer(c, snapshot, self._catalog.state(queue, snapshot), group)
             return self._who_waits(c, arrived, left)
 

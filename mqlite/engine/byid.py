@@ -12,7 +12,7 @@ from ..errors import AlreadyClaimed, LeaseLost
 from ..log.index import Place
 from ..message import Due, Marks, Record, rank_at
 from .catalog import QueueState
-from .steps import ARRIVED, CHANGED, FREED, Claim
+from .steps import ARRIVED, CHANGED, Claim
 
 if TYPE_CHECKING:
     from .machine import Engine
@@ -58,6 +58,9 @@ def update(engine: Engine, queue: QueueState, number: int, wanted: Update) -> bo
 
 
 def _take_out(engine: Engine, queue: QueueState, number: int, change: Change) -> bool:
+    _ = engine.presence.owner
+    if number.bit_length() > 64:
+        return False  # no id is
     while True:
         with engine.log.read() as snapshot:
             place = snapshot.place(queue.id, number)
@@ -89,8 +92,7 @@ def _change_waiting(engine: Engine, queue: QueueState, number: int, place: Place
         txn.reserve(engine.log.footprint(engine.log.prepare(record)))
         txn.undelay(queue.id, key)
         change(txn, rank, attrs.evolve(record, due=(place.line, place.due_ns)))
-    if group:
-        txn.notes.append((FREED, queue.id, group))
+    engine.let_go_on(txn, queue.id, group)
     return True
 
 

@@ -13,13 +13,17 @@ from ..options import DEAD_OPTIONS, Named, QueueOptions
 from .steps import CHANGED
 
 
+NO_LIMIT = 1 << 62
+
+
 class QueueState:
     """A queue as this process knows it. Options are read again when their version in the log changes.
 
     The other attributes follow from the options:
 
-    is_plain       messages line up by priority and put, nothing is asked of a put but maxsize, and nothing keeps a
-                   claimer from what is first in line but its group
+    asks_of_puts   a put asks for more than room for so many messages, with maxsize, or does not wait for it
+    is_plain       it does not, messages line up by priority and put, and nothing but its group keeps a claimer from
+                   what is first in line
     has_cursors    what is put lies behind all that is there of its priority, and what is first in line is taken first:
                    the claims may remember how far they have come
     marks_all      every message has marks
@@ -28,6 +32,7 @@ class QueueState:
     __slots__ = (
         "_limits",
         "_other_limit",
+        "asks_of_puts",
         "has_cursors",
         "id",
         "is_plain",
@@ -49,17 +54,15 @@ class QueueState:
         if isinstance(new, Named) and new.function is None and known == new:
             options = attrs.evolve(options, backoff=known)
         limits = options.limits or {}
-        self._limits = {group_key(group): limit for group, limit in limits.items() if group != "*"}
-        self._other_limit = limits.get("*", 1)
+        numbers = {group: NO_LIMIT if limit is None else limit for group, limit in limits.items()}
+        self._other_limit = numbers.pop("*", 1)
+        self._limits = {group_key(group): limit for group, limit in numbers.items()}
         in_order = options.order == "priority" and options.aging is None
         self.has_cursors = in_order and not options.fair
         self.marks_all = options.fair or options.aging is not None or options.ttl is not None
-        self.is_plain = (
-            self.has_cursors
-            and not (options.maxbytes or options.paused or self.marks_all)
-            and options.overflow == "block"
-            and options.rate is None
-        )
+        self.asks_of_puts = options.maxbytes > 0 or options.overflow != "block"
+        held_up = options.paused or options.rate is not None
+        self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or held_up)
         self.options, self.version = options, version
 
     @property

@@ -16,7 +16,7 @@ from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, Queue
 from ..log import DEAD_BIT, Raw, Snapshot
 from ..message import Position, Record
 from ..waiting import Interrupt, Seat
-from . import pace
+from . import pace, seats
 from .catalog import QueueState
 from .groups import Turnstile, in_turn
 from .inspection import remembered
@@ -128,7 +128,7 @@ class Claiming(Settling):
         if result is not None:
             return result
         if timeout == 0:
-            return attempt(Seat()) if self.takeback.care(queue.id)[1] else None
+            return attempt(Seat()) if self.care(queue.id, Kind.MESSAGE)[1] else None
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
 
     # ------------------------------------------------------------------ looking around
@@ -157,8 +157,9 @@ class Claiming(Settling):
         if state is None or state.options.rate is None:
             return 0
         with self.claims.read() as c:
-            next_ns = pace.next_ns(state.options, c.pace_ns(queue))
-        return next_ns if next_ns > self.clock.monotonic_ns() else 0
+            now_ns = self.clock.monotonic_ns()
+            next_ns = pace.next_ns(state.options, c.pace_ns(queue), now_ns)
+        return next_ns if next_ns > now_ns else 0
 
     def promising(self, queue: int, kind: Kind) -> bool:
         """Whether a sleeper would get what it waits for: claims first, then the log, in new snapshots. [9]"""
@@ -199,6 +200,8 @@ class Claiming(Settling):
     ) -> bool:
         """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
         self.takeback.notice_deaths()  # what they held comes before what is newer
+        if queue.options.rate is not None:
+            self.schedule.care(queue.id)  # what has expired uses no slot up
         for attempt in itertools.count():
             due_too = attempt < LOOKS_AROUND  # else there is no room to move what is due
             found = self._claim_once(queue, count, flags, started, seat, into, entry, due_too)
@@ -239,6 +242,9 @@ class Claiming(Settling):
                 if entry is not REMOVER and (entry.number or c.any_seat(generation) or not queue.is_plain):
                     count = self._admitted(c, queue, count, entry)
                 picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else _NOTHING
+                held_up = not count and c.shut(queue.id) is Shut.DRAINING
+                if held_up and self._pick(c, snapshot, queue, 1, grouped, True).taken:
+                    return False  # not empty: the rest comes when it is resumed, or at its rate
             for position in picked.stale:
                 c.take_returned(queue.id, position)
             if not picked.taken or c.shut(queue.id) is Shut.IMMEDIATE:
@@ -267,7 +273,7 @@ class Claiming(Settling):
                     deadline_ns,
                     flags if number < started else flags & ~STARTED,
                     failures,
-                    acquired + 1,
+                    acquired if entry is REMOVER else acquired + 1,
                     self.log.group_of(raw) if grouped else 0,
                 )
                 if returned is not None:
@@ -279,6 +285,9 @@ class Claiming(Settling):
                     c.advance(queue.id, position)
                 c.claim(queue.id, position, row)
                 into.append(Claim(queue, position, row, raw))
+            else:
+                for position in () if skipped is None else (skipped, *passed):
+                    c.advance(queue.id, position)
             if picked.turn >= 0:
                 c.set_turn(queue.id, picked.turn)
             if options.rate is not None and entry is not REMOVER:
@@ -303,7 +312,7 @@ class Claiming(Settling):
 
     def _admitted(self, c: Any, queue: QueueState, count: int, entry: Pass) -> int:
         """Under C: how many messages a claimer may have. Raises QueueLocked."""
-        seat = c.seat(queue.id)
+        seat = seats.taken(c, queue, self.presence.owner)
         if seat is None:
             if entry.waits:
                 c.set_seat(queue.id, (self.presence.owner, entry.number))
@@ -324,9 +333,10 @@ class Claiming(Settling):
             return count
         return min(count, pace.allowed(queue.options, c.pace_ns(queue.id), self.clock.monotonic_ns()))
 
-    def seize(self, queue: QueueState, positions: list[Position], into: list[Claim]) -> None:
+    def seize(self, queue: QueueState, positions: list[Position], into: list[Claim], blank: bool = False) -> None:
         """Rows, without blame, for those of these messages that nobody holds, so that the engine can change them. [19]
 
+        blank: rows without a history, since another message may be given back from them; a kill forgets it then.
         `into` is the caller's, as in `receive`. Raises StoreFull.
         """
         owner = self.presence.owner
@@ -348,7 +358,7 @@ class Claiming(Settling):
                     failures, acquired = returned or (0, 0)
                     group = self.log.group_of(raw) if grouped else 0
                     row = Row(c.token, owner, 0, 0, failures, acquired, group)
-                    c.claim(queue.id, position, row)
+                    c.claim(queue.id, position, row._replace(failures=0, acquired=0) if blank else row)
                     into.append(Claim(queue, position, row, raw, c.commit))
         self._open(into, 0)
 
@@ -380,8 +390,12 @@ class Claiming(Settling):
         if expired:  # it came back, or its time came a moment ago
             for claim in expired:
                 claims.remove(claim)
-            with contextlib.suppress(MqliteError):  # no room: they stay claimed for a while
+            try:
                 self.bury_expired(expired)
+            except MqliteError:
+                for claim in expired:
+                    with contextlib.suppress(MqliteError):  # no room for it: it stays claimed for a while
+                        self.bury_expired([claim])
             self.schedule.care(expired[0].queue.id)
 
     def _pick(
@@ -407,6 +421,8 @@ class Claiming(Settling):
         passed: list[Position] = []
         given_back = c.returned(number)
         ahead = snapshot.ahead(number, (lambda rank: c.cursor(number, rank)) if queue.has_cursors else _NO_CURSOR)
+        if grouped and unchecked:
+            ahead = snapshot.scan(number)  # also what claimers have passed over
         back = next(given_back, None)
         fresh = next(ahead, None)
         while True:

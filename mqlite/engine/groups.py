@@ -11,7 +11,7 @@ Nothing is recorded of those that were passed over, so a large group costs no mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..claims import Returned
@@ -44,8 +44,10 @@ class Turnstile:
             return True
         if not self.has_room(group):
             return False
-        if self._queue.limit_of(group) == 1 and self._snapshot.head(self._queue.id, group) != self._log.id_of(raw):
-            return False
+        if self._queue.limit_of(group) == 1:
+            head = self._snapshot.head(self._queue.id, group)
+            if head is None or head[1] != self._log.id_of(raw):
+                return False
         self._in_flight[group] += 1
         return True
 
@@ -54,17 +56,23 @@ class Turnstile:
         if group != UNGROUPED and not self.has_room(group):
             return None
         queue = self._queue.id
-        strict = group != UNGROUPED and self._queue.limit_of(group) == 1
-        for rank, number in self._snapshot.members(queue, group):
-            place = self._snapshot.member_place(queue, rank, number)
-            if place is not None and not place.waits:
-                raw = self._snapshot.look_up(queue, place.position)
-                if raw is not None and place.position not in taken and self._c.row(queue, place.position) is None:
-                    if group != UNGROUPED:
-                        self._in_flight[group] += 1
-                    return place.position, raw
-            if strict:  # the first is in flight, or waits for its retry: the others wait for it
-                return None
+        members: Iterable[tuple[int, int] | None] = self._snapshot.members(queue, group)
+        if group != UNGROUPED and self._queue.limit_of(group) == 1:
+            members = (
+                self._snapshot.head(queue, group),
+            )  # in flight, or waiting for its retry, it holds up the others
+        for member in members:
+            place = None if member is None else self._snapshot.member_place(queue, *member)
+            if place is None or place.waits:
+                continue
+            position = place.position
+            if position in taken or self._c.row(queue, position) is not None:
+                continue
+            raw = self._snapshot.look_up(queue, position)
+            if raw is not None:
+                if group != UNGROUPED:
+                    self._in_flight[group] += 1
+                return position, raw
         return None
 
 
@@ -81,10 +89,11 @@ def in_turn(c: Any, snapshot: Snapshot, queue: int) -> Iterator[int]:
         yield group
 
 
-def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int) -> None:
+def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int, passed_or_not: bool = False) -> None:
     """A group may go on: what claimers have passed over and may be claimed now goes to the returned ones.
 
-    Under C, with a snapshot that was opened after it, or under L.
+    Under C, with a snapshot that was opened after it, or under L. passed_or_not: also what no claimer has passed yet,
+    since one with an older snapshot may still do so.
     """
     if not queue.has_cursors:
         return
@@ -101,5 +110,6 @@ def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int) -> None:
         if c.row(queue.id, place.position) is not None:
             continue
         free -= 1
-        if c.has_passed(queue.id, place.position) and c.returned_at(queue.id, place.position) is None:
+        found_anyway = not passed_or_not and not c.has_passed(queue.id, place.position)
+        if not found_anyway and c.returned_at(queue.id, place.position) is None:
             c.give_back(queue.id, place.position, Returned(0, 0))

@@ -19,6 +19,8 @@ from ..system.clock import Clock, anchor_of
 from ..waiting import Interrupt, Presence, Seat
 from .catalog import QueueState
 from .machine import Engine
+from .order import lineup_of
+from .putting import Ranked
 from .steps import Claim
 
 T = TypeVar("T")
@@ -60,6 +62,19 @@ class LocalEngine(Engine):
                 return number
         ids = self.put(queue, [(rank, Record(body, now_ns))], timeout, interrupt)
         return None if ids is None else ids[0]
+
+    def put(self, queue: QueueState, ranked: Ranked, timeout: float | None, interrupt: Interrupt) -> list[int] | None:
+        """As the machine's `put`; one message that asks for nothing but room is an append and a ring."""
+        rank, record = ranked[0]
+        if len(ranked) == 1 and record.due is None and not (queue.asks_of_puts or record.asks):
+            desk, maxsize = self.claims.desk(queue.id), queue.options.maxsize
+            with self.log.lock:
+                if desk.shut is Shut.OPEN and (not maxsize or self.log.shelf(queue.id).total < maxsize):
+                    number = self.log.append(queue.id, rank, record, 0, lineup_of(queue.options, self.timeline))
+                    if desk.want_arrivals:
+                        self._ring(queue, Kind.MESSAGE)
+                    return [number]
+        return super().put(queue, ranked, timeout, interrupt)
 
     def _came_late(self, queue: QueueState, shelf: Shelf, entry: Entry) -> int:
         """Somebody began to wait, or shut the queue down, while the message came into the inbox. [5]"""

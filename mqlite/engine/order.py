@@ -47,7 +47,7 @@ def _first_in(rank: int, seq: int) -> Position:
     return rank << 64 | seq
 
 
-def marks_again(queue: QueueState, rank: int, record: Record) -> Marks | None:
+def marks_again(queue: QueueState, rank: int, record: Record, timeline: Timeline) -> Marks | None:
     """The marks of a record that comes into a queue again, from its dead letters."""
     name = (record.extras or {}).get("group")
     group = group_key(name) if name is not None and queue.options.order != "lifo" else None
@@ -55,6 +55,7 @@ def marks_again(queue: QueueState, rank: int, record: Record) -> Marks | None:
         group = UNGROUPED
     marks = Marks(
         group=group,
+        expires=None if queue.options.ttl is None else timeline.after(queue.options.ttl),
         unique=None if record.marks is None else record.marks.unique,
         rank=rank if queue.options.aging is not None else None,
     )

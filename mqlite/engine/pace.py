@@ -20,17 +20,26 @@ def _bucket(options: QueueOptions) -> tuple[int, int]:
     return interval_ns, (count - 1) * interval_ns
 
 
+def _lead(options: QueueOptions, pace_ns: int, now_ns: int) -> int:
+    """How far ahead of now the pace is. What this rate cannot have left behind is of a slower one that was in force
+    before: one message may go then.
+    """
+    interval_ns, ahead_ns = _bucket(options)
+    lead_ns = max(0, pace_ns - now_ns)
+    return lead_ns if lead_ns <= ahead_ns + interval_ns else ahead_ns
+
+
 def allowed(options: QueueOptions, pace_ns: int, now_ns: int) -> int:
     """How many messages may go now."""
     interval_ns, ahead_ns = _bucket(options)
-    return max(0, (ahead_ns - max(0, pace_ns - now_ns)) // interval_ns + 1)
+    return max(0, (ahead_ns - _lead(options, pace_ns, now_ns)) // interval_ns + 1)
 
 
 def after(options: QueueOptions, pace_ns: int, now_ns: int, count: int) -> int:
     """The pace once `count` messages have gone."""
-    return max(pace_ns, now_ns) + count * _bucket(options)[0]
+    return now_ns + _lead(options, pace_ns, now_ns) + count * _bucket(options)[0]
 
 
-def next_ns(options: QueueOptions, pace_ns: int) -> int:
+def next_ns(options: QueueOptions, pace_ns: int, now_ns: int) -> int:
     """When the next message may go; in the past, if it may go now."""
-    return max(0, pace_ns - _bucket(options)[1])
+    return max(0, now_ns + _lead(options, pace_ns, now_ns) - _bucket(options)[1])

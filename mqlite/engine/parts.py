@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..claims import Claims
 from ..log import Draft, Log
+from ..message import UNGROUPED
 from ..system.clock import Clock, Timeline
 from ..waiting import Presence, Waiters
 from .catalog import Catalog, QueueState
+from .groups import offer
 from .order import lineup_of
+from .steps import ARRIVED
 
 if TYPE_CHECKING:
     from .aftermath import Aftermath
@@ -40,6 +43,17 @@ class Parts:
         """Under L: a message lines up in the order of its queue; its id."""
         number: int = txn.append(queue.id, rank, draft, message_id, lineup_of(queue.options, self.timeline))
         return number
+
+    def let_go_on(self, txn: Any, queue: int, group: int) -> None:
+        """Under L, at the end of an op that took a waiting message out: the group that it may have held up goes on. [20]
+
+        The claims are committed before the log: a kill in between leaves a position given back that is still held up.
+        """
+        state = self.catalog.state(queue, txn)
+        if group != UNGROUPED and state.limit_of(group) == 1:
+            with self.claims.lock, self.claims.guard, self.claims.write() as c:
+                offer(c, txn, state, group, passed_or_not=not self.log.one_lock)
+            txn.notes.append((ARRIVED, queue))
 
     @staticmethod
     def reserve_to_move(txn: Any, size_bytes: int) -> None:

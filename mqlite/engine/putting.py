@@ -11,14 +11,15 @@ from ..claims import Kind, Shut
 from ..errors import ShutDown
 from ..log import DEAD_BIT, Draft
 from ..log.index import DEDUP, REPLACE
+from ..message import rank_at
 from ..options import QueueOptions
 from ..system.clock import STABLE
-from ..waiting import Interrupt
+from ..waiting import Interrupt, Seat
 from .catalog import QueueState
 from .claiming import REMOVER, Claiming
 from .order import lineup_of
 from .parts import ns_of
-from .steps import ARRIVED, FREED, Claim
+from .steps import ARRIVED, Claim
 from .tasks import shut_mode
 
 Ranked = list[tuple[int, Draft]]
@@ -34,7 +35,7 @@ class Putting(Claiming):
         none. Raises ShutDown, StoreFull.
         """
         _ = self.presence.owner
-        if not queue.is_plain or not all(draft.is_plain for _, draft in ranked):
+        if queue.asks_of_puts or any(draft.asks for _, draft in ranked):
             return self._put_with_policies(queue, ranked, timeout, interrupt)
         size = sum(self.log.footprint(draft) for _, draft in ranked)
         some_now = ranked[0][1].due is None or any(draft.due is None for _, draft in ranked)
@@ -42,14 +43,17 @@ class Putting(Claiming):
         def op(txn: Any) -> list[int] | None:
             self.check_open(queue)
             counters = txn.counters(queue.id)
-            maxsize = self.catalog.options(queue, txn).maxsize
-            if not queue.is_plain:
-                return _NOT_PLAIN  # since a moment ago
-            if maxsize and counters.total + len(ranked) > maxsize:
+            options = self.catalog.options(queue, txn)
+            if queue.asks_of_puts:
+                return _ASKED  # since a moment ago
+            if options.maxsize and counters.total + len(ranked) > options.maxsize:
                 return None
             txn.reserve(size)
+            lineup = None if queue.has_cursors else lineup_of(options, self.timeline)
             ids = [
-                txn.append(queue.id, rank, draft) if draft.due is None else self.delay(txn, queue.id, rank, draft)
+                txn.append(queue.id, rank, draft, 0, lineup)
+                if draft.due is None
+                else self.delay(txn, queue.id, rank, draft)
                 for rank, draft in ranked
             ]
             if some_now:
@@ -57,9 +61,11 @@ class Putting(Claiming):
             return ids
 
         ids = self.log.write(op)
+        if ids is None and self.schedule.care(queue.id)[1]:  # what had expired made room
+            ids = self.log.write(op)
         if ids is None and timeout != 0:
             ids = self.waiters.wait(queue.id, Kind.SPACE, lambda seat: self.log.write(op), timeout, interrupt)
-        if ids is _NOT_PLAIN:
+        if ids is _ASKED:
             return self._put_with_policies(queue, ranked, timeout, interrupt)
         return ids
 
@@ -67,15 +73,21 @@ class Putting(Claiming):
         self, queue: QueueState, ranked: Ranked, timeout: float | None, interrupt: Interrupt
     ) -> list[int] | None:
         admission = Admission(self, queue, ranked)
+
+        def attempt(seat: Seat) -> list[int] | None:
+            ids = admission.attempt(interrupt)
+            return _REFUSED if ids is None and queue.options.overflow != "block" else ids
+
+        if queue.options.overflow in ("drop_oldest", "dead_letter"):
+            self.schedule.care(queue.id)  # what has expired makes room before anything else does
         try:  # a message that another one took the place of is given back at the end
             ids = admission.attempt(interrupt)
             if ids is None and queue.options.maxsize + queue.options.maxbytes and self.schedule.care(queue.id)[1]:
                 ids = admission.attempt(interrupt)  # what had expired made room
             if ids is not None or timeout == 0 or queue.options.overflow != "block":
                 return ids
-            return self.waiters.wait(
-                queue.id, Kind.SPACE, lambda seat: admission.attempt(interrupt), timeout, interrupt
-            )
+            ids = self.waiters.wait(queue.id, Kind.SPACE, attempt, timeout, interrupt)
+            return None if ids is _REFUSED else ids
         finally:
             self.release_all(admission.held)  # what was removed is held no more, and passed over
 
@@ -89,19 +101,24 @@ class Putting(Claiming):
         """What a put raises after shutdown."""
         return ShutDown(f"queue {queue.name!r} was shut down: nothing can be put any more")
 
-    def storing_states(self, txn: Any, queue: int, key: bytes) -> Iterator[tuple[int, str]]:
-        """Under L: (id, "delayed" | "ready" | "claimed" | "dead") of the messages with a unique key."""
+    def storing_states(self, txn: Any, queue: int, key: bytes, seized: dict[int, Claim]) -> Iterator[tuple[int, str]]:
+        """Under L: (id, "delayed" | "ready" | "claimed" | "dead") of the messages with a unique key. seized: what the put
+        itself has claimed, which is as good as ready.
+        """
         with self.claims.read() as c:
             for number in txn.uniques(queue, key):
                 place = txn.place(queue, number)
                 if place is not None:
-                    claimed = not place.waits and c.row(queue, place.position) is not None
+                    row = None if place.waits else c.row(queue, place.position)
+                    claim = seized.get(place.position)
+                    claimed = row is not None and (claim is None or claim.row.holder != row.holder)
                     yield number, "delayed" if place.waits else "claimed" if claimed else "ready"
         for number in txn.uniques(queue | DEAD_BIT, key):
             yield number, "dead"
 
 
-_NOT_PLAIN: list[int] = []
+_ASKED: list[int] = []
+_REFUSED: list[int] = []
 
 
 @attrs.define
@@ -144,7 +161,7 @@ class Admission:
             if self._wanted:
                 new: list[Claim] = []
                 try:
-                    engine.seize(self._queue, self._wanted, new)
+                    engine.seize(self._queue, self._wanted, new, blank=True)
                 finally:
                     self.held.extend(new)
                 self._seized |= {claim.position: claim for claim in new}
@@ -197,7 +214,7 @@ class Admission:
                 assert marks is not None
                 assert marks.unique is not None
                 names.append(("unique", marks.unique))
-                found = self._engine.storing_states(txn, queue, marks.unique)
+                found = self._engine.storing_states(txn, queue, marks.unique, self._seized)
                 known = next((number for number, state in found if state in terms.unique_states), None)
             if known is None:  # perhaps an earlier one of this very put
                 known = next((-1 - seen[name] for name in names if name in seen), None)
@@ -258,10 +275,12 @@ class Admission:
                     count, size = count + 1, size + more
                 else:
                     plan.dead.append(index)
+                    plan.waiting.pop(index, None)  # what it was to replace stays
+                    plan.claimed.pop(index, None)
             return True
         count += len(drafts)
         size += sum(log.stored_bytes(draft) for _, draft in drafts)
-        if self._fits(options, count, size):
+        if not drafts or self._fits(options, count, size):  # what repeats another needs no room
             return True
         if options.overflow == "drop_oldest":
             self._drop(txn, options, plan, count, size)
@@ -294,12 +313,11 @@ class Admission:
         engine, queue = self._engine, self._queue
         lineup = lineup_of(options, engine.timeline)
         ids: dict[int, int] = {}
+        groups: set[int] = set()
         for claim in plan.dropped:
             engine.remove_claimed(txn, claim)
         for key in plan.waiting.values():
-            group = engine.log.group_of(txn.undelay(queue.id, key))
-            if group:
-                txn.notes.append((FREED, queue.id, group))
+            groups.add(engine.log.group_of(txn.undelay(queue.id, key)))
         arrived = False
         for index in plan.stored:
             rank, draft = self._ranked[index]
@@ -307,10 +325,10 @@ class Admission:
             arrived = arrived or draft.due is None
             if (
                 claim_or_none is not None
-                and lineup is None
                 and draft.due is None
-                and claim_or_none.position >> 64 == rank
+                and rank_at(claim_or_none.position, claim_or_none.record.marks) == rank
             ):
+                claim_or_none.row = claim_or_none.row._replace(failures=0, acquired=0)  # that was the old one's
                 ids[index] = txn.replace(queue.id, claim_or_none.position, draft)  # its row is given back later
                 continue
             if claim_or_none is not None:
@@ -323,6 +341,8 @@ class Admission:
             rank, draft = self._ranked[index]
             record = self._records[index]
             ids[index] = engine.lay_out(txn, queue, rank, record, "overflow", None, None, 0, has_room=True)
+        for group in groups:
+            engine.let_go_on(txn, queue.id, group)
         self._remember(txn, options, ids)
         if arrived:
             txn.notes.append((ARRIVED, queue.id))

@@ -17,7 +17,7 @@ from ..waiting import Interrupt
 from .catalog import QueueState
 from .claiming import REMOVER
 from .order import marks_again
-from .steps import ARRIVED, CHANGED, FREED, Claim
+from .steps import ARRIVED, CHANGED, Claim
 
 if TYPE_CHECKING:
     from .machine import Engine
@@ -33,18 +33,20 @@ def purge(engine: Engine, queue: QueueState, interrupt: Interrupt) -> int:
             (key, raw) for line in LINES for key, _, raw in islice(txn.delayed(queue.id, line), schedules + AT_ONCE)
         ]
         count = 0
+        groups: set[int] = set()
         for key, raw in waiting:
             if engine.log.is_schedule(raw):
                 continue
             txn.undelay(queue.id, key)
-            group = engine.log.group_of(raw)
-            if group:
-                txn.notes.append((FREED, queue.id, group))
+            groups.add(engine.log.group_of(raw))
             count += 1
+        for group in groups:
+            engine.let_go_on(txn, queue.id, group)
         if count:
             txn.notes.append((CHANGED, queue.id))
         return count
 
+    _ = engine.presence.owner
     with engine.log.read() as snapshot:
         schedules = snapshot.counters(queue.id).timers
     removed = 0
@@ -87,7 +89,7 @@ def redrive(engine: Engine, queue: QueueState, claims: list[Claim], delays: list
                 delivery_count=0,
                 acquired_count=0,
                 extras=extras or None,
-                marks=marks_again(queue, claim.position >> 64, claim.record),
+                marks=marks_again(queue, claim.position >> 64, claim.record, engine.timeline),
                 due=engine.timeline.after(delay),
             )
             drafts.append(engine.log.prepare(fresh))

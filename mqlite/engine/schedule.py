@@ -20,15 +20,16 @@ from typing import Any, Protocol
 
 import attrs
 
-from ..claims import Claims
+from ..claims import Claims, Shut
 from ..errors import LeaseLost, MessageCorrupted, StoreFull
-from ..log import Draft, Log, Snapshot
+from ..log import Counters, Draft, Log, Snapshot
 from ..log.index import Place
 from ..message import Due, Marks, Position, Record
-from ..recurrence import Recurrence
+from ..options import QueueOptions
+from ..recurrence import MOST_AT_ONCE, Recurrence
 from ..system.clock import LINES, WALL, Timeline
 from .catalog import Catalog, QueueState
-from .steps import ARRIVED, CHANGED, FREED, Claim
+from .steps import ARRIVED, CHANGED, Claim
 
 #: What is moved in one commit: so many messages, or so many bytes of them, whichever comes first. LMDB needs room
 #: for all pages that a commit changes, and what is acknowledged makes that room only later.
@@ -46,7 +47,9 @@ class Moves(Protocol):
     def append(self, txn: Any, queue: QueueState, rank: int, draft: Draft, message_id: int = 0) -> int:
         """See Parts."""
 
-    def bury_delayed(self, txn: Any, queue: int, rank: int, record: Record, reason: str, error: str | None) -> None:
+    def bury_delayed(
+        self, txn: Any, queue: int, rank: int, record: Record, reason: str, error: str | None, has_room: bool = False
+    ) -> None:
         """See Settling."""
 
     def bury_expired(self, claims: list[Claim]) -> None:
@@ -175,13 +178,17 @@ class Schedule:
         recurrence = Recurrence.from_json(record.extras["recurrence"])
         if not recurrence.is_computable():
             return 0  # a process that has the library does it
+        with self._claims.read() as c:
+            if c.shut(queue.id) is not Shut.OPEN:
+                return 0  # nothing can be put
         line, due_ns = due
-        count, next_ns = recurrence.fire(due_ns, self._timeline.now_ns(line))
-        maxsize = queue.options.maxsize
-        if maxsize and txn.counters(queue.id).total + count > maxsize:
-            return 0
         message = self._firing(record)
-        size = self._log.footprint(self._log.prepare(message))
+        draft = self._log.prepare(message)
+        room = self._room(queue.options, txn.counters(queue.id), max(1, self._log.stored_bytes(draft)))
+        count, next_ns = recurrence.fire(due_ns, self._timeline.now_ns(line), max(1, room))
+        if count > room:
+            return 0
+        size = self._log.footprint(draft)
         try:
             txn.reserve(size * (count + 1))
         except StoreFull:
@@ -193,6 +200,16 @@ class Schedule:
             self._moves.append(txn, queue, rank, self._log.prepare(attrs.evolve(message)))
         txn.notes.append((ARRIVED if count else CHANGED, queue.id))
         return 1
+
+    @staticmethod
+    def _room(options: QueueOptions, counters: Counters, size: int) -> int:
+        """How many messages of that size the queue takes in one commit."""
+        room = min(MOST_AT_ONCE, max(1, MOVED_BYTES // size))
+        if options.maxsize:
+            room = min(room, options.maxsize - counters.total)
+        if options.maxbytes:
+            room = min(room, (options.maxbytes - counters.bytes) // size)
+        return room
 
     def _firing(self, template: Record) -> Record:
         """The message that a schedule puts now."""
@@ -253,6 +270,7 @@ class Schedule:
     def _expire_waiting(self, queue: int, numbers: list[int], txn: Any) -> int:
         """Under L: of these, what still waits for its time; how many. Raises StoreFull, with nothing changed."""
         count = 0
+        groups: set[int] = set()
         for number in numbers:
             place = txn.place(queue, number)
             if place is None or not place.waits:
@@ -266,15 +284,17 @@ class Schedule:
                 rank, record = self._log.salvage_delayed(key, raw, self._timeline.now_ns(WALL))
                 reason, error = "corrupted", f"MessageCorrupted: {damage}"
             try:
-                self._moves.bury_delayed(txn, queue, rank, record, reason, error)
+                alone = len(numbers) == 1  # it finds room in the reserve, as what is due does
+                self._moves.bury_delayed(txn, queue, rank, record, reason, error, alone)
             except StoreFull:
                 if count:
                     break
                 raise
             txn.undelay(queue, key)
-            if record.marks is not None and record.marks.group:
-                txn.notes.append((FREED, queue, record.marks.group))
+            groups.add(self._log.group_of(raw))
             count += 1
+        for group in groups:
+            self._moves.let_go_on(txn, queue, group)
         if count:
             txn.notes.append((CHANGED, queue))
         return count

@@ -7,6 +7,7 @@ then everybody who waits looks again.
 from __future__ import annotations
 
 import itertools
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from ..errors import QueueLocked
@@ -17,25 +18,42 @@ if TYPE_CHECKING:
     from .machine import Engine
 
 _numbers = itertools.count(1)
+_living: weakref.WeakValueDictionary[int, object] = weakref.WeakValueDictionary()  # consumers by their numbers
 
 
-def new_number() -> int:
+def new_number(consumer: object) -> int:
     """A number for a consumer of this process."""
-    return next(_numbers)
+    number = next(_numbers)
+    _living[number] = consumer
+    return number
+
+
+def taken(c: Any, queue: QueueState, owner: int) -> tuple[int, int] | None:
+    """The seat of a queue. One that an interrupt kept from reaching its user, or that was never closed, is free."""
+    seat: tuple[int, int] | None = c.seat(queue.id)
+    if seat is not None and seat[0] == owner and seat[1] not in _living:
+        c.set_seat(queue.id, None)
+        return None
+    return seat
 
 
 def take(engine: Engine, queue: QueueState, number: int) -> None:
     """The seat is this consumer's. Raises QueueLocked where another one has it."""
     owner = engine.presence.owner
     engine.takeback.notice_changes()
-    with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
-        c.require(owner)
-        if c.seat(queue.id) is not None:
-            raise QueueLocked(
-                f"queue {queue.name!r} belongs to another consumer already: wait until that one is closed, or use "
-                'mode="failover"'
-            )
-        c.set_seat(queue.id, (owner, number))
+
+    def op(txn: Any) -> None:
+        with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
+            c.require(owner)
+            if taken(c, queue, owner) is not None:
+                raise QueueLocked(
+                    f"queue {queue.name!r} belongs to another consumer already: wait until that one is closed, or use "
+                    'mode="failover"'
+                )
+            c.set_seat(queue.id, (owner, number))
+        txn.notes.append((CHANGED, queue.id))  # others who wait are refused
+
+    engine.log.hold(op)
 
 
 def leave(engine: Engine, queue: QueueState, number: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ..claims import Returned
+from ..claims import TASK, Returned
 from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MqliteError
 from ..log import DEAD_BIT, Snapshot
@@ -137,7 +137,8 @@ class Settling(Parts):
                 queue, position = claim.queue.id, claim.position
                 row = c.row(queue, position)
                 if row is not None and row.holder == claim.row.holder and txn.has(queue, position):
-                    c.give_back(queue, position, Returned(row.failures + failures, row.acquired), row.group)
+                    known = claim.row  # with no history where another message took the place
+                    c.give_back(queue, position, Returned(known.failures + failures, known.acquired), row.group)
                     if row.group:
                         freed.append((claim.queue, row.group))
             for state, group in freed:
@@ -182,6 +183,7 @@ class Settling(Parts):
         if self._is_kept(queue, reason, self.catalog.options(queue, txn)):
             rank = rank_at(claim.position, claim.record.marks)
             self.lay_out(txn, queue, rank, claim.record, reason, error, trace, failures, has_room=has_room)
+        claim.row = claim.row._replace(flags=claim.row.flags & ~TASK)  # nobody was given it to do
         self.remove_claimed(txn, claim)
 
     @staticmethod
@@ -235,19 +237,23 @@ class Settling(Parts):
 
         def op(txn: Any) -> None:
             self.check_claims(txn, claims)
-            self.reserve_to_move(txn, sum(self.log.footprint(self.log.prepare(claim.record)) for claim in claims))
+            kept = [c for c in claims if self._is_kept(c.queue, "expired", self.catalog.options(c.queue, txn))]
+            if len(claims) > 1:  # one alone finds room in the reserve, as what is due does
+                self.reserve_to_move(txn, sum(self.log.footprint(self.log.prepare(claim.record)) for claim in kept))
             for claim in claims:
                 self._bury(txn, claim, "expired", None, None, claim.record.delivery_count, has_room=True)
 
         self.log.write(op)
 
-    def bury_delayed(self, txn: Any, queue: int, rank: int, record: Record, reason: str, error: str | None) -> None:
+    def bury_delayed(
+        self, txn: Any, queue: int, rank: int, record: Record, reason: str, error: str | None, has_room: bool = False
+    ) -> None:
         """Under L: what waited for its time and dies there goes to the dead letters, where it is kept. The caller takes
         it out.
         """
         state = self.catalog.state(queue, txn)
         if self._is_kept(state, reason, state.options):
-            self.lay_out(txn, state, rank, record, reason, error, None, record.delivery_count)
+            self.lay_out(txn, state, rank, record, reason, error, None, record.delivery_count, has_room=has_room)
 
     # ------------------------------------------------------------------ kept longer
     def extend(self, claim: Claim, seconds: float) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
 SETTLED: Final = "settled"  # (SETTLED, queue, position, row, commit): gone from the log, its row may go
 DELAYED: Final = "delayed"  # (DELAYED, queue, when to look by the monotonic clock): something will be claimable then
-FREED: Final = "freed"  # (FREED, queue, group): a message that held its group up is gone, and had no row
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 

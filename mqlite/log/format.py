@@ -121,7 +121,7 @@ class Draft:
     body_bytes: int
     due: Due | None
     flags: int = 0
-    is_plain: bool = True
+    asks: bool = False
 
 
 def draft_of(record: Record) -> Draft:
@@ -135,7 +135,7 @@ def draft_of(record: Record) -> Draft:
     if record.marks is not None:
         flags, block = packed_marks(record.marks)
         tail = block + tail
-    return Draft(record, tag, tail, _crc32(tail), extras_bytes, body_bytes, record.due, flags, record.is_plain)
+    return Draft(record, tag, tail, _crc32(tail), extras_bytes, body_bytes, record.due, flags, record.asks)
 
 
 def packed_marks(marks: Marks) -> tuple[int, bytes]:

@@ -101,9 +101,9 @@ class Indexed(Protocol):
         for (_, rank, number), _ in self.entries(GROUP, queue, (group,)):
             yield rank, number
 
-    def head(self, queue: int, group: int) -> int | None:
-        """The id of the first message of a group."""
-        return next((number for _, number in self.members(queue, group)), None)
+    def head(self, queue: int, group: int) -> tuple[int, int] | None:
+        """(rank, id) of the first message of a group."""
+        return next(self.members(queue, group), None)
 
     def next_group(self, queue: int, after: int) -> int | None:
         """The group that follows, by number; -1 is before all."""
@@ -147,7 +147,9 @@ class Indexing(Indexed, Protocol):
         if marks.expires is not None:
             self.enter(EXPIRY, queue, (*marks.expires, number))
         if marks.replace is not None:
-            self.enter(REPLACE, queue, (marks.replace,), (number,))
+            newest = self.entry(REPLACE, queue, (marks.replace,))
+            if newest is None or newest[0] < number:  # else an older one has moved
+                self.enter(REPLACE, queue, (marks.replace,), (number,))
         if marks.unique is not None:
             self.enter(UNIQUE, queue, (marks.unique, number))
         if marks.timer is not None:

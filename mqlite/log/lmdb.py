@@ -9,7 +9,7 @@ import attrs
 import lmdb
 
 from ..errors import NotSupported, StoreCorrupted
-from ..message import Position, Record
+from ..message import Position, Record, rank_at
 from ..system.environment import Environment
 from ..system.snapshot import LmdbView
 from . import Counters, Definition, Gauges, Lineup, Note
@@ -290,7 +290,8 @@ class LmdbTxn(_Reading, Indexing):
         draft.record.id = self._next_seq()
         value = self._store(queue, position, draft)
         if draft.record.marks is not None:
-            self.mark(queue, position >> 64, draft.record.id, draft.record.marks, in_group=True)
+            rank = rank_at(position, draft.record.marks)
+            self.mark(queue, rank, draft.record.id, draft.record.marks, in_group=True)
         counters.put_total += 1
         counters.put_bytes += len(value)
         self._put_to.add(queue)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from alone import Result
 from contenders import BODY
@@ -17,12 +19,63 @@ AGES = 86400.0
 SOON = 1e-6
 
 
-def _through(queue: mqlite.Queue[bytes]) -> Callable[[], None]:
+GROUPS = 10_000
+
+
+def _through(queue: mqlite.Queue[bytes], option: str = "", values: Iterable[Any] = ()) -> Callable[[], None]:
+    """Put, receive and ack one message, with an option that takes these values in turn."""
+    turns = itertools.cycle(values)
+
     def step() -> None:
-        queue.put(BODY)
+        if option:
+            queue.put(BODY, **{option: next(turns)})
+        else:
+            queue.put(BODY)
         queue.receive(1, 0)[0].ack()
 
     return step
+
+
+def _backlogs(option: str, values: Sequence[Any], settings: Settings, **options: Any) -> Result:
+    """Put, receive and ack in a queue of 100,000 messages that all have the option, against one of 100,000 plain messages."""
+    rows, everything = [], {}
+    with temporary_folder(settings.folder) as folder:
+        for where, path in (("in memory", None), ("full", os.path.join(folder, "backlogs"))):
+            settings.say(f"{where}: putting 2 x {MANY:,}")
+            plain, special = mqlite.Queue[bytes]("plain", path), mqlite.Queue[bytes]("special", path, **options)
+            for _ in range(MANY // GROUP):
+                plain.put_many([BODY] * GROUP)
+            with special.producer() as producer:
+                for number in range(MANY):
+                    producer.put(BODY, **{option: values[number % len(values)]})
+            found = in_turns(
+                settings,
+                {
+                    "mqlite": lambda special=special: rate(settings.seconds, _through(special, option, values)),
+                    "plain": lambda plain=plain: rate(settings.seconds, _through(plain)),
+                },
+            )
+            plain.close()
+            special.close()
+            what = ", ".join([option, *(f"{name}={value}" for name, value in options.items())])
+            rows.append(compared("policies", f"{where}: put, receive+ack, {MANY:,} messages with {what}", found, "plain", 0.5))
+            everything |= {f"{where}, {what}, {name}": values for name, values in found.items()}
+    return rows, everything
+
+
+def groups(settings: Settings) -> Result:
+    """100,000 messages in 10,000 groups."""
+    return _backlogs("group", [f"customer {number}" for number in range(GROUPS)], settings)
+
+
+def fair(settings: Settings) -> Result:
+    """The same where the groups take turns."""
+    return _backlogs("group", [f"customer {number}" for number in range(GROUPS)], settings, fair=True)
+
+
+def expiry(settings: Settings) -> Result:
+    """100,000 messages that expire in a day."""
+    return _backlogs("ttl", [AGES], settings)
 
 
 def _due(queue: mqlite.Queue[bytes], delay: float | None) -> Callable[[], None]:

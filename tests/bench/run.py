@@ -50,6 +50,9 @@ MEASURES: dict[str, Callable[[Settings], tuple[list[Row], dict[str, Any]]]] = {
     "idle": wakeup.idle,
     "backlog": backlog.backlog,
     "delays": policies.delays,
+    "groups": policies.groups,
+    "fair": policies.fair,
+    "expiry": policies.expiry,
 }
 
 

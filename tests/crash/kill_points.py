@@ -5,6 +5,8 @@ After each death the store is opened again and must be whole: `check()` finds
 nothing, each message is in exactly one state, and what a call returned still holds.
 
     python kill_points.py FOLDER half    sweeps all scenarios by system call (needs kill_at_write.c preloaded)
+
+policy_points.py has further scenarios, of queues with policies.
 """
 
 from __future__ import annotations
@@ -60,6 +62,25 @@ class Scenario:
     waits: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
+    def prepare(self, queue: mqlite.Queue[Any]) -> None:
+        """What is there before."""
+        if self.put:
+            queue.put_many(range(self.put), delay=self.put_delay)
+        if self.name == "put":
+            queue.put("old")
+        if self.dead:
+            for message in queue.receive(self.put):
+                message.reject()
+
+    def wait(self, queue: mqlite.Queue[Any]) -> None:
+        """What another process does meanwhile: returns once the message is back, which it is by itself."""
+        [message] = queue.receive(timeout=GUARD)
+        message.release()
+
+    def look(self, queue: mqlite.Queue[Any], returned: bool) -> None:
+        """Takes out what is left, all that is delayed included, and judges it."""
+        self.verify(until_due(queue), returned)
+
 
 def _all(found: Found, count: int, *places: str) -> str:
     """All of the messages 0..count-1 are in one of the places, and in the same one."""
@@ -68,6 +89,13 @@ def _all(found: Found, count: int, *places: str) -> str:
     [place] = where
     assert place in places, f"{place}, not one of {places}: {found}"
     return place
+
+
+def until_due(queue: mqlite.Queue[Any]) -> Found:
+    """All that is left, once nothing waits for its time any more."""
+    while queue.stats().delayed:  # SOON is very soon
+        time.sleep(SOON)
+    return drained(queue)
 
 
 def _verify_put(found: Found, returned: bool) -> None:
@@ -259,12 +287,7 @@ class Sweep:
         self._round += 1
         name = f"round {self._round}"
         queue: mqlite.Queue[Any] = mqlite.Queue(name, self._path, **scenario.options)
-        queue.put_many(range(scenario.put), delay=scenario.put_delay) if scenario.put else None
-        if scenario.name == "put":
-            queue.put("old")
-        if scenario.dead:
-            for message in queue.receive(scenario.put):
-                message.reject()
+        scenario.prepare(queue)
         queue.close()
         if scenario.first_death:
             holder = self._children.fork(_hold, self._path, name, scenario.hold)
@@ -275,8 +298,7 @@ class Sweep:
         if waiting:
             queue = mqlite.Queue(name, self._path)
             child.say("go")
-            [message] = queue.receive(timeout=GUARD)  # it comes back by itself
-            message.release()
+            scenario.wait(queue)
         else:
             child.say("go")
         returned = False
@@ -312,10 +334,7 @@ class Sweep:
 
     def _look(self, queue: mqlite.Queue[Any], scenario: Scenario, returned: bool) -> None:
         assert queue.check() == []
-        while queue.stats().delayed:  # SOON is very soon
-            time.sleep(SOON)
-        found = drained(queue)
-        scenario.verify(found, returned)
+        scenario.look(queue, returned)
         assert queue.check() == []
         stats = queue.stats()
         assert (stats.ready, stats.claimed, stats.dead, queue.unfinished_tasks) == (0, 0, 0, 0), stats
@@ -397,25 +416,33 @@ def arm_lines(point: int) -> None:
     sys.settrace(trace)
 
 
+EVERY_WRITE = range(1, 1000)
+
+
+def arm_writes(half: int) -> Callable[[int], None]:
+    """Die at the n-th system call that writes, by kill_at_write.c; half: in the midst of a long one."""
+    shim = ctypes.CDLL(None)
+    return lambda point: shim.kill_at_write_arm(ctypes.c_long(point), ctypes.c_int(half))
+
+
+def sweep_writes(folder: str, children: Any, half: int, scenarios: Iterable[Scenario]) -> None:
+    """Scenarios by system call; prints one line of JSON each."""
+    sweep = Sweep(folder, children, arm_writes(half))
+    for scenario in scenarios:
+        kills = sweep.kills
+        survived = sweep.run(scenario, EVERY_WRITE)
+        print(json.dumps({"scenario": scenario.name, "survived": survived, "kills": sweep.kills - kills}), flush=True)
+
+
 def main() -> None:
-    """All scenarios by system call; one line of JSON each."""
+    """All scenarios by system call."""
     from children import Children  # type: ignore[import-not-found]
 
     folder, half = sys.argv[1], int(sys.argv[2])
-    shim = ctypes.CDLL(None)
     children = Children()
-    everything = range(1, 1000)
-
-    def arm(point: int) -> None:
-        shim.kill_at_write_arm(ctypes.c_long(point), ctypes.c_int(half))
-
-    sweep = Sweep(folder, children, arm)
-    for scenario in SCENARIOS:
-        kills = sweep.kills
-        survived = sweep.run(scenario, everything)
-        print(json.dumps({"scenario": scenario.name, "survived": survived, "kills": sweep.kills - kills}), flush=True)
+    sweep_writes(folder, children, half, SCENARIOS)
     for name, new in (("open", False), ("create", True)):
-        survived, kills = sweep_opening(folder, children, arm, everything, new)
+        survived, kills = sweep_opening(folder, children, arm_writes(half), EVERY_WRITE, new)
         print(json.dumps({"scenario": name, "survived": survived, "kills": kills}), flush=True)
 
 

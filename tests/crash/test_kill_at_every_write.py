@@ -13,6 +13,22 @@ import pytest
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("cc")
+#: Scenarios of policy_points.py that may change nothing but the claims, or nothing at all.
+CLAIMS_ONLY = {
+    "fail over",
+    "nack in a group",
+    "nack what has expired",
+    "pass over a busy group",
+    "prefetch of several groups",
+    "put the same dedup_id again",
+    "put unique again",
+    "receive at a rate",
+    "receive of several groups",
+    "release in a group",
+    "schedule again, the same",
+    "take a seat",
+    "take back in a group",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +43,10 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(library)
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["between writes", "inside long writes"])
-def test_a_process_killed_at_every_write_leaves_each_message_in_one_state(torn: bool, shim: str, tmp_path: Path) -> None:
+def _kills(shim: str, *program: str) -> dict[str, int]:
+    """How many kills each scenario of a program took before it survived."""
     environment = {**os.environ, "LD_PRELOAD": shim}
-    program = [sys.executable, str(HERE / "kill_points.py"), str(tmp_path), str(int(torn))]
-    swept = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=100)
+    swept = subprocess.run([sys.executable, *program], env=environment, cwd=HERE.parent, capture_output=True, text=True, timeout=100)
     assert swept.returncode == 0, swept.stderr
     kills = {}
     for line in swept.stdout.splitlines():
@@ -39,5 +54,19 @@ def test_a_process_killed_at_every_write_leaves_each_message_in_one_state(torn: 
         assert scenario["survived"], scenario
         kills[scenario["scenario"]] = scenario["kills"]
     print(kills)
+    return kills
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["between writes", "inside long writes"])
+def test_a_process_killed_at_every_write_leaves_each_message_in_one_state(torn: bool, shim: str, tmp_path: Path) -> None:
+    kills = _kills(shim, str(HERE / "kill_points.py"), str(tmp_path), str(int(torn)))
     for writes in ("put", "put_many", "producer", "get", "ack", "ack_many", "nack to dead", "reject", "take back to dead", "create"):
         assert kills[writes] >= 2, f"{writes} made {kills[writes]} calls that write: the shim does not see them"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", [False, True], ids=["between writes", "inside long writes"])
+def test_a_process_killed_at_every_write_leaves_a_queue_with_policies_that_goes_on(torn: bool, shim: str, tmp_path: Path) -> None:
+    kills = _kills(shim, "-m", "crash.policy_points", str(tmp_path), str(int(torn)))
+    claims_only = {name for name, times in kills.items() if times == 0}
+    assert claims_only <= CLAIMS_ONLY, f"{claims_only - CLAIMS_ONLY} made no call that writes: the shim does not see them"

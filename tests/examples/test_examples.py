@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import signal
@@ -87,6 +88,64 @@ def test_quickstart_prints_what_its_docstring_promises(
 ) -> None:
     assert finish(start("quickstart.py")).splitlines() == promised("quickstart.py")
     assert finish(start("quickstart.py", tmp_path / "app.mq")).splitlines() == promised("quickstart.py")
+
+
+def test_every_order_ends_as_the_docstring_promises(start: Callable[..., subprocess.Popen[str]]) -> None:
+    wanted = "\n".join(promised("orders.py")) + "\n"
+    printed = "".join(line.strip() + "\n" for line in finish(start("orders.py")).splitlines())
+    assert doctest.OutputChecker().check_output(wanted, printed, doctest.ELLIPSIS), printed  # a traceback has paths
+
+
+def test_the_orders_of_an_earlier_run_are_found_in_its_directory_and_left_alone(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    store = tmp_path / "shop.mq"
+    finish(start("orders.py", store))
+    again = start("orders.py", store)
+    _, errors = again.communicate(timeout=HUNG)
+    assert again.returncode == 1
+    assert "name another directory" in errors
+    with mqlite.open(store) as broker:
+        assert broker.check() == []
+        paid = [message.body["number"] for message in broker.queue("paid").browse()]
+        assert sorted(paid) == [1, 2, 3, 4, 5, 7, 8]
+        orders = broker.queue("orders")
+        assert orders.unfinished_tasks == 0
+        [letter] = orders.dead.browse()
+        assert letter.body["number"] == 6
+        assert letter.death is not None
+        assert (letter.death.reason, letter.death.error) == ("rejected", "card expired")
+
+
+def test_a_burst_is_shaved_by_blocking_or_rejecting_and_obeys_littles_law(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    output = finish(start("burst.py", "--burst", 90))
+    sent = 90 + 2 * 9
+    block, reject = output.split("overflow='reject'")
+    assert f"{sent} accepted, 0 refused, {sent} served" in block
+    accepted = number(r"(\d+) accepted", reject)
+    assert 30 <= accepted < sent
+    assert f"{accepted} accepted, {sent - accepted} refused, {accepted} served" in reject
+    for part in (block, reject):
+        assert re.findall(r"(high|low) watermark", part) == ["high", "low"]
+        assert number(r"at most (\d+) in the system", part) <= 30
+        residual = re.search(r"residual ([+-][\d.]+) %", part)
+        assert residual is not None, part
+        assert abs(float(residual[1])) < 10
+
+
+def test_quiet_tenants_have_their_turns_among_the_jobs_of_a_noisy_one(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    output = finish(start("tenants.py", "--jobs", 300))
+    assert len(re.findall("^yes: ", output, re.MULTILINE)) == 5
+    rows = re.findall(r"^(ann|bob|cem|dee) +5 +(\d+) +(\d+) ", output, re.MULTILINE)
+    assert [tenant for tenant, _, _ in rows] == 3 * ["ann", "bob", "cem", "dee"]
+    assert all(int(first) > 300 for _, first, _ in rows[:4])  # fair=False
+    assert max(int(last) for _, _, last in rows[4:]) <= 25  # turns: five of each of the five tenants
+    noisy = re.findall(r"^noisy +300 .* (\d+)$", output, re.MULTILINE)
+    assert int(noisy[2]) <= 2  # by limits
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])

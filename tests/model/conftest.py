@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -14,18 +14,6 @@ from typing import Any
 import pytest
 
 HERE = os.path.dirname(__file__)
-
-
-def load(name: str) -> ModuleType:
-    """The module beside this file."""
-    full = f"tests_model_{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, os.path.join(HERE, f"{name}.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[full] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[full])
-    return sys.modules[full]
 
 
 class Holder:
@@ -69,10 +57,16 @@ class Holder:
 @pytest.fixture
 def machine() -> ModuleType:
     """machine.py, with its clock and its queues."""
-    module, holder = load("machine"), load("holder")
+    module, holder = importlib.import_module("model.machine"), importlib.import_module("model.holder")
     module.QueueBesideList.clock_class = holder.ToldClock
     module.QueueBesideList.open_queue = staticmethod(holder.open_queue)
     return module
+
+
+@pytest.fixture
+def policies(machine: ModuleType) -> ModuleType:
+    """policies.py, with what it shares with machine.py."""
+    return importlib.import_module("model.policies")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
     ["open", path]                        opens the queue, answers when it has joined
     ["receive", now_ns, count]            claims, answers with [[id, delivery_count, acquired_count], ...]
-    ["consume", now_ns, prefetch]         opens a prefetching consumer and takes one; answers as receive
+    ["consume", now_ns, prefetch, mode]   opens a prefetching consumer and takes one; answers as receive
     ["ack" | "nack" | "release", now_ns, id]
     ["close"]                             leaves in good order
 
@@ -59,11 +59,11 @@ def main() -> None:
                 if verb == "receive":
                     got = queue.receive(rest[1], timeout=0)
                 elif verb == "consume":
-                    consumers.append(queue.consumer(prefetch=rest[1]))
+                    consumers.append(queue.consumer(prefetch=rest[1], mode=rest[2]))
                     got = [consumers[-1].receive(timeout=0)]
                 else:
                     getattr(held.pop(rest[1]), verb)()
-            except (mqlite.Empty, mqlite.LeaseLost) as error:
+            except (mqlite.Empty, mqlite.LeaseLost, mqlite.QueueLocked) as error:
                 answer = type(error).__name__
             held.update({message.id: message for message in got})
             if got:

@@ -15,15 +15,14 @@ BOUNDED = settings(
     report_multiple_bugs=False,
     phases=[Phase.generate, Phase.shrink],
     print_blob=True,
+    stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 
 
 @pytest.mark.timeout(600)
 def test_a_queue_in_memory_does_what_a_list_would(machine: ModuleType) -> None:
-    run_state_machine_as_test(
-        machine.QueueBesideList, settings=settings(BOUNDED, max_examples=300, stateful_step_count=40)
-    )
+    run_state_machine_as_test(machine.QueueBesideList, settings=settings(BOUNDED, max_examples=200))
 
 
 @pytest.mark.timeout(600)  # when it fails: hypothesis simplifies for up to 300 seconds
@@ -31,6 +30,17 @@ def test_a_queue_on_disk_does_what_a_list_would_through_closing_kills_and_crashe
     machine: ModuleType, holder_class: Any
 ) -> None:
     machine.QueueOnDiskBesideList.holder_class = holder_class
-    run_state_machine_as_test(
-        machine.QueueOnDiskBesideList, settings=settings(BOUNDED, max_examples=40, stateful_step_count=40)
-    )
+    run_state_machine_as_test(machine.QueueOnDiskBesideList, settings=settings(BOUNDED, max_examples=30))
+
+
+@pytest.mark.timeout(600)
+def test_a_queue_in_memory_with_policies_does_what_a_list_would(policies: ModuleType) -> None:
+    run_state_machine_as_test(policies.Policies, settings=settings(BOUNDED, max_examples=400))
+
+
+@pytest.mark.timeout(600)
+def test_a_queue_on_disk_with_policies_does_what_a_list_would_through_closing_kills_and_crashes(
+    policies: ModuleType, holder_class: Any
+) -> None:
+    policies.PoliciesOnDisk.holder_class = holder_class
+    run_state_machine_as_test(policies.PoliciesOnDisk, settings=settings(BOUNDED, max_examples=40))

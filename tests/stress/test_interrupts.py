@@ -16,6 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -41,12 +42,13 @@ def _some_points(seed: int) -> list[int]:
 def _interrupted(talk: Any, path: str, name: str, call: str, point: int) -> None:
     """The call, interrupted; then everything must still work, in this process and for others."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
+    case = CASES[call]
     kept: mqlite.Queue[Any] = mqlite.Queue("kept", path)  # the store stays open: nothing is put right by closing it
-    queue: mqlite.Queue[Any] = mqlite.Queue(name, path, maxsize=4, max_deliveries=None)
-    queue.put_many(["first", "second"])
+    queue: mqlite.Queue[Any] = mqlite.Queue(name, path, **{"max_deliveries": None, **case.options})
+    case.before(queue)
     returned = False
     with interrupted_at(point) as struck:
-        CALLS[call](queue)
+        case.call(queue)
         returned = True
     talk.say([struck, returned])
     left: list[Any] = []
@@ -65,6 +67,7 @@ def _interrupted(talk: Any, path: str, name: str, call: str, point: int) -> None
 
     def use() -> None:
         time.sleep(0.002)  # what waits is due by then
+        case.afterwards(queue)
         try:
             while True:
                 left.append(queue.get(timeout=0))
@@ -130,7 +133,25 @@ def _producer(queue: mqlite.Queue[Any]) -> None:
         producer.put("newer")
 
 
-CALLS: dict[str, Callable[[mqlite.Queue[Any]], Any]] = {
+Call = Callable[[mqlite.Queue[Any]], Any]
+
+
+def _first_and_second(queue: mqlite.Queue[Any]) -> None:
+    queue.put_many(["first", "second"])
+
+
+@dataclass
+class Case:
+    """A call that is interrupted. before: what is there; afterwards: what is done by then; judge: of what is left."""
+
+    call: Call
+    judge: Callable[[list[Any], bool], None]
+    before: Call = _first_and_second
+    afterwards: Call = lambda queue: None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+CALLS: dict[str, Call] = {
     "put": lambda queue: queue.put("new"),
     "put_many": lambda queue: queue.put_many(["new", "newer"]),
     "producer": _producer,
@@ -144,6 +165,155 @@ CALLS: dict[str, Callable[[mqlite.Queue[Any]], Any]] = {
     "wait for room": lambda queue: _quietly(lambda: [queue.put("new", timeout=0.01) for _ in range(3)], mqlite.Full),
     "task_done": lambda queue: [queue.get(timeout=0), queue.task_done()],
 }
+
+
+def _plainly(call: str) -> Callable[[list[Any], bool], None]:
+    def judge(left: list[Any], returned: bool) -> None:
+        assert set(left) <= {"first", "second", "new", "newer"}
+        assert set(Counter(left).values()) <= {1} or call == "wait for room"
+        if returned and call in ("put", "producer"):
+            assert "new" in left
+        if call in ("put", "put_many", "producer", "wait for room"):
+            assert left[:2] == ["first", "second"]
+        if call == "put_many":
+            assert len(left) in (2, 4), "torn apart"
+        if call in ("receive and ack", "receive and nack", "receive and nack later", "consumer"):  # "first" may be in the user's hands
+            assert "second" in left, "a message is held by nobody"
+
+    return judge
+
+
+# ---------------------------------------------------------------------- queues with policies
+def _one_of(*outcomes: list[Any]) -> Callable[[list[Any], bool], None]:
+    """The last of these if the call returned, else any."""
+
+    def judge(left: list[Any], returned: bool) -> None:
+        assert left == outcomes[-1] if returned else left in outcomes, (left, returned)
+
+    return judge
+
+
+def _grouped(queue: mqlite.Queue[Any]) -> None:
+    queue.put_many(["first", "second"], group="g")
+
+
+def _in_block(settle: Callable[[mqlite.Message], Any], **options: Any) -> Call:
+    """Settles the first message; what was not settled goes back at the end of the block."""
+
+    def call(queue: mqlite.Queue[Any]) -> None:
+        with queue.consumer(**options) as consumer:
+            settle(consumer.receive(timeout=0))
+
+    return call
+
+
+def _until_due(queue: mqlite.Queue[Any]) -> None:
+    end = time.monotonic() + GUARD
+    while queue.stats().delayed and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def _marked(first: dict[str, Any], second: dict[str, Any], pause: float = 0) -> Call:
+    def before(queue: mqlite.Queue[Any]) -> None:
+        IDS["first"] = queue.put("first", **first)
+        IDS["second"] = queue.put("second", **second)
+        time.sleep(pause)
+
+    return before
+
+
+def _retried_for_long(queue: mqlite.Queue[Any]) -> None:
+    """The first of a group waits for its retry, and claimers have passed over the second."""
+    _marked({"group": "g"}, {"group": "g"})(queue)
+    queue.receive(timeout=0)[0].nack(delay=3600)
+    _quietly(lambda: queue.receive(timeout=0), mqlite.Empty)
+
+
+def _cancelled(queue: mqlite.Queue[Any]) -> None:
+    queue.cancel(IDS["first"])
+
+
+def _updated(**options: Any) -> Call:
+    return lambda queue: queue.update(IDS["first"], **options)
+
+
+def _rejected(queue: mqlite.Queue[Any]) -> None:
+    _grouped(queue)
+    for _ in range(2):
+        queue.receive(timeout=0)[0].reject()
+
+
+def _redriven(queue: mqlite.Queue[Any]) -> None:
+    queue.redrive()
+    _until_due(queue)
+
+
+def _due_to_fire(queue: mqlite.Queue[Any]) -> None:
+    _first_and_second(queue)
+    queue.schedule("tick", "new", every=3600, start=time.time() + 0.002)
+    time.sleep(0.004)
+
+
+def _paused(queue: mqlite.Queue[Any]) -> None:
+    _first_and_second(queue)
+    queue.pause()
+
+
+def _fired_or_not(left: list[Any], returned: bool) -> None:
+    assert left in (["first", "second"], ["first", "second", "new"]), left
+
+
+def _watched(queue: mqlite.Queue[Any]) -> None:
+    with queue.watermarks(3, 1):
+        queue.put("new")
+
+
+#: What `before` put, by body.
+IDS: dict[str, int] = {}
+IN_ORDER = _one_of(["first", "second"])
+NEW_LAST = _one_of(["first", "second"], ["first", "second", "new"])
+FIRST_GONE = _one_of(["first", "second"], ["second"])
+POLICIES: dict[str, Case] = {
+    "put in a group": Case(lambda queue: queue.put("new", group="g"), NEW_LAST, _grouped),
+    "ack in a group": Case(_in_block(lambda message: message.ack()), FIRST_GONE, _grouped),
+    "nack in a group": Case(_in_block(lambda message: message.nack()), IN_ORDER, _grouped),
+    "nack later in a group": Case(_in_block(lambda message: message.nack(delay=0.001)), IN_ORDER, _grouped, _until_due),
+    "reject in a group": Case(_in_block(lambda message: message.reject()), FIRST_GONE, _grouped),
+    "release in a group": Case(_in_block(lambda message: message.release()), IN_ORDER, _grouped),
+    "prefetch in groups": Case(_in_block(lambda message: message.ack(), prefetch=9), FIRST_GONE, _grouped),
+    "get in a group": Case(lambda queue: queue.get(timeout=0), FIRST_GONE, _grouped),
+    "take in turn": Case(_in_block(lambda message: message.ack()), FIRST_GONE, options={"fair": True}),
+    "put with a ttl": Case(lambda queue: queue.put("new", ttl=3600), NEW_LAST),
+    "put with a dedup_id": Case(lambda queue: queue.put("new", dedup_id="d"), _one_of(["first", "second", "new"]), afterwards=lambda queue: queue.put("new", dedup_id="d")),
+    "put unique": Case(lambda queue: queue.put("new", unique="u"), _one_of(["first", "second", "new"]), afterwards=lambda queue: queue.put("new", unique="u")),
+    "replace": Case(lambda queue: queue.put("new", replace_key="r"), _one_of(["first", "second"], ["new", "second"]), _marked({"replace_key": "r"}, {})),
+    "replace and move": Case(
+        lambda queue: queue.put("new", replace_key="r", priority=-1), _one_of(["first", "second"], ["second", "new"]), _marked({"replace_key": "r"}, {})
+    ),
+    "replace what waits": Case(lambda queue: queue.put("new", replace_key="r"), _one_of(["second"], ["second", "new"]), _marked({"replace_key": "r", "delay": 3600}, {})),
+    "drop the oldest": Case(lambda queue: queue.put("new"), _one_of(["first", "second"], ["second", "new"]), options={"maxsize": 2, "overflow": "drop_oldest"}),
+    "overflow to the dead": Case(lambda queue: queue.put("new"), IN_ORDER, options={"maxsize": 2, "overflow": "dead_letter"}),
+    "cancel": Case(_cancelled, FIRST_GONE, _marked({}, {})),
+    "cancel in a group": Case(_cancelled, FIRST_GONE, _marked({"group": "g"}, {"group": "g"})),
+    "cancel what holds up its group": Case(_cancelled, _one_of(["second"]), _retried_for_long, afterwards=_cancelled),
+    "update the priority": Case(_updated(priority=-1), _one_of(["first", "second"], ["second", "first"]), _marked({}, {})),
+    "update to later": Case(_updated(delay=0.0001), _one_of(["first", "second"], ["second", "first"]), _marked({}, {}), _until_due),
+    "update to now": Case(_updated(delay=0), _one_of(["second"], ["second", "first"]), _marked({"delay": 3600}, {})),
+    "expire": Case(lambda queue: queue.stats(), _one_of(["second"]), _marked({"ttl": 0.001}, {}, 0.002)),
+    "expire what holds up its group": Case(lambda queue: queue.stats(), _one_of(["second"]), lambda queue: [_retried_for_long(queue), _updated(ttl=0.001)(queue), time.sleep(0.002)]),
+    "schedule": Case(lambda queue: queue.schedule("tick", "new", every=3600), IN_ORDER),
+    "unschedule": Case(lambda queue: queue.unschedule("tick"), _fired_or_not, _due_to_fire, lambda queue: queue.unschedule("tick")),
+    "fire": Case(lambda queue: queue.stats(), _one_of(["first", "second", "new"]), _due_to_fire),
+    "pause": Case(lambda queue: queue.pause(), IN_ORDER, afterwards=lambda queue: queue.resume()),
+    "resume": Case(lambda queue: queue.resume(), IN_ORDER, _paused, lambda queue: queue.resume()),
+    "configure": Case(lambda queue: queue.configure(maxsize=9, ttl=3600), IN_ORDER),
+    "redrive at a rate": Case(lambda queue: queue.redrive(rate=1000), IN_ORDER, _rejected, _redriven),
+    "take at a rate": Case(lambda queue: queue.get(timeout=0), FIRST_GONE, options={"rate": (100, 0.001)}),
+    "have the queue alone": Case(_in_block(lambda message: message.ack(), mode="exclusive"), FIRST_GONE),
+    "fail over": Case(_in_block(lambda message: message.ack(), mode="failover"), FIRST_GONE),
+    "watermarks": Case(_watched, NEW_LAST),
+}
+CASES: dict[str, Case] = {**{name: Case(call, _plainly(name), options={"maxsize": 4}) for name, call in CALLS.items()}, **POLICIES}
 
 
 def _sweep(call: str, points: Any, path: str, children: Any) -> int:
@@ -165,23 +335,17 @@ def _sweep(call: str, points: Any, path: str, children: Any) -> int:
         where = f"{call!r}, interrupted at point {point} ({struck})"
         child.end()
         assert errors == [], where
-        assert set(left) <= {"first", "second", "new", "newer"}, where
-        assert set(Counter(left).values()) <= {1} or call == "wait for room", where
-        if returned and call in ("put", "producer"):
-            assert "new" in left, where
-        if call in ("put", "put_many", "producer", "wait for room"):
-            assert left[:2] == ["first", "second"], where
-        if call == "put_many":
-            assert len(left) in (2, 4), f"torn apart: {where}"
-        if call in ("receive and ack", "receive and nack", "receive and nack later", "consumer"):  # "first" may be in the user's hands
-            assert "second" in left, f"a message is held by nobody: {where}"
+        try:
+            CASES[call].judge(left, returned)
+        except AssertionError as error:
+            raise AssertionError(f"{where}: {error}") from error
         children.kill_all()
         if not struck:
             return struck_times
     raise AssertionError(f"no call has {END} points")
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", CASES)
 def test_after_an_interrupt_at_some_points_the_store_works_on(call: str, path: str, children: Any) -> None:
     seed = int(os.environ.get("MQLITE_SWEEP_SEED", "1"))  # another seed, other points
     print(f"seed {seed}")
@@ -190,7 +354,7 @@ def test_after_an_interrupt_at_some_points_the_store_works_on(call: str, path: s
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", CASES)
 def test_after_an_interrupt_at_every_point_the_store_works_on(call: str, path: str, children: Any) -> None:
     stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "8"))  # 1: every point; else every n-th; another seed begins elsewhere
     first = 1 + int(os.environ.get("MQLITE_SWEEP_SEED", "0")) % stride
