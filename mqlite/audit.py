@@ -28,6 +28,7 @@ from .log.index import (
     Place,
     follows,
     in_line,
+    order_of,
 )
 from .message import Record, rank_at
 from .system.clock import LINES
@@ -83,7 +84,7 @@ class _Audit:
             record = self._read(self._log.decode, queue, position, raw)
             if record is None:
                 continue
-            self._expect(record, rank_at(position, record.marks), in_line(position), True)
+            self._expect(record, rank_at(position, record.marks), in_line(position))
             if position not in ahead and position not in rows and position not in returned:
                 behind[record.id] = position
         waiting = 0
@@ -98,7 +99,7 @@ class _Audit:
                 if record is not None:
                     rank = self._log.decode_delayed(key, raw)[0]
                     at = Place(1, line, due_ns, rank, self._low(key))
-                    self._expect(record, rank, at, record.delivery_count > 0)
+                    self._expect(record, rank, at)
         self._found.extend(self._hidden(behind))
         self._found.extend(self._claims(rows, set(returned), seen))
         self._found.extend(self._counts(len(seen), waiting, size, rows))
@@ -124,17 +125,17 @@ class _Audit:
         self._ids.add(record.id)
         return record
 
-    def _expect(self, record: Record, rank: int, place: Place, in_group: bool) -> None:
+    def _expect(self, record: Record, rank: int, place: Place) -> None:
         """The entries that follow from a message."""
         entries, marks, number = self._entries, record.marks, record.id
         if place.waits or not follows(place.position, number):
             entries[PLACE][(number,)] = tuple(place)
         if marks is None:
             return
-        if marks.group is not None and in_group:
-            entries[GROUP][(marks.group, rank, number)] = ()
+        if marks.group is not None and (record.delivery_count or not place.waits):
+            entries[GROUP][(marks.group, rank, order_of(marks, place, number))] = (number,)
         if marks.expires is not None:
-            entries[EXPIRY][(*marks.expires, number)] = ()
+            entries[EXPIRY][(*marks.expires, number)] = (rank,)
         if marks.replace is not None:
             newest = max(number, *entries[REPLACE].get((marks.replace,), (0,)))
             entries[REPLACE][(marks.replace,)] = (newest,)

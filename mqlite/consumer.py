@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from typing import Any
 from .channel import Channel
 from .engine import Claim, seats
 from .engine.claiming import ANYBODY, Pass
-from .errors import CodecError, Empty, LeaseLost, ShutDown
+from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
 from .handle import Handle
 from .lease import Lease, claimed_message, message_of
 from .message import Message
@@ -112,6 +113,14 @@ class Consumer(Handle):
         while True:
             ask = object()
             claims: list[Claim] = []
+            served: list[None] = []
+
+            def enough(served: list[None] = served) -> bool:
+                """Another thread has claimed more than it takes: no need to wait for the queue."""
+                if self._buffer:
+                    served.append(None)
+                return bool(served)
+
             try:
                 with self._lock:
                     while not self._asks.get(ask):
@@ -137,6 +146,7 @@ class Consumer(Handle):
                     auto=self.auto_ack,
                     started=0,
                     entry=self._entry,
+                    enough=enough,
                 )
                 found = bool(claims)
             finally:  # in place: at the start of a function, an interrupt would lose the claims
@@ -149,7 +159,7 @@ class Consumer(Handle):
                         interrupts.append(error)
                 if interrupts:
                     raise interrupts.pop()  # as a local variable, it would hold this frame, and the frame it
-            if not found:
+            if not found and not served:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
     def _wait_for_room(self, end: float | None) -> None:
@@ -168,9 +178,15 @@ class Consumer(Handle):
             self._asks.pop(ask, None)
             if not self._interrupt.closed and all(hasattr(claim, "record") for claim in claims):
                 self._buffer.extend(map(claims.pop, repeat(0, len(claims))))
+            others = bool(self._buffer and self._asks)
             self._changed.notify_all()
         self._engine.release_all(claims)  # closed, or interrupted before they were read
         claims.clear()
+        if others:
+            self._interrupt.ring(self._engine.presence)  # they wait for the queue, and there is something for them here
+        if self._interrupt.closed and self._entry is not ANYBODY:
+            with contextlib.suppress(Closed):
+                seats.leave(self._engine, self._state, self._entry.number)  # taken since the close
 
     def _hand_out(self, claim: Claim) -> Message | None:
         """The message of a buffered claim; None where the claim was lost or the body went to the dead."""

@@ -57,6 +57,7 @@ class Marks:
     expires  when it expires, on one of the lines of time
     replace, unique, timer   digests of its replace_key, of its unique key, of the name of a schedule
     rank     that of its priority, where the position does not tell it
+    order    its number in its group, where the position does not tell it: of one that is tried again
     """
 
     group: int | None = None
@@ -65,6 +66,7 @@ class Marks:
     unique: bytes | None = None
     timer: bytes | None = None
     rank: int | None = None
+    order: int | None = None
 
 
 @attrs.frozen(kw_only=True)

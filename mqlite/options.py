@@ -243,7 +243,7 @@ class QueueOptions:
     dedup_window       seconds for which a dedup_id is remembered
     rate               messages handed out per second, evenly spaced; or (count, seconds): up to count at once, count
                        more every seconds; None = no limit
-    limits             {group: messages in flight at most, "*": of all other groups}, None = no limit; without: 1 of each
+    limits             {group: messages in flight at most, "*": of all other groups}, None = no limit; else 1 of each
     codec              how bodies become bytes: "json", "pickle", or the name of the user's own
     paused             nothing is handed out: set by `Queue.pause`
     """

@@ -81,6 +81,10 @@ class Interrupt:
     def close(self, presence: Presence) -> None:
         """Raise Closed in all threads that wait."""
         self.closed = True
+        self.ring(presence)
+
+    def ring(self, presence: Presence) -> None:
+        """Have all threads that wait look again."""
         for sleeper in list(self._sleepers):
             presence.bell.ring(presence.owner, sleeper)
 
@@ -209,10 +213,10 @@ class Waiters:
         with self._claims.read() as c:
             return next(c.waiting(queue, kind), None) is not None
 
-    def uncovered(self, queue: int, deadline_ns: int) -> bool:
+    def uncovered(self, queue: int, deadline_ns: int, kind: Kind = Kind.MESSAGE) -> bool:
         """Whether sleepers wait, and none wakes by itself at or before the deadline."""
         with self._claims.read() as c:
-            waiting = list(c.waiting(queue, Kind.MESSAGE))
+            waiting = list(c.waiting(queue, kind))
         return bool(waiting) and not any(0 < w.wake_ns <= deadline_ns for w in waiting)
 
     def ring_one(self, queue: int, kind: Kind) -> None:

@@ -73,6 +73,7 @@ class Kind(enum.IntEnum):
     SPACE = 2
     DONE = 3
     LEVEL = 4  # that the number of messages changes
+    STANDBY = 5  # to have the queue for itself
 
 
 class Shut(enum.IntEnum):

@@ -171,6 +171,8 @@ class MemoryClaims:
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
         """Registered sleepers."""
         waiting = self.desk(queue).waiting[kind]
+        if kind is Kind.SPACE and len(waiting) > 1:  # one who cannot use a ring passes it on to who came after him
+            return iter([waiting[sleeper] for sleeper in sorted(waiting)])
         return iter(list(waiting.values()) if waiting else ())
 
     def anybody(self) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 
 from ..claims import TASK, Claims, Kind, Shut
 from ..errors import MqliteError
-from ..log import Log, Note
+from ..log import DEAD_BIT, Log, Note
 from ..waiting import RUNG_FROM, Ring, Waiters
 from .catalog import Catalog
 from .groups import offer
-from .steps import ARRIVED, DELAYED, SETTLED
+from .steps import ARRIVED, DELAYED, EXPIRES, SETTLED
 from .tasks import shut_mode
 
 
@@ -39,6 +39,7 @@ class Aftermath:
             arrived, settled, left, changed = set(), [], set(), set()
             freed: set[tuple[int, int]] = set()
             delayed: dict[int, int] = {}
+            expiring: dict[int, int] = {}
             for note in [*notes, *leftover]:
                 if note[0] is ARRIVED:
                     arrived.add(note[1])
@@ -49,6 +50,8 @@ class Aftermath:
                         freed.add((note[1], note[3].group))
                 elif note[0] is DELAYED:
                     delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
+                elif note[0] is EXPIRES:
+                    expiring[note[1]] = min(note[2], expiring.get(note[1], note[2]))
                 else:
                     changed.add(note[1])
             arrived.update(queue for queue, _ in freed)
@@ -61,6 +64,8 @@ class Aftermath:
             for queue, wake_ns in delayed.items():
                 if self._waiters.uncovered(queue, wake_ns):
                     self._waiters.ring_one(queue, Kind.MESSAGE)
+            for queue, wake_ns in expiring.items():
+                self._cover_expiry(queue, wake_ns)
             for queue, kind in watched:
                 if kind is Kind.LEVEL:
                     self._waiters.ring_all(queue, kind)
@@ -76,6 +81,13 @@ class Aftermath:
             self._leftover.extend(notes)
             if not isinstance(error, MqliteError):
                 raise
+
+    def _cover_expiry(self, queue: int, wake_ns: int) -> None:
+        """What expires makes room, may finish a queue, and becomes a dead letter: one who waits for that looks then."""
+        kinds = ((queue, Kind.MESSAGE), (queue, Kind.SPACE), (queue, Kind.DONE), (queue | DEAD_BIT, Kind.MESSAGE))
+        for where, kind in kinds:
+            if self._waiters.uncovered(where, wake_ns, kind):
+                self._waiters.ring_one(where, kind)
 
     def _look(self, arrived: set[int], delayed: set[int]) -> tuple[list[Ring], list[tuple[int, Kind]]]:
         """Who is to be rung after a put: one look, after the commit; none where all these queues are calm."""

@@ -41,7 +41,7 @@ def update(engine: Engine, queue: QueueState, number: int, wanted: Update) -> bo
 
     def put_back(txn: Any, rank: int, record: Record) -> None:
         rank = rank if wanted.rank is None else wanted.rank
-        marks = record.marks or Marks()
+        marks = attrs.evolve(record.marks or Marks(), order=None)
         if wanted.expires is not None:
             marks = attrs.evolve(marks, expires=wanted.expires)
         if queue.options.aging is not None:
@@ -117,9 +117,12 @@ def _change_ready(engine: Engine, queue: QueueState, number: int, place: Place, 
         engine.seize(queue, [place.position], held)
         if held:
             try:
-                return engine.log.write(op)
+                changed = engine.log.write(op)
             except LeaseLost:
                 return False
+            if changed:
+                held.clear()  # its row goes with the commit
+            return changed
         with engine.claims.read() as c, engine.log.read() as snapshot:
             claimed = c.row(queue.id, place.position) is not None
             if claimed and snapshot.id_at(queue.id, place.position) == number:

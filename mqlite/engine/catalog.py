@@ -12,7 +12,6 @@ from ..message import group_key
 from ..options import DEAD_OPTIONS, Named, QueueOptions
 from .steps import CHANGED
 
-
 NO_LIMIT = 1 << 62
 
 
@@ -143,7 +142,7 @@ class Catalog:
 
     def options_at(self, queue: QueueState, version: int, snapshot: Snapshot) -> QueueOptions:
         """The same, for who knows the version of the settings in `snapshot`."""
-        if version != queue.version and not queue.id & DEAD_BIT:
+        if version > queue.version and not queue.id & DEAD_BIT:  # not those of an older snapshot
             definition = snapshot.definition(queue.name)
             if definition is not None:
                 queue.adopt(QueueOptions(**definition.options), definition.version)

@@ -29,6 +29,10 @@ T = TypeVar("T")
 LOOKS_AROUND = 3
 
 
+def _never() -> bool:
+    return False
+
+
 class Pass(NamedTuple):
     """What lets a claimer in.
 
@@ -68,12 +72,13 @@ class Claiming(Settling):
         auto: bool = False,
         started: int | None = None,
         entry: Pass = ANYBODY,
+        enough: Callable[[], bool] = _never,
     ) -> None:
         """Puts up to `count` claims into `into` as soon as there is one; none when none came in time.
 
         started: how many of them go to the user at once (None: all); the rest are
         prefetched and must be announced with `start`. auto: the caller will settle them
-        before the user sees them. Raises ShutDown, QueueLocked.
+        before the user sees them. enough() ends the waiting, too. Raises ShutDown, QueueLocked.
 
         `into` is the caller's, so that after an interrupt (Ctrl-C) at any moment he finds
         there whatever may be claimed, and can give it back with `release_all`.
@@ -81,9 +86,23 @@ class Claiming(Settling):
         flags = STARTED | AUTO if auto else STARTED
 
         def attempt(seat: Seat) -> bool | None:
-            return self._claim(queue, count, flags, count if started is None else started, seat, into, entry) or None
+            given = count if started is None else started
+            return enough() or self._claim(queue, count, flags, given, seat, into, entry) or None
 
+        if entry.waits and not seats.sit(self, queue, entry.number):
+            end_ns = None if timeout is None else self.clock.monotonic_ns() + ns_of(timeout)
+            if not self._stand_by(queue, entry, timeout, interrupt):
+                return
+            timeout = None if end_ns is None else max(0, end_ns - self.clock.monotonic_ns()) / 1e9
         self._take(queue, attempt, timeout, interrupt)
+
+    def _stand_by(self, queue: QueueState, entry: Pass, timeout: float | None, interrupt: Interrupt) -> bool:
+        """Wait for the seat, among those who wait for nothing else: a ring for a message is not for them."""
+
+        def attempt(seat: Seat) -> bool | None:
+            return seats.sit(self, queue, entry.number) or None
+
+        return timeout != 0 and bool(self.waiters.wait(queue.id, Kind.STANDBY, attempt, timeout, interrupt))
 
     def get(
         self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
@@ -172,6 +191,8 @@ class Claiming(Settling):
                 if not state.is_plain and self._held_up(c, state):
                     return False
                 return bool(self._pick(c, snapshot, state, 1).taken)
+            if kind is Kind.STANDBY:
+                return c.seat(queue) is None
             if kind is not Kind.SPACE:
                 return True
             counters = snapshot.counters(queue)
@@ -388,14 +409,14 @@ class Claiming(Settling):
             if timed and marks is not None and marks.expires is not None and self.timeline.is_past(marks.expires):
                 expired.append(claim)
         if expired:  # it came back, or its time came a moment ago
-            for claim in expired:
-                claims.remove(claim)
             try:
                 self.bury_expired(expired)
             except MqliteError:
                 for claim in expired:
                     with contextlib.suppress(MqliteError):  # no room for it: it stays claimed for a while
                         self.bury_expired([claim])
+            for claim in expired:
+                claims.remove(claim)
             self.schedule.care(expired[0].queue.id)
 
     def _pick(
@@ -433,14 +454,14 @@ class Claiming(Settling):
                 raw = snapshot.raw(number, position)
                 if raw is None:
                     stale.append(position)
-                elif turnstile is None or turnstile.admits(raw):
+                elif turnstile is None or turnstile.admits(position, raw):
                     picked.append((position, raw, returned))
                 if len(picked) == count:
                     break
                 back = next(given_back, None)
             elif fresh is not None:
                 if c.row(number, fresh[0]) is None:
-                    if turnstile is None or turnstile.admits(fresh[1]):
+                    if turnstile is None or turnstile.admits(*fresh):
                         picked.append((fresh[0], fresh[1], None))
                     elif queue.has_cursors:
                         passed.append(fresh[0])

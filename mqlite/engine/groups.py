@@ -11,7 +11,7 @@ Nothing is recorded of those that were passed over, so a large group costs no mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ..claims import Returned
@@ -29,6 +29,7 @@ class Turnstile:
         self._snapshot = snapshot
         self._queue = queue
         self._in_flight: dict[int, int] = {}
+        self._walks: dict[int, Iterator[tuple[int, int]]] = {}
 
     def has_room(self, group: int) -> bool:
         """Whether one more of a group may be in flight."""
@@ -37,8 +38,8 @@ class Turnstile:
             count = self._in_flight[group] = self._c.in_flight(self._queue.id, group)
         return count < self._queue.limit_of(group)
 
-    def admits(self, raw: Raw) -> bool:
-        """Whether that message may be claimed, which then counts as taken."""
+    def admits(self, position: Position, raw: Raw) -> bool:
+        """Whether the message at that position may be claimed, which then counts as taken."""
         group = self._log.group_of(raw)
         if group == UNGROUPED:
             return True
@@ -46,23 +47,27 @@ class Turnstile:
             return False
         if self._queue.limit_of(group) == 1:
             head = self._snapshot.head(self._queue.id, group)
-            if head is None or head[1] != self._log.id_of(raw):
+            if head is not None and not self._is_at(position, head):  # None: damaged, which is found out once claimed
                 return False
         self._in_flight[group] += 1
         return True
 
+    def _is_at(self, position: Position, head: tuple[int, int]) -> bool:
+        place = self._snapshot.member_place(self._queue.id, *head)
+        return place is not None and not place.waits and place.position == position
+
     def first(self, group: int, taken: set[Position]) -> tuple[Position, Raw] | None:
-        """The first of a group that may be claimed, which then counts as taken. O(messages of the group in flight)."""
+        """The next of a group that may be claimed, which then counts as taken. O(messages of the group in flight)."""
         if group != UNGROUPED and not self.has_room(group):
             return None
         queue = self._queue.id
-        members: Iterable[tuple[int, int] | None] = self._snapshot.members(queue, group)
         if group != UNGROUPED and self._queue.limit_of(group) == 1:
-            members = (
-                self._snapshot.head(queue, group),
-            )  # in flight, or waiting for its retry, it holds up the others
+            head = self._snapshot.head(queue, group)  # in flight, or waiting for its retry, it holds up the others
+            members = iter(() if head is None else (head,))
+        else:
+            members = self._walks.setdefault(group, self._snapshot.members(queue, group))  # goes on where it stopped
         for member in members:
-            place = None if member is None else self._snapshot.member_place(queue, *member)
+            place = self._snapshot.member_place(queue, *member)
             if place is None or place.waits:
                 continue
             position = place.position
@@ -92,13 +97,13 @@ def in_turn(c: Any, snapshot: Snapshot, queue: int) -> Iterator[int]:
 def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int, passed_or_not: bool = False) -> None:
     """A group may go on: what claimers have passed over and may be claimed now goes to the returned ones.
 
-    Under C, with a snapshot that was opened after it, or under L. passed_or_not: also what no claimer has passed yet,
-    since one with an older snapshot may still do so.
+    Under C, with a snapshot that was opened after it, or under L. passed_or_not, before a commit of the log: also what
+    no claimer has passed yet, and whatever is in flight, since that is seen by who looks in the state before.
     """
     if not queue.has_cursors:
         return
     limit = queue.limit_of(group)
-    free = limit - c.in_flight(queue.id, group)
+    free = limit if passed_or_not else limit - c.in_flight(queue.id, group)  # what is in flight may be about to end
     for rank, number in snapshot.members(queue.id, group):
         if free <= 0:
             return

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..claims import Claims
 from ..log import Draft, Log
-from ..message import UNGROUPED
+from ..message import UNGROUPED, Record
 from ..system.clock import Clock, Timeline
 from ..waiting import Presence, Waiters
 from .catalog import Catalog, QueueState
 from .groups import offer
 from .order import lineup_of
-from .steps import ARRIVED
+from .steps import ARRIVED, EXPIRES
 
 if TYPE_CHECKING:
     from .aftermath import Aftermath
@@ -45,7 +46,7 @@ class Parts:
         return number
 
     def let_go_on(self, txn: Any, queue: int, group: int) -> None:
-        """Under L, at the end of an op that took a waiting message out: the group that it may have held up goes on. [20]
+        """Under L, at the end of an op that took a waiting message out: the group that it held up goes on. [20]
 
         The claims are committed before the log: a kill in between leaves a position given back that is still held up.
         """
@@ -54,6 +55,12 @@ class Parts:
             with self.claims.lock, self.claims.guard, self.claims.write() as c:
                 offer(c, txn, state, group, passed_or_not=not self.log.one_lock)
             txn.notes.append((ARRIVED, queue))
+
+    def note_expiry(self, txn: Any, queue: int, records: Iterable[Record]) -> None:
+        """Under L: somebody will have to look when the first of these expires."""
+        times = [self.timeline.wake_ns(r.marks.expires) for r in records if r.marks is not None and r.marks.expires]
+        if times:
+            txn.notes.append((EXPIRES, queue, min(times)))
 
     @staticmethod
     def reserve_to_move(txn: Any, size_bytes: int) -> None:

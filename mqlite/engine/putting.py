@@ -38,6 +38,7 @@ class Putting(Claiming):
         if queue.asks_of_puts or any(draft.asks for _, draft in ranked):
             return self._put_with_policies(queue, ranked, timeout, interrupt)
         size = sum(self.log.footprint(draft) for _, draft in ranked)
+        marked = [record for record in (self.log.record_of(draft) for _, draft in ranked) if record.marks is not None]
         some_now = ranked[0][1].due is None or any(draft.due is None for _, draft in ranked)
 
         def op(txn: Any) -> list[int] | None:
@@ -58,6 +59,8 @@ class Putting(Claiming):
             ]
             if some_now:
                 txn.notes.append((ARRIVED, queue.id))
+            if marked:
+                self.note_expiry(txn, queue.id, marked)
             return ids
 
         ids = self.log.write(op)
@@ -102,8 +105,8 @@ class Putting(Claiming):
         return ShutDown(f"queue {queue.name!r} was shut down: nothing can be put any more")
 
     def storing_states(self, txn: Any, queue: int, key: bytes, seized: dict[int, Claim]) -> Iterator[tuple[int, str]]:
-        """Under L: (id, "delayed" | "ready" | "claimed" | "dead") of the messages with a unique key. seized: what the put
-        itself has claimed, which is as good as ready.
+        """Under L: (id, "delayed" | "ready" | "claimed" | "dead") of the messages with a unique key. seized: what the
+        put itself has claimed, which is as good as ready.
         """
         with self.claims.read() as c:
             for number in txn.uniques(queue, key):
@@ -154,7 +157,14 @@ class Admission:
         self.held: list[Claim] = []
 
     def attempt(self, interrupt: Interrupt) -> list[int] | None:
-        """The ids, or None where there is no room."""
+        """The ids, or None where there is no room; then nothing is held."""
+        ids = self._attempt(interrupt)
+        if ids is None:
+            self._engine.release_all(self.held)
+            self._seized, self._droppable, self.held = {}, [], []
+        return ids
+
+    def _attempt(self, interrupt: Interrupt) -> list[int] | None:
         engine = self._engine
         while True:
             ids = engine.log.write(self._op)
@@ -299,8 +309,8 @@ class Admission:
                 count, size = count - 1, size - self._bytes(claim.raw)
                 if self._fits(options, count, size):
                     return
-        over = count - options.maxsize if options.maxsize else 1
-        self._to_drop = max(1, min(over, _DROPPED_AT_ONCE))
+        over = count - options.maxsize if options.maxsize else 0
+        self._to_drop = min(max(1, over, len(self._droppable)), _DROPPED_AT_ONCE)  # by bytes: twice as many each time
 
     @staticmethod
     def _fits(options: QueueOptions, count: int, size: int) -> bool:
@@ -344,6 +354,7 @@ class Admission:
         for group in groups:
             engine.let_go_on(txn, queue.id, group)
         self._remember(txn, options, ids)
+        engine.note_expiry(txn, queue.id, self._records)
         if arrived:
             txn.notes.append((ARRIVED, queue.id))
         return [self._id(plan, ids, index) for index in range(len(self._ranked))]

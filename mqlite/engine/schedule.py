@@ -55,6 +55,9 @@ class Moves(Protocol):
     def bury_expired(self, claims: list[Claim]) -> None:
         """See Settling."""
 
+    def let_go_on(self, txn: Any, queue: int, group: int) -> None:
+        """See Parts."""
+
     def release_all(self, claims: list[Claim]) -> None:
         """See Settling."""
 
@@ -140,6 +143,7 @@ class Schedule:
                         reason = f"MessageCorrupted: {error}"
                         self._moves.bury_delayed(txn, queue, rank, record, "corrupted", reason)
                         txn.undelay(queue, key)
+                        self._moves.let_go_on(txn, queue, self._log.group_of(raw))
                         count = 1
                     return count
                 if record.marks is not None and record.marks.timer is not None:
@@ -234,8 +238,8 @@ class Schedule:
     def _expired(self, queue: int, c: Any, snapshot: Snapshot) -> Iterator[tuple[int, Place]]:
         """(id, place) of what has expired and nobody holds, in order."""
         for line in LINES:
-            for number in snapshot.expired(queue, line, self._timeline.now_ns(line)):
-                place = snapshot.place(queue, number)
+            for rank, number in snapshot.expired(queue, line, self._timeline.now_ns(line)):
+                place = snapshot.ranked_place(queue, rank, number)
                 if place is not None and (place.waits or c.row(queue, place.position) is None):
                     yield number, place
 

@@ -15,6 +15,7 @@ from .catalog import QueueState
 from .steps import CHANGED
 
 if TYPE_CHECKING:
+    from .claiming import Claiming
     from .machine import Engine
 
 _numbers = itertools.count(1)
@@ -54,6 +55,21 @@ def take(engine: Engine, queue: QueueState, number: int) -> None:
         txn.notes.append((CHANGED, queue.id))  # others who wait are refused
 
     engine.log.hold(op)
+
+
+def sit(engine: Claiming, queue: QueueState, number: int) -> bool:
+    """Whether the seat is this consumer's, now at the latest: it takes one that is free."""
+    owner = engine.presence.owner
+    with engine.claims.read() as c:
+        if c.seat(queue.id) == (owner, number):
+            return True
+    engine.takeback.notice_changes()
+    with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
+        c.require(owner)
+        seat = taken(c, queue, owner)
+        if seat is None:
+            c.set_seat(queue.id, (owner, number))
+        return seat is None or seat == (owner, number)
 
 
 def leave(engine: Engine, queue: QueueState, number: int) -> None:

@@ -13,16 +13,17 @@ from typing import Any
 
 import attrs
 
-from ..claims import TASK, Returned
+from ..claims import TASK, Kind, Returned
 from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MqliteError
 from ..log import DEAD_BIT, Snapshot
+from ..log.index import in_line, order_of
 from ..message import Marks, Record, rank_at
 from ..options import QueueOptions
 from .catalog import QueueState
 from .groups import offer
 from .parts import Parts, ns_of
-from .steps import ARRIVED, CHANGED, DELAYED, SETTLED, Claim
+from .steps import ARRIVED, CHANGED, DELAYED, EXPIRES, SETTLED, Claim
 
 
 class Settling(Parts):
@@ -101,7 +102,10 @@ class Settling(Parts):
                 self._bury(txn, claim, "max_deliveries", error, trace, failures)
                 return
             due = self.timeline.after(wait) or self.timeline.soon()
-            retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due))
+            marks = claim.record.marks
+            if marks is not None and marks.group is not None:  # it keeps its number in its group
+                marks = attrs.evolve(marks, order=order_of(marks, in_line(claim.position), claim.record.id))
+            retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due, marks=marks))
             self.reserve_to_move(txn, self.log.footprint(retried))
             rank = rank_at(claim.position, claim.record.marks)
             txn.remove(claim.queue.id, claim.position)
@@ -144,6 +148,8 @@ class Settling(Parts):
             for state, group in freed:
                 offer(c, txn, state, group)
         txn.notes.extend((ARRIVED, queue) for queue in queues)
+        now_ns = self.clock.monotonic_ns()
+        txn.notes.extend((EXPIRES, queue, now_ns) for queue in queues if txn.gauges(queue)[1])  # some may have expired
 
     # ------------------------------------------------------------------ dead
     def bury(self, claim: Claim, reason: str, error: str | None, trace: str | None) -> None:
@@ -166,6 +172,12 @@ class Settling(Parts):
         """
         with contextlib.suppress(MqliteError):
             self.bury(claim, "corrupted", error, None)
+            with self.log.read() as snapshot:
+                grouped = snapshot.gauges(claim.queue.id)[2]
+            if grouped:  # which group it held up cannot be read any more
+                with self.claims.lock, self.claims.guard, self.claims.write() as c:
+                    c.forget_cursors(claim.queue.id)
+                self.waiters.ring_all(claim.queue.id, Kind.MESSAGE)
 
     def _bury(
         self,

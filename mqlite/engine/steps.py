@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
 SETTLED: Final = "settled"  # (SETTLED, queue, position, row, commit): gone from the log, its row may go
 DELAYED: Final = "delayed"  # (DELAYED, queue, when to look by the monotonic clock): something will be claimable then
+EXPIRES: Final = "expires"  # (EXPIRES, queue, when to look by the monotonic clock): something will expire then
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 

@@ -81,6 +81,7 @@ class Tasks:
                 c.set_shut(queue.id, mode)
                 if immediate and self._log.one_lock:
                     txn.drain(queue.id)
+                    c.forget_cursors(queue.id)  # what claimers have passed over goes, too
                     for position, _ in list(c.returned(queue.id)):
                         txn.remove(queue.id, position)
                         c.take_returned(queue.id, position)

@@ -148,7 +148,7 @@ class Snapshot(Indexed, Protocol):
         """All stored records from a position on, in delivery order."""
 
     def oldest_ns(self, queue: int) -> int | None:
-        """When the oldest stored message was put, among the first of each rank."""
+        """When the oldest stored message was put, among the first and the last of each rank."""
 
     def definition(self, name: str) -> Definition | None:
         """The queue of that name."""

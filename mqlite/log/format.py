@@ -23,6 +23,7 @@ The flags say which marks there are, and each takes its bytes in this order:
 
     1  group u64      2  expires: line u8 | ns u64      4  replace 16      8  unique 16      16  timer 16
     32 rank u32       64 (no bytes) the index says where it is, since its key does not follow from its id
+    128 order u64
 
 The crc (zlib's CRC-32) covers body, extras, marks, the rest of the header, and the key,
 in this order: what is long is summed outside of the lock, before the key is known.
@@ -83,7 +84,7 @@ _DELAYED = struct.Struct(">BQIQ")
 _GROUP = struct.Struct(">Q")
 _DUE = struct.Struct(">BQ")
 _FLAGS = struct.Struct(">H")
-GROUP, EXPIRES, REPLACE, UNIQUE, TIMER, RANK, PLACED = 1, 2, 4, 8, 16, 32, 64
+GROUP, EXPIRES, REPLACE, UNIQUE, TIMER, RANK, PLACED, ORDER = 1, 2, 4, 8, 16, 32, 64, 128
 _DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
 _VERSION = 1
@@ -150,6 +151,8 @@ def packed_marks(marks: Marks) -> tuple[int, bytes]:
             flags, block = flags | flag, block + value
     if marks.rank is not None:
         flags, block = flags | RANK, block + _ID.pack(marks.rank)
+    if marks.order is not None:
+        flags, block = flags | ORDER, block + _GROUP.pack(marks.order)
     return flags, block
 
 
@@ -170,7 +173,17 @@ def unpacked_marks(value: bytes, flags: int) -> tuple[Marks | None, int]:
     if flags & RANK:
         (found["rank"],) = _ID.unpack_from(value, at)
         at += _ID.size
+    if flags & ORDER:
+        (found["order"],) = _GROUP.unpack_from(value, at)
+        at += _GROUP.size
     return (Marks(**found) if found else None), at
+
+
+def is_whole(key: bytes, value: bytes) -> bool:
+    """Whether a stored message matches its checksum."""
+    return len(value) >= _HEADER_BYTES and _CRC.unpack_from(value)[0] == _crc32(
+        key, _crc32(value[_CRC.size : _HEADER_BYTES], _crc32(value[_HEADER_BYTES:]))
+    )
 
 
 def flags_of(value: bytes) -> int:
@@ -350,6 +363,8 @@ _PARTS = {
 }
 _VALUES = {
     index.PLACE: struct.Struct(">BBQIQ"),
+    index.GROUP: struct.Struct(">Q"),
+    index.EXPIRY: struct.Struct(">I"),
     index.REPLACE: struct.Struct(">Q"),
     index.DEDUP: struct.Struct(">QQ"),
     index.TIMER: struct.Struct(">Q"),

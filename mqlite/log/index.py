@@ -6,15 +6,16 @@ put, claim or ack pays nothing for them.
 
     PLACE      id                       -> where it is; for messages whose place does not follow from their id:
                                            those that wait for their time, or have moved
-    GROUP      group, rank, id          the order in its group: priority, then put
-    EXPIRY     line, time, id
+    GROUP      group, rank, order       -> id; in its group messages are in order of priority, then as they lined up
+    EXPIRY     line, time, id           -> rank
     REPLACE    digest                   -> id of the newest message with that replace_key
     UNIQUE     digest, id
     DEDUP      digest                   -> id, until when; outlives the message
     DEDUP_END  until when, digest
     TIMER      digest                   -> id of the schedule of that name
 
-A message that waits for its time is in GROUP only if it failed before: then its group waits for it.
+A message that waits for its time is in GROUP only if it failed before: then its group waits for it, and it keeps
+its number in it.
 
 On disk the entries carry no checksum of their own: whoever follows one looks at the message, whose id must match.
 """
@@ -60,6 +61,13 @@ def follows(position: Position, number: int) -> bool:
     return low in (number, LOW_MASK - number)
 
 
+def order_of(marks: Marks, place: Place, number: int) -> int:
+    """The number of a message in its group, by which it comes there: as it lined up, unless it is tried again."""
+    if marks.order is not None:
+        return marks.order
+    return place.low if marks.rank is None else number  # with ageing the place does not tell it
+
+
 class Indexed(Protocol):
     """What can be asked of the indexes in any transaction."""
 
@@ -77,28 +85,39 @@ class Indexed(Protocol):
     def id_at(self, queue: int, position: Position) -> int | None:
         """The id of the message at a position, claimed or not."""
 
+    def has(self, queue: int, position: Position) -> bool:
+        """Whether there is a message at a position."""
+
     def place(self, queue: int, number: int) -> Place | None:
         """Where the message with that id is. O(priorities in use)."""
         found = self.entry(PLACE, queue, (number,))
         if found is not None:
             return Place(*found)
-        for rank in self.ranks(queue):
-            for low in (number, LOW_MASK - number):
-                if self.id_at(queue, rank << 64 | low) == number:
-                    return Place(0, 0, 0, rank, low)
+        return next(filter(None, (self.in_rank(queue, rank, number) for rank in self.ranks(queue))), None)
+
+    def in_rank(self, queue: int, rank: int, number: int) -> Place | None:
+        """Where it is in a rank, if it is there and its place follows from its id."""
+        for low in (number, LOW_MASK - number):
+            if self.id_at(queue, rank << 64 | low) == number:
+                return Place(0, 0, 0, rank, low)
         return None
 
+    def ranked_place(self, queue: int, rank: int, number: int) -> Place | None:
+        """As `place`, for one whose rank is known."""
+        found = self.entry(PLACE, queue, (number,))
+        return self.in_rank(queue, rank, number) if found is None else Place(*found)
+
     def member_place(self, queue: int, rank: int, number: int) -> Place | None:
-        """The same for one whose rank is known."""
+        """The same for one of an entry that tells its rank, in a queue where that is first in, first out. One seek."""
         found = self.entry(PLACE, queue, (number,))
         if found is not None:
             return Place(*found)
-        position = rank << 64 | number
-        return in_line(position) if self.id_at(queue, position) == number else None
+        place = in_line(rank << 64 | number)
+        return place if self.has(queue, place.position) else None
 
     def members(self, queue: int, group: int) -> Iterator[tuple[int, int]]:
         """(rank, id) of the messages of a group, in its order. Not to be changed meanwhile."""
-        for (_, rank, number), _ in self.entries(GROUP, queue, (group,)):
+        for (_, rank, _), (number,) in self.entries(GROUP, queue, (group,)):
             yield rank, number
 
     def head(self, queue: int, group: int) -> tuple[int, int] | None:
@@ -115,12 +134,12 @@ class Indexed(Protocol):
         found = next(self.entries(EXPIRY, queue, (line,), (after_ns + 1, 0)), None)
         return None if found is None else int(found[0][1])
 
-    def expired(self, queue: int, line: int, until_ns: int) -> Iterator[int]:
-        """Ids of what has expired by then, on a line of time, in order. Not to be changed meanwhile."""
-        for (_, expires_ns, number), _ in self.entries(EXPIRY, queue, (line,)):
+    def expired(self, queue: int, line: int, until_ns: int) -> Iterator[tuple[int, int]]:
+        """(rank, id) of what has expired by then, on a line of time, in order. Not to be changed meanwhile."""
+        for (_, expires_ns, number), (rank,) in self.entries(EXPIRY, queue, (line,)):
             if expires_ns > until_ns:
                 return
-            yield number
+            yield rank, number
 
     def uniques(self, queue: int, digest: bytes) -> Iterator[int]:
         """Ids of the messages with a unique key."""
@@ -140,12 +159,13 @@ class Indexing(Indexed, Protocol):
     def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
         """Change these counters."""
 
-    def mark(self, queue: int, rank: int, number: int, marks: Marks, in_group: bool) -> None:
-        """Make the entries of a message but for PLACE. in_group: it is in line, or failed before."""
-        if marks.group is not None and in_group:
-            self.enter(GROUP, queue, (marks.group, rank, number))
+    def mark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
+        """Make the entries of a message but for PLACE. failed: it failed before, which counts where it waits."""
+        in_group = marks.group is not None and (failed or not place.waits)
+        if in_group:
+            self.enter(GROUP, queue, (marks.group, rank, order_of(marks, place, number)), (number,))
         if marks.expires is not None:
-            self.enter(EXPIRY, queue, (*marks.expires, number))
+            self.enter(EXPIRY, queue, (*marks.expires, number), (rank,))
         if marks.replace is not None:
             newest = self.entry(REPLACE, queue, (marks.replace,))
             if newest is None or newest[0] < number:  # else an older one has moved
@@ -154,12 +174,13 @@ class Indexing(Indexed, Protocol):
             self.enter(UNIQUE, queue, (marks.unique, number))
         if marks.timer is not None:
             self.enter(TIMER, queue, (marks.timer,), (number,))
-        self.count(queue, *_counted(marks, in_group, 1))
+        self.count(queue, int(in_group), int(marks.expires is not None), int(marks.timer is not None))
 
-    def unmark(self, queue: int, rank: int, number: int, marks: Marks, in_group: bool) -> None:
+    def unmark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
         """Strike them."""
-        if marks.group is not None and in_group:
-            self.strike(GROUP, queue, (marks.group, rank, number))
+        in_group = marks.group is not None and (failed or not place.waits)
+        if in_group:
+            self.strike(GROUP, queue, (marks.group, rank, order_of(marks, place, number)))
         if marks.expires is not None:
             self.strike(EXPIRY, queue, (*marks.expires, number))
         if marks.replace is not None and self.entry(REPLACE, queue, (marks.replace,)) == (number,):
@@ -168,7 +189,19 @@ class Indexing(Indexed, Protocol):
             self.strike(UNIQUE, queue, (marks.unique, number))
         if marks.timer is not None and self.entry(TIMER, queue, (marks.timer,)) == (number,):
             self.strike(TIMER, queue, (marks.timer,))
-        self.count(queue, *_counted(marks, in_group, -1))
+        self.count(queue, -int(in_group), -int(marks.expires is not None), -int(marks.timer is not None))
+
+    def unmark_unknown(self, queue: int, place: Place) -> None:
+        """Strike the entries of a damaged message, whose marks and id cannot be trusted. O(entries of the queue)."""
+        found = (parts[0] for parts, value in self.entries(PLACE, queue) if value == tuple(place))
+        number = next(found, place.low if place.low <= LOW_MASK >> 1 else LOW_MASK - place.low)
+        self.strike(PLACE, queue, (number,))
+        struck = dict.fromkeys(KINDS, 0)
+        for kind in (GROUP, EXPIRY, REPLACE, UNIQUE, TIMER):
+            for parts, value in list(self.entries(kind, queue)):
+                if number == (parts[-1] if kind in (EXPIRY, UNIQUE) else value[0]):
+                    struck[kind] += self.strike(kind, queue, parts)
+        self.count(queue, -struck[GROUP], -struck[EXPIRY], -struck[TIMER])
 
     def remember_id(self, queue: int, digest: bytes, number: int, now_ns: int, until_ns: int) -> None:
         """A dedup_id is taken until then; a few that have run out are forgotten."""
@@ -185,11 +218,3 @@ class Indexing(Indexed, Protocol):
 
 #: More than one, so that the window never holds more than was put in one window.
 _FORGOTTEN_AT_ONCE = 3
-
-
-def _counted(marks: Marks, in_group: bool, step: int) -> tuple[int, int, int]:
-    return (
-        step if marks.group is not None and in_group else 0,
-        step if marks.expires is not None else 0,
-        step if marks.timer is not None else 0,
-    )

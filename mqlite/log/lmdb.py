@@ -172,13 +172,16 @@ class _Reading(Indexed):
             found = walk.next()
 
     def oldest_ns(self, queue: int) -> int | None:
-        """The smallest time of put among the first of each rank: one seek per rank."""
+        """The smallest time of put among the first and the last of each rank: two seeks per rank."""
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         walk = self._txn.cursor()
         times = []
         for rank in self.ranks(queue):
             walk.set_range(fmt.message_key(prefix, rank << 64))
             times.append(fmt.enqueued_ns(walk.value()))
+            found = walk.set_range(fmt.message_key(prefix, rank << 64 | LOW_MASK) + b"\xff")
+            if (walk.prev() if found else walk.last()) and _is_message(walk.key(), prefix):
+                times.append(fmt.enqueued_ns(walk.value()))
         return min(times, default=None)
 
     def definition(self, name: str) -> Definition | None:
@@ -268,7 +271,7 @@ class LmdbTxn(_Reading, Indexing):
         value = self._store(queue, position, draft)
         if draft.flags:
             assert draft.record.marks is not None
-            self.mark(queue, rank, message_id, draft.record.marks, in_group=True)
+            self.mark(queue, rank, message_id, draft.record.marks, in_line(position), False)
         counters.put_total += 1
         counters.put_bytes += len(value)
         return message_id
@@ -291,7 +294,7 @@ class LmdbTxn(_Reading, Indexing):
         value = self._store(queue, position, draft)
         if draft.record.marks is not None:
             rank = rank_at(position, draft.record.marks)
-            self.mark(queue, rank, draft.record.id, draft.record.marks, in_group=True)
+            self.mark(queue, rank, draft.record.id, draft.record.marks, in_line(position), False)
         counters.put_total += 1
         counters.put_bytes += len(value)
         self._put_to.add(queue)
@@ -315,9 +318,10 @@ class LmdbTxn(_Reading, Indexing):
         key = fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), draft.due, rank, seq)
         value = fmt.sealed(draft, key, fmt.PLACED)
         self._txn.put(key, value)
-        self.enter(PLACE, queue, (message_id,), Place(1, *draft.due, rank, seq))
+        place = Place(1, *draft.due, rank, seq)
+        self.enter(PLACE, queue, (message_id,), place)
         if record.marks is not None:
-            self.mark(queue, rank, message_id, record.marks, in_group=record.delivery_count > 0)
+            self.mark(queue, rank, message_id, record.marks, place, record.delivery_count > 0)
         if not draft.flags & fmt.TIMER:
             counters.put_total += 1
             counters.put_bytes += len(value)
@@ -331,7 +335,7 @@ class LmdbTxn(_Reading, Indexing):
         value: bytes | None = self._txn.pop(key)
         if value is not None:
             self.changed = True
-            flags = self._unmark_stored(queue, fmt.rank_of_delayed(key), value, fmt.failures_of(value) > 0)
+            flags = self._unmark_stored(queue, key, value, Place(1, *fmt.delayed_parts(key)))
             if not flags & fmt.TIMER:
                 counters.removed_total += 1
                 counters.removed_bytes += len(value)
@@ -340,28 +344,34 @@ class LmdbTxn(_Reading, Indexing):
             self._put_to.add(queue)
         return value
 
-    def _unmark_stored(self, queue: int, rank: int, value: bytes, in_group: bool) -> int:
+    def _unmark_stored(self, queue: int, key: bytes, value: bytes, place: Place) -> int:
         """Strike the entries of a message that was taken out; its flags."""
         flags = fmt.flags_of(value)
+        if not fmt.is_whole(key, value):
+            self.unmark_unknown(queue, place)
+            return flags
+        number = fmt.id_of(value)
         if flags & fmt.PLACED:
-            self.strike(PLACE, queue, (fmt.id_of(value),))
+            self.strike(PLACE, queue, (number,))
         if flags & ~fmt.PLACED:
             marks, _ = fmt.unpacked_marks(value, flags)
             assert marks is not None
-            self.unmark(queue, rank if marks.rank is None else marks.rank, fmt.id_of(value), marks, in_group)
+            rank = place.rank if marks.rank is None else marks.rank
+            self.unmark(queue, rank, number, marks, place, fmt.failures_of(value) > 0)
         return flags
 
     def remove(self, queue: int, position: Position) -> bytes | None:
         """Take a record out. O(log n)."""
-        value: bytes | None = self._txn.pop(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position))
+        key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)
+        value: bytes | None = self._txn.pop(key)
         if value is not None:
             self.changed = True
             counters = self.counters(queue)
             counters.removed_total += 1
             counters.removed_bytes += len(value)
             self._removed_from.add(queue)
-            if value[7:8] > b"\0":
-                self._unmark_stored(queue, position >> 64, value, in_group=True)
+            if value[7:8] > b"\0" or counters.grouped or counters.expiring:  # the flags may be damaged
+                self._unmark_stored(queue, key, value, in_line(position))
         return value
 
     def gauges(self, queue: int) -> Gauges:

@@ -117,10 +117,13 @@ class NestedIndex:
             del self._tables[parts[0]]
         return value
 
-    def first(self, part: Any) -> Any | None:
-        """What follows in the first entry with that first part."""
+    def first(self, part: Any) -> tuple[Any, Any] | None:
+        """(second part, first of the value) of the first entry with that first part."""
         table = self._tables.get(part)
-        return None if table is None else table.peekitem(0)[0]
+        if table is None:
+            return None
+        rest, value = table.peekitem(0)
+        return rest[0], value[0]
 
     def following(self, part: Any) -> Any | None:
         """The next first part."""
@@ -427,9 +430,9 @@ class MemoryLog(Indexing):
         return (found for found in both if found[0] >= start)
 
     def oldest_ns(self, queue: int) -> int | None:
-        """When the oldest message was put, among the first of each rank and those handed out."""
+        """When the oldest message was put, among the first and the last of each rank and those handed out."""
         shelf = self.shelf(queue)
-        times = [lane[0][2] for lane in shelf.lanes.values() if lane]
+        times = [lane[end][2] for lane in shelf.lanes.values() if lane for end in (0, -1)]
         times += [record.enqueued_ns for record in shelf.held.values()]
         return min(times, default=None)
 
@@ -472,7 +475,7 @@ class MemoryLog(Indexing):
         if not follows(position, draft.id):
             self.enter(PLACE, queue, (draft.id,), in_line(position))
         if draft.marks is not None:
-            self.mark(queue, rank, draft.id, draft.marks, in_group=True)
+            self.mark(queue, rank, draft.id, draft.marks, in_line(position), False)
             shelf.marked += 1
 
     def replace(self, queue: int, position: Position, draft: Record) -> int:
@@ -504,9 +507,10 @@ class MemoryLog(Indexing):
         draft.id = message_id or seq
         assert draft.due is not None
         shelf.delayed[(*draft.due, rank, seq)] = draft
-        self.enter(PLACE, queue, (draft.id,), Place(1, *draft.due, rank, seq))
+        place = Place(1, *draft.due, rank, seq)
+        self.enter(PLACE, queue, (draft.id,), place)
         if draft.marks is not None:
-            self.mark(queue, rank, draft.id, draft.marks, in_group=draft.delivery_count > 0)
+            self.mark(queue, rank, draft.id, draft.marks, place, draft.delivery_count > 0)
             shelf.marked += 1
         if draft.marks is None or draft.marks.timer is None:
             shelf.numbers.delayed += 1
@@ -519,18 +523,19 @@ class MemoryLog(Indexing):
         shelf = self.shelf(queue)
         record: Record | None = shelf.delayed.pop(key, None)
         if record is not None:
-            self._unmark(shelf, queue, key[2], record, record.delivery_count > 0)
+            self._unmark(shelf, queue, Place(1, *key), record)
             if record.marks is None or record.marks.timer is None:
                 shelf.numbers.delayed -= 1
                 shelf.total -= 1
                 shelf.bytes -= _size(record.payload)
         return record
 
-    def _unmark(self, shelf: Shelf, queue: int, rank: int, record: Record, in_group: bool) -> None:
+    def _unmark(self, shelf: Shelf, queue: int, place: Place, record: Record) -> None:
         self.strike(PLACE, queue, (record.id,))
-        if record.marks is not None:
-            marks = record.marks
-            self.unmark(queue, rank if marks.rank is None else marks.rank, record.id, marks, in_group)
+        marks = record.marks
+        if marks is not None:
+            rank = place.rank if marks.rank is None else marks.rank
+            self.unmark(queue, rank, record.id, marks, place, record.delivery_count > 0)
             shelf.marked -= 1
 
     def delayed_at(self, queue: int, key: Waiting) -> Record | None:
@@ -588,7 +593,7 @@ class MemoryLog(Indexing):
             shelf.total -= 1
             shelf.bytes -= _size(record.payload)
             if record.marks is not None or shelf.indexes[PLACE]:
-                self._unmark(shelf, queue, position >> 64, record, True)
+                self._unmark(shelf, queue, in_line(position), record)
         return record
 
     def drain(self, queue: int) -> None:

@@ -1,7 +1,8 @@
 """The rules of a queue in their simplest form: a list that is sorted, filtered and counted anew for every question.
 
     order      (-priority, place), unless the queue is last in first out, ages, or is fair; place: when it lined up
-    a group    its members in order of priority, then of puts (so of ids); one that failed and waits is still a member
+    a group    its members in order of priority, then as they lined up (in a queue that ages: as they were put); one that
+               failed and waits is still a member, and keeps its number when it lines up again
     a claim    an entry in a dict, as is a death
 
 The list never looks at the clock by itself: `look` says that somebody does.
@@ -25,7 +26,7 @@ class Listed:
     """A message as the list knows it; a crash of the machine forgets `failures` and all that follows.
 
     place: when it lined up, or began to wait. due_ns: when it will line up, if it waits; by_wall: by the time of day.
-    lined_up_ns: at what time it did. stored: (failures, acquired) that a crash leaves.
+    lined_up_ns: at what time it did. joined: its number in its group, kept if it is retried. stored: (failures, acquired) that a crash leaves.
     """
 
     id: int
@@ -38,6 +39,8 @@ class Listed:
     expires_ns: int = 0
     due_ns: int = 0
     by_wall: bool = False
+    joined: int = 0
+    retried: bool = False
     lined_up_ns: int = 0
     stored: tuple[int, int] = (0, 0)
     failures: int = 0
@@ -150,7 +153,10 @@ class PlainList:
 
     def members(self, group: str | None) -> list[Listed]:
         found = [m for m in self.messages.values() if m.group == group and m.in_group]
-        return sorted(found, key=lambda m: (-m.priority, m.id))
+        return sorted(found, key=self.order_in_group)
+
+    def order_in_group(self, m: Listed) -> tuple[int, int]:
+        return -m.priority, m.joined if self.options.aging is None else m.id
 
     def admits(self, m: Listed) -> bool:
         """Whether its group lets it go."""
@@ -166,9 +172,9 @@ class PlainList:
         if not self.options.fair:
             return free[0] if free else None
 
-        def turn(m: Listed) -> tuple[bool, int, int, int]:
+        def turn(m: Listed) -> tuple[bool, int, tuple[int, int]]:
             number = UNGROUPED if m.group is None else group_key(m.group)
-            return number <= self.turn, number, -m.priority, m.id
+            return number <= self.turn, number, self.order_in_group(m)
 
         return min(free, key=turn, default=None)
 
@@ -243,9 +249,8 @@ class PlainList:
         self.wait(m, self.after(delay)) if delay else self.line_up(m)
         if older is not None:
             self.remove(older)
-            keeps_place = self.options.order == "priority" and self.options.aging is None and not self.options.fair
-            if keeps_place and older.priority == priority and not older.due_ns and not delay:
-                m.place = older.place
+            if older.priority == priority and not older.due_ns and not delay:
+                m.place, m.joined, m.lined_up_ns = older.place, older.place, older.lined_up_ns
 
     def expiry(self, ttl: float | None) -> int:
         """When something expires that has that ttl now, or names none."""
@@ -259,10 +264,12 @@ class PlainList:
 
     def line_up(self, m: Listed) -> None:
         m.due_ns, m.by_wall, m.place, m.lined_up_ns = 0, False, self.next_place(), self.now_ns
+        m.joined = m.joined if m.retried else m.place
         self._name(m)
 
     def wait(self, m: Listed, due_ns: int, by_wall: bool = False) -> None:
         m.due_ns, m.by_wall, m.place = due_ns, by_wall, self.next_place()
+        m.joined = m.joined if m.retried else m.place
         m.stored = m.failures, m.acquired
         self._name(m)
 
@@ -325,6 +332,7 @@ class PlainList:
         if failed and self.options.max_deliveries is not None and m.failures >= self.options.max_deliveries:
             self.bury(m, "max_deliveries")
         elif delay:
+            m.retried = True
             self.wait(m, self.after(delay))
 
     def nack(self, m: Listed, delay: float | None = None) -> None:
@@ -382,7 +390,7 @@ class PlainList:
         ttl: float | None = None,
     ) -> None:
         m.priority = m.priority if priority is None else priority
-        m.stored = m.failures, m.acquired
+        m.retried, m.stored = False, (m.failures, m.acquired)
         if ttl is not None:
             m.expires_ns = self.after(ttl)
         due_ns = m.due_ns if delay is eta_ns is None else self.after(delay) if delay is not None else eta_ns

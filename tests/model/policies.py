@@ -23,24 +23,27 @@ KEYS = st.sampled_from(["k", "l"])
 ORDERS: list[dict[str, Any]] = [{}, {}, {"order": "lifo"}, {"aging": 4.0}, {"fair": True}]
 LIMITS = st.sampled_from([None, {"*": 2}, {"red": 3}, {"red": 2, "*": 1}])
 MAXSIZES = st.sampled_from([0, 3, 5])
-OVERFLOWS = st.sampled_from(["block", "reject", "drop_oldest", "dead_letter"])
+SIZES: list[dict[str, Any]] = [
+    {},
+    {},
+    {"maxsize": 3},
+    {"maxsize": 3, "overflow": "reject"},
+    {"maxsize": 5, "overflow": "drop_oldest"},
+    {"maxsize": 3, "overflow": "dead_letter"},
+]
 OPTIONS = st.fixed_dictionaries(
     {"max_deliveries": st.sampled_from([None, 1, 2, 3]), "ack_timeout": st.sampled_from([None, 10.0])},
     optional={
-        "maxsize": MAXSIZES,
-        "overflow": OVERFLOWS,
         "limits": LIMITS,
         "ttl": TTLS,
-        "expired": st.sampled_from(["drop", "dead_letter"]),
-        "dead_letter": st.just(False),
+        "expired": st.just("drop"),
         "dedup_window": st.sampled_from([3.0, 8.0]),
         "backoff": st.just([0.0, 3.0]),
         "rate": st.sampled_from([(1, 4.0), (3, 6.0)]),
     },
-).filter(lambda options: options.get("dead_letter", True) or options.get("overflow") != "dead_letter")
-HOW_TO_PUT = st.fixed_dictionaries(
-    {}, optional={"delay": DELAYS, "ttl": TTLS, "group": GROUPS, "dedup_id": KEYS, "replace_key": KEYS, "unique": KEYS}
 )
+HOW = st.fixed_dictionaries({}, optional={"delay": DELAYS, "ttl": TTLS, "group": GROUPS})
+NAMES = st.fixed_dictionaries({}, optional={"dedup_id": KEYS, "replace_key": KEYS, "unique": KEYS})
 STATES = st.sampled_from(
     [("delayed", "ready", "claimed"), ("ready",), ("delayed", "claimed"), ("dead",), ("ready", "dead")]
 )
@@ -58,19 +61,31 @@ SETTINGS = st.one_of(
 class Policies(QueueBesideList):
     """What both backends do."""
 
-    @initialize(order=st.sampled_from(ORDERS), options=OPTIONS)
-    def make(self, order: dict[str, Any], options: dict[str, Any]) -> None:
-        self.open({**order, **options})
+    @initialize(order=st.sampled_from(ORDERS), size=st.sampled_from(SIZES), options=OPTIONS, keeps=st.booleans())
+    def make(self, order: dict[str, Any], size: dict[str, Any], options: dict[str, Any], keeps: bool) -> None:
+        keeps = keeps or size.get("overflow") == "dead_letter"
+        self.open({**order, **size, **options, "dead_letter": keeps})
 
     # ------------------------------------------------------------------ putting
-    @rule(priority=FEW_PRIORITIES, how=HOW_TO_PUT, states=STATES)
-    def put_somehow(self, priority: int, how: dict[str, Any], states: tuple[str, ...]) -> None:
+    @rule(priority=FEW_PRIORITIES, how=HOW)
+    def put_somehow(self, priority: int, how: dict[str, Any]) -> None:
         if self.list.options.order == "lifo":
-            how.pop("group", None)
-        if "unique" in how:
-            self.put_beside(priority, states=states, **how)
-        else:
-            self.put_beside(priority, **how)
+            how = {name: value for name, value in how.items() if name != "group"}
+        self.put_beside(priority, **how)
+
+    @rule(priority=FEW_PRIORITIES, how=HOW, replace_key=KEYS)
+    def put_in_the_place_of_another(self, priority: int, how: dict[str, Any], replace_key: str) -> None:
+        self.put_somehow(priority, {**how, "replace_key": replace_key})
+
+    @rule(priority=FEW_PRIORITIES, how=HOW, dedup_id=KEYS)
+    def put_once(self, priority: int, how: dict[str, Any], dedup_id: str) -> None:
+        self.put_somehow(priority, {**how, "dedup_id": dedup_id})
+
+    @rule(priority=FEW_PRIORITIES, how=HOW, names=NAMES, unique=KEYS, states=STATES)
+    def put_unique(
+        self, priority: int, how: dict[str, Any], names: dict[str, str], unique: str, states: tuple[str, ...]
+    ) -> None:
+        self.put_somehow(priority, {**how, **names, "unique": unique, "states": states})
 
     @rule(priority=FEW_PRIORITIES, group=GROUPS)
     def put_into_a_group(self, priority: int, group: str) -> None:

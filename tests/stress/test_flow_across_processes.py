@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import importlib.util
 import multiprocessing
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,26 +21,25 @@ def put_a_lot(path: str, number: int, each: int, results: Any) -> None:
     """Puts one by one, in batches and through a producer; tells what was stored, and the highest level it saw."""
     stored: list[Any] = []
     most = 0
-    with mqlite.Queue[Any]("q", path) as q:
-        with q.producer() as producer:
-            for n in range(each):
-                bodies = [[number, n, part] for part in range(3 if n % 4 == 3 else 1)]
-                try:
-                    if n % 4 == 3:
-                        q.put_many(bodies, timeout=GUARD)
-                    elif n % 4 == 2:
-                        producer.put(bodies[0]).result(GUARD)
-                    else:
-                        q.put(bodies[0], timeout=GUARD)
-                    stored += bodies
-                except mqlite.Full:
-                    pass
-                stats = q.stats()
-                most = max(most, stats.ready + stats.delayed + stats.claimed)
+    with mqlite.Queue[Any]("q", path) as q, q.producer() as producer:
+        for n in range(each):
+            bodies = [[number, n, part] for part in range(3 if n % 4 == 3 else 1)]
             try:
-                producer.flush()
+                if n % 4 == 3:
+                    q.put_many(bodies, timeout=GUARD)
+                elif n % 4 == 2:
+                    producer.put(bodies[0]).result(GUARD)
+                else:
+                    q.put(bodies[0], timeout=GUARD)
+                stored += bodies
             except mqlite.Full:
-                pass  # told by the receipts
+                pass
+            stats = q.stats()
+            most = max(most, stats.ready + stats.delayed + stats.claimed)
+        try:
+            producer.flush()
+        except mqlite.Full:
+            pass  # told by the receipts
     results.put((stored, most))
 
 
@@ -145,24 +141,18 @@ class Crew:
 @pytest.fixture(params=["fork", "spawn"])
 def crew(request: pytest.FixtureRequest) -> Any:
     """A crew of each start method."""
-    name = "mqlite_tests_flow_across_processes"
-    if name not in sys.modules:  # so that a spawned process finds the functions by this name
-        spec = importlib.util.spec_from_file_location(name, __file__)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
     made = Crew(request.param)
     yield made
     made.kill()
 
 
-def test_processes_never_exceed_maxsize_whatever_the_policy(path: str, crew: Any, run: Any) -> None:
+def test_processes_never_exceed_maxsize_whatever_the_policy(path: str, crew: Any) -> None:
     maxsize, processes, each = 5, 3, 24
     for overflow in POLICIES:
         store = f"{path}.{overflow}"
         q: mqlite.Queue[Any] = mqlite.Queue("q", store, maxsize=maxsize, overflow=overflow)
         for number in range(processes):
-            crew.start(run("put_a_lot"), store, number, each)
+            crew.start(put_a_lot, store, number, each)
         heard: list[Any] = []
         taken: list[Any] = []
         most = 0
@@ -192,13 +182,13 @@ def test_processes_never_exceed_maxsize_whatever_the_policy(path: str, crew: Any
         q.close()
 
 
-def test_processes_never_exceed_maxbytes(path: str, crew: Any, run: Any) -> None:
+def test_processes_never_exceed_maxbytes(path: str, crew: Any) -> None:
     q: mqlite.Queue[Any] = mqlite.Queue("q", path, overflow="drop_oldest")
     q.put(b"x" * 120)
     limit = 4 * q.stats().bytes
     q.configure(maxbytes=limit)
     for number in range(3):
-        crew.start(run("put_bytes"), path, number, 60)
+        crew.start(put_bytes, path, number, 60)
     assert max(crew.hear(3)) <= limit
     crew.end()
     assert (q.stats().claimed, q.check()) == (0, [])
@@ -206,11 +196,11 @@ def test_processes_never_exceed_maxbytes(path: str, crew: Any, run: Any) -> None
 
 
 @pytest.mark.parametrize(("rate", "burst", "per_second"), [(40, 1, 40.0), ((10, 0.25), 10, 40.0)])
-def test_processes_are_handed_no_more_than_their_common_rate(path: str, crew: Any, run: Any, rate: Any, burst: int, per_second: float) -> None:
+def test_processes_are_handed_no_more_than_their_common_rate(path: str, crew: Any, rate: Any, burst: int, per_second: float) -> None:
     messages, processes = 60, 3
     q: mqlite.Queue[Any] = mqlite.Queue("q", path, rate=rate)
     for number in range(processes):
-        crew.start(run("take_and_time"), path, number, messages)
+        crew.start(take_and_time, path, number, messages)
     assert crew.hear(processes) == ["ready"] * processes
     q.put_many(list(range(messages)))
     times = [span for spans in crew.hear(processes) for span in spans]
@@ -226,11 +216,11 @@ def test_processes_are_handed_no_more_than_their_common_rate(path: str, crew: An
     q.close()
 
 
-def test_of_processes_that_put_the_same_id_or_key_one_stores_it(path: str, crew: Any, run: Any) -> None:
+def test_of_processes_that_put_the_same_id_or_key_one_stores_it(path: str, crew: Any) -> None:
     processes, each = 3, 40
     q: mqlite.Queue[Any] = mqlite.Queue("q", path)
     for number in range(processes):
-        crew.start(run("put_the_same"), path, number, each)
+        crew.start(put_the_same, path, number, each)
     heard = crew.hear(processes)
     crew.end()
     assert heard[0] == heard[1] == heard[2]
@@ -239,14 +229,14 @@ def test_of_processes_that_put_the_same_id_or_key_one_stores_it(path: str, crew:
     q.close()
 
 
-def test_across_processes_a_message_is_cancelled_or_delivered_and_never_both(path: str, crew: Any, run: Any) -> None:
+def test_across_processes_a_message_is_cancelled_or_delivered_and_never_both(path: str, crew: Any) -> None:
     q: mqlite.Queue[Any] = mqlite.Queue("q", path)
     q.pause()
     ids = q.put_many(list(range(200)))
     for number in range(2):
-        crew.start(run("cancel_all"), path, number, ids)
+        crew.start(cancel_all, path, number, ids)
     q.resume()
-    crew.start(run("receive_all"), path, 2, ids)
+    crew.start(receive_all, path, 2, ids)
     heard = crew.hear(3)
     crew.end()
     assert sorted(number for _, done in heard for number in done) == ids

@@ -7,6 +7,7 @@ at one point after the other, which real signals hit by chance only.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import random
 import signal
@@ -66,6 +67,7 @@ def _interrupted(talk: Any, path: str, name: str, call: str, point: int) -> None
         return thread
 
     def use() -> None:
+        gc.collect()  # tracing leaves cycles, which hold what nobody has any more
         time.sleep(0.002)  # what waits is due by then
         case.afterwards(queue)
         try:

@@ -1,0 +1,366 @@
+"""A file system without a free block: puts are refused, and all that is stored can still be worked off; nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import mqlite
+from mqlite.channel import Channel
+from mqlite.store import open_store
+
+SECOND = 1_000_000_000
+BODY = "x" * 3400  # one page, also with all that is said of a dead letter
+JUST_A_PAGE = "x" * 4000  # two pages with that
+#: More than the disk has, so that it is the disk that is full.
+STORE_BYTES = 1 << 30
+
+
+class HandClock:
+    """Both clocks, set by hand."""
+
+    def __init__(self) -> None:
+        self.ns = 1_800_000_000 * SECOND
+
+    def wall_ns(self) -> int:
+        return self.ns
+
+    def monotonic_ns(self) -> int:
+        return self.ns
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def disk() -> Iterator[str]:
+    """A file system of 48 MiB (16 MiB of it are for the claims), where this user may mount one."""
+    folder = tempfile.mkdtemp()  # not in pytest's own: a killed run leaves the mount behind, and pytest could not clean up
+    try:
+        try:
+            mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], capture_output=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("a really full disk needs mount(8), which is not there")
+        if mounted.returncode:
+            pytest.skip(f"a really full disk needs the right to mount a tmpfs: {mounted.stderr.decode().strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)  # lazily: a failed test may hold files
+    finally:
+        os.rmdir(folder)
+
+
+def free_blocks(disk: str) -> int:
+    return os.statvfs(disk).f_bavail
+
+
+@pytest.fixture
+def fill_disk(disk: str) -> Callable[[], None]:
+    """fill_disk(): takes every block that is left."""
+
+    def fill() -> None:
+        with open(os.path.join(disk, "filler"), "ab", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        assert free_blocks(disk) == 0
+
+    return fill
+
+
+@pytest.fixture
+def opened(disk: str, clock: HandClock) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
+    """opened(name, **options): a queue of the store on the small disk; checked and closed afterwards."""
+    made: list[mqlite.Queue[Any]] = []
+
+    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
+        store = open_store(os.path.join(disk, "app.mq"), clock=clock, max_store_bytes=STORE_BYTES)
+        made.append(mqlite.Queue.of(Channel.open(store, name, options, "json")))
+        return made[-1]
+
+    yield make
+    for queue in made:
+        with contextlib.suppress(mqlite.Closed):
+            assert queue.check() == []
+        queue.close()
+
+
+Opened = Callable[..., mqlite.Queue[Any]]
+Fill = Callable[[], None]
+
+
+def fill(q: mqlite.Queue[Any], options: Callable[[int], dict[str, Any]] = lambda number: {}, body: str = BODY) -> list[int]:
+    """Put until the store is full; the numbers that were stored, each the first part of a body."""
+    stored: list[int] = []
+    refused = 0
+    while refused < 3:
+        number = len(stored) + refused
+        try:
+            q.put([number, body], **options(number))
+            stored.append(number)
+        except mqlite.StoreFull:
+            refused += 1
+    assert len(stored) > 500
+    return stored
+
+
+def drained(q: mqlite.Queue[Any], at_once: int = 1) -> list[int]:
+    """Receive and acknowledge all that comes; the numbers."""
+    found: list[int] = []
+    while True:
+        try:
+            messages = q.receive(at_once, timeout=0)
+        except mqlite.Empty:
+            return found
+        found += [message.body[0] for message in messages]
+        q.ack_many(messages)
+
+
+def is_refused(q: mqlite.Queue[Any]) -> bool:
+    try:
+        q.put([-1, BODY * 4])
+    except mqlite.StoreFull:
+        return True
+    return False
+
+
+# ---------------------------------------------------------------------- draining
+@pytest.mark.parametrize("at_once", [1, 7, 200])
+def test_everything_that_was_stored_is_received_and_acknowledged(opened: Opened, fill_disk: Fill, at_once: int) -> None:
+    q = opened()
+    stored = fill(q)
+    fill_disk()
+    assert is_refused(q)
+    assert drained(q, at_once) == stored
+    assert (q.stats().ready, q.stats().claimed, q.unfinished_tasks) == (0, 0, 0)
+
+
+def test_get_works_as_well(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    stored = fill(q)
+    fill_disk()
+    found = []
+    while not q.empty():
+        found.append(q.get(timeout=0)[0])
+    assert found == stored
+
+
+def test_puts_work_again_as_soon_as_something_was_acknowledged(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    stored = fill(q)
+    fill_disk()
+    assert is_refused(q)
+    assert drained(q, 50) == stored
+    again = fill(q)
+    assert len(again) > len(stored) // 2
+    assert drained(q, 50) == again
+
+
+def test_once_the_disk_has_room_again_puts_work_with_nothing_acknowledged(opened: Opened, disk: str, fill_disk: Fill, eventually: Callable[..., None]) -> None:
+    q = opened()
+    q.put(["first", BODY])
+    with open(os.path.join(disk, "ballast"), "wb") as ballast:
+        ballast.write(bytes(8 << 20))
+    stored = fill(q)
+    fill_disk()
+    assert is_refused(q)
+    os.unlink(os.path.join(disk, "filler"))
+    os.unlink(os.path.join(disk, "ballast"))
+
+    def put() -> bool:
+        try:
+            q.put(["later", BODY])
+        except mqlite.StoreFull:
+            return False
+        return True
+
+    eventually(put)
+    assert drained(q, 50) == ["first", *stored, "later"]
+
+
+def test_nothing_is_lost_over_closing_and_opening_on_a_full_disk(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    stored = fill(q)
+    q.put_many([])
+    fill_disk()
+    half = [message.body[0] for message in q.receive(100, timeout=0)]
+    q.close()
+    again = opened()
+    assert half == stored[:100]
+    assert drained(again, 50) == stored
+
+
+# ---------------------------------------------------------------------- the other ways out
+@pytest.mark.parametrize("settle", ["reject", "nack"])
+def test_messages_become_dead_letters_and_these_drain_too(opened: Opened, fill_disk: Fill, settle: str) -> None:
+    q = opened(max_deliveries=1)
+    stored = fill(q)
+    fill_disk()
+    for _ in stored:
+        getattr(q.receive(timeout=0)[0], settle)()
+    assert (q.stats().ready, q.stats().dead) == (0, len(stored))
+    assert drained(q.dead, 20) == stored
+
+
+@pytest.mark.parametrize("settle", ["reject", "nack"])
+def test_a_message_that_finds_no_room_to_die_stays_claimed_and_can_be_acknowledged(opened: Opened, fill_disk: Fill, settle: str) -> None:
+    q = opened(max_deliveries=1)
+    stored = fill(q, body=JUST_A_PAGE)
+    fill_disk()
+    died, acknowledged = 0, []
+    for _ in stored:
+        [message] = q.receive(timeout=0)
+        try:
+            getattr(message, settle)()
+            died += 1
+        except mqlite.StoreFull:
+            message.ack()
+            acknowledged.append(message.body[0])
+    assert (q.stats().ready, q.stats().claimed, q.stats().dead) == (0, 0, died)
+    assert sorted(acknowledged + drained(q.dead)) == stored
+
+
+def test_retries_wait_and_come_back(opened: Opened, fill_disk: Fill, clock: HandClock) -> None:
+    q = opened(backoff=[60])
+    stored = fill(q)
+    fill_disk()
+    failed = q.receive(100, timeout=0)
+    for message in failed:
+        message.nack()
+    assert q.stats().delayed == 100
+    found = drained(q)
+    clock.ns += 60 * SECOND
+    late = []
+    while q.stats().delayed or q.stats().ready:
+        late += drained(q)
+        clock.ns += SECOND
+    assert (found, sorted(late)) == (stored[100:], stored[:100])
+
+
+def test_groups_drain_in_their_order(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    stored = fill(q, lambda number: {"group": f"g{number % 5}"})
+    fill_disk()
+    assert is_refused(q)
+    found: dict[int, list[int]] = {group: [] for group in range(5)}
+    total = 0
+    while total < len(stored):
+        messages = q.receive(10, timeout=0)
+        assert len({message.group for message in messages}) == len(messages)
+        for message in messages:
+            found[message.body[0] % 5].append(message.body[0])
+            message.ack()
+        total += len(messages)
+    assert found == {group: [number for number in stored if number % 5 == group] for group in range(5)}
+
+
+@pytest.mark.parametrize("order", [{"order": "lifo"}, {"aging": 5.0}, {"fair": True}], ids=str)
+def test_every_order_drains(opened: Opened, fill_disk: Fill, order: dict[str, Any]) -> None:
+    q = opened(**order)
+    stored = fill(q, lambda number: {"group": f"g{number % 7}"} if "fair" in order else {"priority": number % 3})
+    fill_disk()
+    assert is_refused(q)
+    assert sorted(drained(q)) == stored
+
+
+def test_delayed_messages_line_up_and_drain(opened: Opened, fill_disk: Fill, clock: HandClock) -> None:
+    q = opened()
+    stored = fill(q, lambda number: {"delay": 60.0})
+    fill_disk()
+    assert (is_refused(q), drained(q), q.stats().delayed) == (True, [], len(stored))
+    clock.ns += 60 * SECOND
+    found = []
+    while q.stats().delayed or q.stats().ready:
+        before = len(found)
+        found += drained(q)
+        assert len(found) > before
+        clock.ns += SECOND
+    assert sorted(found) == stored
+
+
+@pytest.mark.parametrize("delay", [None, 10_000.0])
+def test_messages_expire_to_dead_letters(opened: Opened, fill_disk: Fill, clock: HandClock, delay: float | None) -> None:
+    q = opened()
+    stored = fill(q, lambda number: {"ttl": 60.0, "delay": delay})
+    fill_disk()
+    assert is_refused(q)
+    clock.ns += 60 * SECOND
+    for _ in range(len(stored)):
+        if q.stats().dead == len(stored):
+            break
+        clock.ns += SECOND
+    assert (q.stats().ready, q.stats().delayed, q.stats().dead) == (0, 0, len(stored))
+    letters = q.dead.receive(10, timeout=0)
+    assert {letter.death.reason for letter in letters if letter.death} == {"expired"}
+    assert sorted([letter.body[0] for letter in letters] + drained(q.dead, 20)) == stored
+
+
+def test_messages_expire_and_are_dropped_which_makes_room(opened: Opened, fill_disk: Fill, clock: HandClock) -> None:
+    q = opened(expired="drop")
+    stored = fill(q, lambda number: {"ttl": 60.0})
+    fill_disk()
+    clock.ns += 60 * SECOND
+    assert (q.stats().ready, q.stats().dead, q.stats().bytes) == (0, 0, 0)
+    assert len(fill(q)) > len(stored) // 2
+
+
+def test_messages_can_be_cancelled_and_purged(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    stored = fill(q)
+    fill_disk()
+    ids = [message.id for message in q.browse()]
+    assert all(q.cancel(number) for number in ids[:200])
+    assert q.purge() == len(stored) - 200
+    assert drained(q) == []
+
+
+def test_a_duplicate_still_gets_the_first_id(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    first = q.put(["kept", BODY], dedup_id="d", unique="u")
+    fill(q, lambda number: {"dedup_id": f"d{number}"})
+    fill_disk()
+    assert is_refused(q)
+    assert (q.put(["again", BODY], dedup_id="d"), q.put(["again", BODY], unique="u")) == (first, first)
+    with pytest.raises(mqlite.StoreFull):
+        q.put([-1, BODY * 4], dedup_id="new")
+
+
+def test_a_put_that_was_refused_is_not_taken_for_a_duplicate_later(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    stored = fill(q, lambda number: {"dedup_id": f"d{number}"})
+    fill_disk()
+    with pytest.raises(mqlite.StoreFull):
+        q.put(["late", BODY * 4], dedup_id="late")
+    assert drained(q, 20) == stored
+    assert q.put(["late", BODY], dedup_id="late") != 0
+    assert drained(q) == ["late"]
+
+
+def test_what_is_full_for_one_queue_drains_from_another(opened: Opened, fill_disk: Fill) -> None:
+    one, other = opened("one"), opened("other")
+    few = [other.put([number, BODY]) for number in range(100)]
+    stored = fill(one)
+    fill_disk()
+    assert is_refused(other)
+    assert drained(other) == list(range(len(few)))
+    assert drained(one, 50) == stored
+
+
+def test_pause_resume_and_configure_answer_or_say_that_there_is_no_room(opened: Opened, fill_disk: Fill) -> None:
+    q = opened()
+    stored = fill(q)
+    fill_disk()
+    for change in (q.pause, q.resume):
+        with contextlib.suppress(mqlite.StoreFull):
+            change()
+    if q.is_paused:
+        q.resume()
+    assert drained(q, 50) == stored
