@@ -137,8 +137,8 @@ class _Audit:
         if marks.expires is not None:
             entries[EXPIRY][(*marks.expires, number)] = (rank,)
         if marks.replace is not None:
-            newest = max(number, *entries[REPLACE].get((marks.replace,), (0,)))
-            entries[REPLACE][(marks.replace,)] = (newest,)
+            entries[REPLACE].setdefault((marks.replace,), ())
+            entries[REPLACE][(marks.replace,)] += (number,)
         if marks.unique is not None:
             entries[UNIQUE][(marks.unique, number)] = ()
         if marks.timer is not None:
@@ -194,8 +194,8 @@ class _Audit:
         """Entries without a message, and messages without their entries."""
         for kind, expected in self._entries.items():
             entries = dict(self._txn.entries(kind, self._queue))
-            if kind == REPLACE:  # an older one may have been the newest before that was removed
-                expected = {parts: value for parts, value in expected.items() if parts in entries}
+            if kind == REPLACE:  # of one of them, while the newest was not removed
+                expected = {parts: value for parts, value in entries.items() if value[0] in expected.get(parts, ())}
             if kind not in (DEDUP, DEDUP_END) and entries != expected:
                 wrong = len(entries.items() ^ expected.items())
                 yield f"{wrong} entries of index {kind} do not agree with the messages"

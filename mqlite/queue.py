@@ -493,7 +493,11 @@ class Queue(Handle, Generic[T]):
                     moved += len(chosen)
             return moved
         finally:
-            engine.release_all(held)  # what was moved is held no more, and passed over
+            try:
+                engine.release_all(held)  # what was moved is held no more, and passed over
+            except BaseException:  # an interrupt: nobody would do it later
+                engine.release_all(held)
+                raise
 
     def _is_redriven(self, dead: QueueState, claim: Claim, filter: Callable[[Message], bool] | None) -> bool:
         try:

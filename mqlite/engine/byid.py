@@ -41,7 +41,9 @@ def update(engine: Engine, queue: QueueState, number: int, wanted: Update) -> bo
 
     def put_back(txn: Any, rank: int, record: Record) -> None:
         rank = rank if wanted.rank is None else wanted.rank
-        marks = attrs.evolve(record.marks or Marks(), order=None)
+        marks = record.marks or Marks()
+        if wanted.rank is not None:
+            marks = attrs.evolve(marks, order=None)  # it lines up anew in its group; a retry keeps its number otherwise
         if wanted.expires is not None:
             marks = attrs.evolve(marks, expires=wanted.expires)
         if queue.options.aging is not None:
@@ -131,4 +133,8 @@ def _change_ready(engine: Engine, queue: QueueState, number: int, place: Place, 
                 )
         return False
     finally:
-        engine.release_all(held)
+        try:
+            engine.release_all(held)
+        except BaseException:  # an interrupt: nobody would do it later
+            engine.release_all(held)
+            raise

@@ -100,7 +100,11 @@ class Claiming(Settling):
         """Wait for the seat, among those who wait for nothing else: a ring for a message is not for them."""
 
         def attempt(seat: Seat) -> bool | None:
-            return seats.sit(self, queue, entry.number) or None
+            if seats.sit(self, queue, entry.number):
+                return True
+            with self.claims.read() as c:
+                self._raise_if_shut(c, queue)
+            return None
 
         return timeout != 0 and bool(self.waiters.wait(queue.id, Kind.STANDBY, attempt, timeout, interrupt))
 

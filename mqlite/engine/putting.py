@@ -92,7 +92,11 @@ class Putting(Claiming):
             ids = self.waiters.wait(queue.id, Kind.SPACE, attempt, timeout, interrupt)
             return None if ids is _REFUSED else ids
         finally:
-            self.release_all(admission.held)  # what was removed is held no more, and passed over
+            try:
+                self.release_all(admission.held)  # what was removed is held no more, and passed over
+            except BaseException:  # an interrupt: nobody would do it later
+                self.release_all(admission.held)
+                raise
 
     def check_open(self, queue: QueueState) -> None:
         """Under L. Raises ShutDown."""

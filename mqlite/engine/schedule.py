@@ -58,7 +58,7 @@ class Moves(Protocol):
     def let_go_on(self, txn: Any, queue: int, group: int) -> None:
         """See Parts."""
 
-    def release_all(self, claims: list[Claim]) -> None:
+    def release_all(self, claims: list[Claim], *, quietly: bool) -> None:
         """See Settling."""
 
     def seize(self, queue: QueueState, positions: list[Position], into: list[Claim]) -> None:
@@ -266,7 +266,11 @@ class Schedule:
                 at_once = 1
                 continue
             finally:
-                self._moves.release_all(claims)
+                try:
+                    self._moves.release_all(claims, quietly=True)
+                except BaseException:  # an interrupt: nobody would do it later
+                    self._moves.release_all(claims, quietly=True)
+                    raise
             if not moved:
                 return done  # somebody else is at it
             done = True

@@ -121,18 +121,21 @@ class Settling(Parts):
         txn.notes.append((DELAYED, queue, self.timeline.wake_ns(draft.due)))
         return number
 
-    def release_all(self, claims: list[Claim], lost_ok: bool = True) -> None:
-        """Give back without blame; claims that were lost are passed over, unless `lost_ok` is False. [11]"""
+    def release_all(self, claims: list[Claim], lost_ok: bool = True, quietly: bool = False) -> None:
+        """Give back without blame; claims that were lost are passed over, unless `lost_ok` is False. [11]
+
+        quietly: what has expired found no room to move, and whoever is rung for it would fail, give back and ring, too.
+        """
 
         def op(txn: Any) -> None:
             if not lost_ok:
                 self.check_claims(txn, claims)
-            self._give_back(txn, claims, 0)
+            self._give_back(txn, claims, 0, quietly)
 
         if claims:
             self.log.hold(op)
 
-    def _give_back(self, txn: Any, claims: list[Claim], failures: int) -> None:
+    def _give_back(self, txn: Any, claims: list[Claim], failures: int, quietly: bool = False) -> None:
         """Under L: rows -> returned, one commit of the claims. Lost claims are passed over."""
         queues = {claim.queue.id for claim in claims}
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
@@ -149,7 +152,8 @@ class Settling(Parts):
                 offer(c, txn, state, group)
         txn.notes.extend((ARRIVED, queue) for queue in queues)
         now_ns = self.clock.monotonic_ns()
-        txn.notes.extend((EXPIRES, queue, now_ns) for queue in queues if txn.gauges(queue)[1])  # some may have expired
+        timed = [queue for queue in queues if not quietly and txn.gauges(queue)[1]]
+        txn.notes.extend((EXPIRES, queue, now_ns) for queue in timed)  # some may have expired
 
     # ------------------------------------------------------------------ dead
     def bury(self, claim: Claim, reason: str, error: str | None, trace: str | None) -> None:

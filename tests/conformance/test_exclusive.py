@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import mqlite
+from mqlite.claims import Kind
 
 MakeQueue = Callable[..., mqlite.Queue[Any]]
 InThread = Callable[..., Future[Any]]
@@ -319,7 +320,7 @@ def test_the_next_takes_over_when_the_active_one_is_closed(q: mqlite.Queue[Any],
     q.put("x")
     held = first.receive(timeout=0)
     waiting = in_thread(second.receive)
-    until_waiting(q)
+    until_waiting(q, Kind.STANDBY)
     first.close()
     message = waiting.result(GUARD)
     assert (message.body, message.delivery_count, second.is_active) == ("x", 0, True)
@@ -332,7 +333,7 @@ def test_one_after_the_other_of_many_takes_over(q: mqlite.Queue[Any], in_thread:
     first = active(q, "failover")
     standing_by = [q.consumer(mode="failover") for _ in range(4)]
     waiting = {consumer: in_thread(consumer.receive) for consumer in standing_by}
-    until_waiting(q, n=4)
+    until_waiting(q, Kind.STANDBY, n=4)
     q.put_many(list(range(4)))  # not for them
     first.close()
     for number in range(4):
@@ -348,7 +349,7 @@ def test_one_after_the_other_of_many_takes_over(q: mqlite.Queue[Any], in_thread:
 def test_one_that_stands_by_is_active_when_it_has_taken_over_an_empty_queue(q: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, eventually: Any) -> None:
     first, second = active(q, "failover"), q.consumer(mode="failover")
     waiting = in_thread(second.receive)
-    until_waiting(q)
+    until_waiting(q, Kind.STANDBY)
     first.close()
     eventually(lambda: second.is_active)
     q.put("x")
@@ -364,7 +365,7 @@ def test_it_takes_over_from_an_exclusive_one(q: mqlite.Queue[Any], in_thread: In
                 second.receive(timeout=0)
             assert not second.is_active
             waiting = in_thread(second.receive)
-            until_waiting(q)
+            until_waiting(q, Kind.STANDBY)
         assert waiting.result(GUARD).body == "x"
         assert second.is_active
 
@@ -386,7 +387,7 @@ def test_threads_of_one_that_stands_by_end_when_it_is_closed(q: mqlite.Queue[Any
     with active(q, "failover"):
         second = q.consumer(mode="failover")
         waiting = in_thread(list, second)
-        until_waiting(q)
+        until_waiting(q, Kind.STANDBY)
         second.close()
         assert waiting.result(GUARD) == []
 
@@ -394,7 +395,7 @@ def test_threads_of_one_that_stands_by_end_when_it_is_closed(q: mqlite.Queue[Any
 def test_one_that_stands_by_is_told_of_a_shutdown(q: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting) -> None:
     with active(q, "failover"), q.consumer(mode="failover") as second:
         waiting = in_thread(list, second)
-        until_waiting(q)
+        until_waiting(q, Kind.STANDBY)
         q.shutdown()
         assert waiting.result(GUARD) == []
 

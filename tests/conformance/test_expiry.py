@@ -89,14 +89,14 @@ def dead(queue: mqlite.Queue[Any]) -> list[tuple[Any, str]]:
 
 
 def fill(queue: mqlite.Queue[Any], body: bytes, **options: Any) -> int:
-    """Until the store is full; how many there was room for."""
-    count = 0
-    try:
-        while True:
-            queue.put(body, **options)
-            count += 1
-    except mqlite.StoreFull:
-        return count
+    """Until the store is full, at last one by one; how many there was room for."""
+    count, together = 0, 64
+    while together:
+        try:
+            count += len(queue.put_many([body] * together, **options))
+        except mqlite.StoreFull:
+            together //= 4
+    return count
 
 
 # ---------------------------------------------------------------------- where it waits
@@ -700,6 +700,28 @@ def test_a_receive_of_many_expired_ones_in_a_full_store_leaves_none_claimed(path
             q.receive(200, timeout=0)
         stats = q.stats()
         assert (stats.ready, stats.claimed, stats.dead) == (0, 0, count)
+
+
+def test_nobody_is_woken_where_an_expired_message_found_no_room_to_move(
+    path: str, clock: TwoClocks, in_thread: InThread, until_waiting: UntilWaiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else those who wait would try one after the other, without end."""
+    store = open_store(path, clock=clock, max_store_bytes=24 << 20)
+    with mqlite.Queue.of(Channel.open(store, "q", {}, "json")) as q:
+        q.put(b"x" * (7 << 20), ttl=5)
+        fill(q, b"y" * 50_000)
+        clock.pass_by(10)
+        waiting = in_thread(q.dead.get)
+        until_waiting(q.dead)
+        rung: list[Any] = []
+        monkeypatch.setattr(q._engine.waiters, "ring_one", lambda *arguments: rung.append(arguments))
+        assert not q._engine.schedule.expire(q._state.id)
+        assert rung == []
+        monkeypatch.undo()
+        q.purge()
+        assert q.check() == []
+    with pytest.raises(mqlite.Closed):
+        waiting.result(10)
 
 
 # ---------------------------------------------------------------------- room

@@ -281,7 +281,7 @@ def test_a_dead_one_frees_its_group_and_is_redriven_into_it(fair: MakeQueue) -> 
     assert sorted(dead) == ["-1", "a1"]
     assert q.redrive() == 2
     names = worked_off(q)
-    assert (of("a", names), of("-", names)) == (["a1", "a2"], ["-1"])
+    assert (of("a", names), of("-", names)) == (["a2", "a1"], ["-1"])
 
 
 def test_messages_are_moved_and_cancelled_by_their_ids(fair: MakeQueue) -> None:

@@ -22,7 +22,7 @@ BOUNDED = settings(
 
 @pytest.mark.timeout(600)
 def test_a_queue_in_memory_does_what_a_list_would(machine: ModuleType) -> None:
-    run_state_machine_as_test(machine.QueueBesideList, settings=settings(BOUNDED, max_examples=200))
+    run_state_machine_as_test(machine.QueueBesideList, settings=settings(BOUNDED, max_examples=150))
 
 
 @pytest.mark.timeout(600)  # when it fails: hypothesis simplifies for up to 300 seconds
@@ -30,12 +30,12 @@ def test_a_queue_on_disk_does_what_a_list_would_through_closing_kills_and_crashe
     machine: ModuleType, holder_class: Any
 ) -> None:
     machine.QueueOnDiskBesideList.holder_class = holder_class
-    run_state_machine_as_test(machine.QueueOnDiskBesideList, settings=settings(BOUNDED, max_examples=30))
+    run_state_machine_as_test(machine.QueueOnDiskBesideList, settings=settings(BOUNDED, max_examples=25))
 
 
 @pytest.mark.timeout(600)
 def test_a_queue_in_memory_with_policies_does_what_a_list_would(policies: ModuleType) -> None:
-    run_state_machine_as_test(policies.Policies, settings=settings(BOUNDED, max_examples=400))
+    run_state_machine_as_test(policies.Policies, settings=settings(BOUNDED, max_examples=250))
 
 
 @pytest.mark.timeout(600)
@@ -43,4 +43,4 @@ def test_a_queue_on_disk_with_policies_does_what_a_list_would_through_closing_ki
     policies: ModuleType, holder_class: Any
 ) -> None:
     policies.PoliciesOnDisk.holder_class = holder_class
-    run_state_machine_as_test(policies.PoliciesOnDisk, settings=settings(BOUNDED, max_examples=40))
+    run_state_machine_as_test(policies.PoliciesOnDisk, settings=settings(BOUNDED, max_examples=30))

@@ -27,7 +27,7 @@ def inbox_of(queue: mqlite.Queue[Any]) -> Any:
 
 
 class Meddling:
-    """A `waiting_for_message` that does something at the n-th time that it is asked whether anybody waits."""
+    """A `want_arrivals` that does something at the n-th time that it is asked whether anybody waits."""
 
     def __init__(self, waiting: Any, at: int, what: Callable[[], None]) -> None:
         self.waiting, self.left, self.what = waiting, at, what
@@ -99,7 +99,7 @@ def test_an_interrupt_while_the_inbox_is_emptied_loses_nothing() -> None:
 def test_a_put_is_refused_when_the_queue_is_shut_down_in_its_middle(queue: mqlite.Queue[Any]) -> None:
     desk = queue._engine.claims.desk(queue._state.id)
     queue.put("before")
-    desk.waiting_for_message = Meddling(desk.waiting_for_message, 1, queue.shutdown)
+    desk.want_arrivals = Meddling(desk.want_arrivals, 1, queue.shutdown)
     with pytest.raises(mqlite.ShutDown):
         queue.put("too late")
     assert (queue.get(timeout=0), queue.qsize()) == ("before", 0)
@@ -113,7 +113,7 @@ def test_a_put_whose_message_was_taken_before_the_shutdown_succeeds(queue: mqlit
         taken.append(queue.get(timeout=0))
         queue.shutdown()
 
-    desk.waiting_for_message = Meddling(desk.waiting_for_message, 2, meddle)
+    desk.want_arrivals = Meddling(desk.want_arrivals, 2, meddle)
     assert queue.put("just in time") == 1
     assert taken == ["just in time"]
 
@@ -131,7 +131,7 @@ def test_who_begins_to_wait_while_a_message_comes_is_woken(queue: mqlite.Queue[A
             super().append(entry)
 
     queue._engine.log.shelf_and_inbox(queue._state.id).inbox = Late()
-    assert not desk.waiting_for_message
+    assert not desk.want_arrivals
     queue.put("wake up")
     assert waiters[0].result(10) == "wake up"
 
