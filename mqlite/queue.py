@@ -519,7 +519,11 @@ class Queue(Handle, Generic[T]):
         return purge(self._engine, self._state, self._interrupt)
 
     def configure(self, **changes: Any) -> None:
-        """Change stored settings, for every process, at once. Names and values as in `Queue`; not the codec."""
+        """Change stored settings, for every process: names and values as in `Queue`; not the order, nor the codec.
+
+        One commit. A put that is under way, and the first one of another process, may still go by the old
+        max_message_bytes and ttl.
+        """
         self._interrupt.check()
         for name in changes:
             if name not in CHANGEABLE:
