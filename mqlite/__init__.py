@@ -6,7 +6,7 @@ shared by the threads and processes of a machine; no server.
 The map of the package, from the top; each floor uses only those below it:
 
     broker.py                         open(): many queues over one store
-    queue.py                          what the user holds
+    queue.py  operations.py           what the user holds: putting and taking; looking and operating
     producer.py  consumer.py          buffering puts; prefetching messages
     schedules.py  watermarks.py       messages that come again and again; callbacks on the level
     channel.py                        one queue of an open store, as its handles use it
@@ -18,7 +18,8 @@ The map of the package, from the top; each floor uses only those below it:
       putting.py claiming.py settling.py  the three transitions: in, to somebody, out
     waiting.py                        sleeping without polling
     log/  claims/  wake/              what exists; who holds what; who is woken
-      log/memory.py lmdb.py             in sorted containers; on disk
+      log/memory.py shelf.py            in sorted containers
+      log/lmdb.py (lmdb_*.py) upgrade.py  on disk; an older format
       log/format.py index.py            every byte on disk; what a message is found by besides its place
       log/group_commit.py space.py      one commit for many threads; room before it is needed
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot
@@ -26,7 +27,7 @@ The map of the package, from the top; each floor uses only those below it:
     system/                           LMDB environments, the store's directory, signs of life, clocks
     recurrence.py                     when something periodic is due
     message.py  handle.py             what travels; what is closed at the end of a block
-    options.py  codecs.py
+    options.py  codecs.py  checks.py
     errors.py
 """
 
@@ -54,9 +55,10 @@ from .errors import (
     StoreFull,
 )
 from .message import Death, Message
+from .operations import QueueStats
 from .options import Backoff, QueueOptions
 from .producer import Producer, Receipt
-from .queue import Queue, QueueStats
+from .queue import Queue
 from .schedules import Schedule
 from .watermarks import Watermarks
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from .audit import problems
 from .channel import Channel
+from .checks import check_name
 from .codecs import BodyCodec
 from .errors import Closed
 from .handle import Handle
-from .options import UNSET, QueueOptions, check_name
-from .queue import Queue, QueueStats, stats_of
+from .operations import QueueStats, stats_of
+from .options import UNSET, QueueOptions
+from .queue import Queue
 from .store import open_store, release, retain
 
 

@@ -10,13 +10,14 @@ from typing import Any, TypedDict
 
 import attrs
 
+from .checks import LIVE_STATES, check_delay, check_eta, check_key, check_states, check_ttl
 from .codecs import BodyCodec, check_json
 from .engine import QueueState
 from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
 from .log import DEAD_BIT, Draft
 from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key
-from .options import LIVE_STATES, UNSET, Named, QueueOptions, check_delay, check_eta, check_key, check_states, check_ttl
+from .options import UNSET, Named, QueueOptions
 from .store import Store, open_store, release, retain
 from .waiting import Interrupt
 

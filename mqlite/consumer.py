@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Any
 
 from .channel import Channel
+from .checks import check_timeout
 from .engine import Claim, seats
 from .engine.claiming import ANYBODY, Pass
 from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
 from .handle import Handle
 from .lease import Lease, claimed_message, message_of
 from .message import Message
-from .options import check_timeout
 from .waiting import Interrupt
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .checks import check_delay
 from .engine import Claim, Engine, QueueState
 from .errors import CodecError, LeaseLost, NotClaimed
 from .message import Death, Message, Record, error_texts, priority_of, rank_at, utc
-from .options import check_delay
 
 Decode = Callable[[Any], Any]
 _NO_EXTRAS: dict[str, Any] = {}

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from .checks import PRIORITY_MAX
 from .errors import NotClaimed
-from .options import PRIORITY_MAX
 
 #: A place in a queue's delivery order: rank << 64 | seq. Smaller is delivered first.
 Position = int

@@ -5,19 +5,13 @@ from __future__ import annotations
 import enum
 import math
 import random
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 import attrs
 
+from .checks import MAX_SECONDS, check_rate
 from .errors import SettingsMismatch
-
-PRIORITY_MIN: Final = -(2**31)
-PRIORITY_MAX: Final = 2**31 - 1
-NAME_MAX_BYTES: Final = 255
-MAX_SECONDS: Final = 1e9
 
 
 class _Unset(enum.Enum):
@@ -304,108 +298,3 @@ DEAD_OPTIONS: Final = QueueOptions(max_deliveries=None, dead_letter=False)
 def named_options(**options: object) -> dict[str, Any]:
     """The options that have a value."""
     return {name: value for name, value in options.items() if value is not UNSET}
-
-
-def check_name(name: object) -> str:
-    """A name for a queue: a str of 1 to 255 bytes in UTF-8, without control characters."""
-    if not isinstance(name, str):
-        raise TypeError(f"a queue's name is a str, not {name!r}")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"a queue's name must be encodable in UTF-8, {name!r} is not") from error
-    if not 1 <= size <= NAME_MAX_BYTES or any(ord(c) < 32 or ord(c) == 127 for c in name):
-        raise ValueError(f"a queue's name has 1 to {NAME_MAX_BYTES} bytes and no control characters, unlike {name!r}")
-    return name
-
-
-def check_priority(priority: object) -> int:
-    """A signed 32-bit integer; higher is delivered first."""
-    if type(priority) is not int:
-        raise TypeError(f"priority is an int, not {priority!r}")
-    if not PRIORITY_MIN <= priority <= PRIORITY_MAX:
-        raise ValueError(f"priority is a signed 32-bit integer, {priority} is not")
-    return priority
-
-
-def check_timeout(timeout: object) -> float | None:
-    """Seconds to wait: None = for ever, 0 = do not wait."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
-    if not timeout >= 0:
-        raise ValueError("'timeout' must be a non-negative number")
-    return None if timeout >= threading.TIMEOUT_MAX else float(timeout)
-
-
-def check_delay(delay: object) -> float:
-    """Seconds to wait before something."""
-    if isinstance(delay, bool) or not isinstance(delay, int | float):
-        raise TypeError(f"delay is a number of seconds or None, not {delay!r}")
-    if not 0 <= delay < 1e300:
-        raise ValueError("delay is at least 0 seconds, and finite")
-    return float(delay)
-
-
-def check_ttl(ttl: object) -> float:
-    """Seconds until a message expires."""
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        raise TypeError(f"ttl is a number of seconds or None, not {ttl!r}")
-    if not 0 < ttl < 1e300:
-        raise ValueError(f"ttl is a positive, finite number of seconds, not {ttl}")
-    return float(ttl)
-
-
-def check_rate(rate: object) -> float:
-    """So many per second."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float):
-        raise TypeError(f"rate is a number per second or None, not {rate!r}")
-    if not 1 / MAX_SECONDS <= rate <= 1e9:
-        raise ValueError(f"rate is a positive number per second up to 1e9, not {rate}")
-    return float(rate)
-
-
-def check_key(key: object, what: str) -> str:
-    """A name that the user gives to what belongs together: a non-empty str."""
-    if not isinstance(key, str):
-        raise TypeError(f"{what} is a str or None, not {key!r}")
-    if not key:
-        raise ValueError(f"{what} is not empty: leave it out where there is none")
-    return key
-
-
-STATES: Final = ("delayed", "ready", "claimed", "dead")
-LIVE_STATES: Final = STATES[:3]
-
-
-def check_states(states: object) -> frozenset[str]:
-    """Some of STATES."""
-    if isinstance(states, str) or not isinstance(states, Iterable):
-        raise TypeError(f"unique_states is a tuple of states, not {states!r}")
-    chosen = list(states)
-    if not chosen or any(state not in STATES for state in chosen):
-        raise ValueError(f"unique_states are some of {', '.join(map(repr, STATES))}, not {states!r}")
-    return frozenset(chosen)
-
-
-def check_eta(eta: object, what: str = "eta") -> float:
-    """A moment, as seconds since the epoch: an aware datetime, or that number."""
-    if isinstance(eta, datetime):
-        if eta.tzinfo is None:
-            raise ValueError(f"{what} {eta!r} has no time zone: use datetime.now(timezone.utc), or .astimezone()")
-        return eta.timestamp()
-    if isinstance(eta, bool) or not isinstance(eta, int | float):
-        raise TypeError(f"{what} is an aware datetime or epoch seconds, not {eta!r}")
-    if not abs(eta) < 1e300:
-        raise ValueError(f"{what} is a finite number of epoch seconds")
-    return float(eta)
-
-
-def check_count(count: object, what: str) -> int:
-    """A positive int."""
-    if type(count) is not int:
-        raise TypeError(f"{what} is an int, not {count!r}")
-    if count < 1:
-        raise ValueError(f"{what} is at least 1, not {count}")
-    return count

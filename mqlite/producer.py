@@ -11,11 +11,11 @@ from collections import deque
 from typing import Any, Unpack
 
 from .channel import Channel, PutOptions
+from .checks import check_priority, check_timeout
 from .errors import Closed, Empty, Full
 from .handle import Handle
 from .log import Draft
 from .message import rank_of
-from .options import check_priority, check_timeout
 from .waiting import Interrupt
 
 MAX_GROUP = 1000

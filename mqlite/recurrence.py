@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import attrs
 
+from .checks import MAX_SECONDS, NAME_MAX_BYTES
 from .errors import NotSupported
 from .message import utc
-from .options import MAX_SECONDS, NAME_MAX_BYTES
 from .system.clock import STABLE, WALL
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from .channel import Channel
+from .checks import check_key, check_ttl
 from .engine import Engine, QueueState, timers
 from .message import Marks, digest
-from .options import check_key, check_ttl
 from .recurrence import Recurrence
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .channel import Channel
+from .checks import check_count
 from .claims import Kind
 from .errors import Closed, ShutDown
 from .handle import Handle
-from .options import check_count
 from .waiting import Interrupt, Seat
 
 Callback = Callable[[int], object]

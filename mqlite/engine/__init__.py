@@ -2,7 +2,7 @@
 
     machine.py     the transitions and the parts, put together
     putting.py     how a message comes in: duplicates, room, overflow
-    claiming.py    how it is claimed: what is first in line, and what keeps a claimer from it
+    picking.py claiming.py  what is first in line; how it is claimed, and what keeps a claimer from it
     settling.py    how a claim ends
     order.py       where a message lines up: priority, last in first out, ageing
     groups.py      groups: so many in flight, in order, in turn

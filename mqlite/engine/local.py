@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from ..claims import Kind, Shut
 from ..claims.memory import MemoryClaims
-from ..log.memory import Entry, MemoryLog, Shelf
+from ..log.memory import MemoryLog
+from ..log.shelf import Entry, Shelf
 from ..message import DEFAULT_RANK, Record
 from ..system.clock import Clock, anchor_of
 from ..waiting import Interrupt, Presence, Seat

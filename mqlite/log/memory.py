@@ -25,220 +25,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict
 
-from ..message import DEFAULT_RANK, UNGROUPED, Position, Record, rank_at
+from ..message import UNGROUPED, Position, Record, rank_at
 from . import Counters, Definition, Gauges, Lineup, Note
-from .index import DEDUP_END, EXPIRY, GROUP, KINDS, LOW_MASK, PLACE, UNIQUE, Indexing, Parts, Place, follows, in_line
+from .index import GROUP, LOW_MASK, PLACE, Indexing, Parts, Place, follows, in_line
+from .shelf import Entry, NestedIndex, Shelf, Waiting, bytes_of, record_in
 
 T = TypeVar("T")
-#: the lower half of its position (the seq, as a rule), body, enqueued_ns, and the Record where there is more to know
-Entry = tuple[int, Any, int, Record | None]
-
-
-#: line, when it is due, rank, seq
-Waiting = tuple[int, int, int, int]
-
-
-def _record(entry: Entry) -> Record:
-    return entry[3] or Record(entry[1], entry[2], entry[0])
-
-
-class SortedLane:
-    """A lane in order of positions, with what the log needs of a deque."""
-
-    __slots__ = ("_entries",)
-
-    def __init__(self) -> None:
-        self._entries: SortedDict[int, Entry] = SortedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
-
-    def __getitem__(self, place: int) -> Entry:
-        return self._entries.peekitem(place)[1]
-
-    def append(self, entry: Entry) -> None:
-        """Put it where it belongs. O(log n)."""
-        self._entries[entry[0]] = entry
-
-    def popleft(self) -> Entry:
-        """Take the first. O(log n)."""
-        return self._entries.popitem(0)[1]
-
-    def find(self, low: int) -> Entry | None:
-        """The entry with that lower half of a position."""
-        return self._entries.get(low)
-
-    def remove(self, entry: Entry) -> None:
-        """Take it out. O(log n)."""
-        del self._entries[entry[0]]
-
-
-Lane = deque[Entry] | SortedLane
-
-
-class NestedIndex:
-    """An index of which entries with the same first part are wanted together: a table of small sorted ones. With all of
-    100,000 entries in one SortedDict, comparing tuples took half of the time of a grouped message.
-    """
-
-    __slots__ = ("_tables",)
-
-    def __init__(self) -> None:
-        self._tables: SortedDict[Any, SortedDict[Parts, Parts]] = SortedDict()
-
-    def get(self, parts: Parts) -> Parts | None:
-        """The value of an entry. O(1)."""
-        table = self._tables.get(parts[0])
-        return None if table is None else table.get(parts[1:])
-
-    def __setitem__(self, parts: Parts, value: Parts) -> None:
-        table = self._tables.get(parts[0])
-        if table is None:
-            table = self._tables[parts[0]] = SortedDict()
-        table[parts[1:]] = value
-
-    def pop(self, parts: Parts, default: None) -> Parts | None:
-        """Remove an entry. O(log n)."""
-        table = self._tables.get(parts[0])
-        if table is None:
-            return default
-        value: Parts | None = table.pop(parts[1:], default)
-        if not table:
-            del self._tables[parts[0]]
-        return value
-
-    def first(self, part: Any) -> tuple[Any, Any] | None:
-        """(second part, first of the value) of the first entry with that first part."""
-        table = self._tables.get(part)
-        if table is None:
-            return None
-        rest, value = table.peekitem(0)
-        return rest[0], value[0]
-
-    def following(self, part: Any) -> Any | None:
-        """The next first part."""
-        return next(self._tables.irange(part, inclusive=(False, True)), None)
-
-    def walk(self, prefix: Parts, start: Parts) -> Iterator[tuple[Parts, Parts]]:
-        """The entries with that first part, or those whose first part is at least that of `start`."""
-        firsts = prefix or self._tables.irange(start[0] if start else None)
-        for first in firsts:
-            table = self._tables.get(first)
-            if table is not None:
-                for rest, value in table.items():
-                    yield (first, *rest), value
-
-
-Index = dict[Parts, Parts] | SortedDict[Parts, Parts] | NestedIndex
-_SORTED = frozenset({EXPIRY, DEDUP_END})
-_NESTED = frozenset({GROUP, UNIQUE})
-
-
-def _new_index(kind: int) -> Index:
-    return NestedIndex() if kind in _NESTED else SortedDict() if kind in _SORTED else {}
-
-
-def _size(body: object) -> int:
-    return len(body) if type(body) is bytes or type(body) is str else 0
-
-
-class Shelf:
-    """The messages of one queue. `first` is the lane of the lowest rank; no other lane is empty."""
-
-    __slots__ = (
-        "bytes",
-        "delayed",
-        "first",
-        "first_rank",
-        "held",
-        "inbox",
-        "indexes",
-        "lanes",
-        "marked",
-        "numbers",
-        "total",
-    )
-
-    def __init__(self) -> None:
-        self.inbox: deque[Entry] = deque()
-        self.held: dict[Position, Record] = {}
-        self.first: Lane = deque()
-        self.first_rank = 0
-        self.lanes: SortedDict[int, Lane] = SortedDict({0: self.first})
-        self.delayed: SortedDict[Waiting, Record] = SortedDict()
-        self.indexes: tuple[Index, ...] = tuple(map(_new_index, KINDS))
-        self.marked = 0  # messages with entries in them, besides that of their place
-        self.total = 0
-        self.bytes = 0
-        self.numbers = Counters()  # what is not counted above
-
-    def lane(self, rank: int, in_order: bool = True) -> Lane:
-        """The lane of a rank; it comes into use now, if it was not. in_order: it will be used from both ends only."""
-        lane = self.lanes.get(rank)
-        if lane is None:
-            lane = self.lanes[rank] = deque() if in_order else SortedLane()
-            if not self.first:
-                del self.lanes[self.first_rank]
-            self.first_rank, self.first = self.lanes.peekitem(0)
-        elif not in_order and not isinstance(lane, SortedLane):
-            return self._sorted(rank, lane)
-        return lane
-
-    def _sorted(self, rank: int, lane: deque[Entry]) -> SortedLane:
-        """The lane of a rank, once for all as a SortedLane. O(n log n)."""
-        new = self.lanes[rank] = SortedLane()
-        for entry in lane:
-            new.append(entry)
-        if rank == self.first_rank:
-            self.first = new
-        return new
-
-    def absorb(self) -> None:
-        """What came without the lock goes into its lane. The caller holds the lock. O(1) each."""
-        lane = self.lane(DEFAULT_RANK)
-        while self.inbox:
-            entry = self.inbox[0]
-            size = _size(entry[1])
-            if not lane or lane[-1] is not entry:  # else an interrupt (Ctrl-C) struck here
-                lane.append(entry)
-            self.total += 1
-            self.bytes += size
-            self.inbox.popleft()
-
-    def take_from_inbox(self, entry: Entry) -> bool:
-        """Take that very entry back, if it is still there. The caller holds the lock: nobody else takes out. O(n)."""
-        for place in range(len(self.inbox)):
-            if self.inbox[place] is entry:
-                del self.inbox[place]
-                return True
-        return False
-
-    def find(self, position: Position) -> tuple[Lane, Entry] | None:
-        """(lane, entry) of what nobody was handed yet. O(n) in a lane that is a deque, O(log n) in the other kind."""
-        lane = self.lanes.get(position >> 64)
-        if not lane:
-            return None
-        low = position & LOW_MASK
-        if lane[0][0] == low:
-            return lane, lane[0]
-        entry = lane.find(low) if isinstance(lane, SortedLane) else next((e for e in lane if e[0] == low), None)
-        return None if entry is None else (lane, entry)
-
-    def drop_if_empty(self, rank: int, lane: Lane) -> None:
-        """A lane that has become empty goes, unless it is the only one."""
-        if not lane and len(self.lanes) > 1:
-            del self.lanes[rank]
-            self.first_rank, self.first = self.lanes.peekitem(0)
 
 
 class MemoryLog(Indexing):
@@ -283,7 +81,7 @@ class MemoryLog(Indexing):
         """Nothing to do."""
         return record
 
-    stored_bytes = staticmethod(lambda draft: _size(draft.payload))
+    stored_bytes = staticmethod(lambda draft: bytes_of(draft.payload))
     record_of = staticmethod(lambda draft: draft)
     id_of = staticmethod(lambda raw: raw.id)
 
@@ -301,7 +99,7 @@ class MemoryLog(Indexing):
 
     def size_of(self, draft: Record) -> int:
         """Bytes of a body that is bytes or str, else 0: other objects have no size."""
-        return _size(draft.payload)
+        return bytes_of(draft.payload)
 
     @staticmethod
     def is_schedule(raw: Record) -> bool:
@@ -370,7 +168,7 @@ class MemoryLog(Indexing):
         """The record at a position, also one that was not handed out; see `Shelf.find`."""
         shelf = self.shelf(queue)
         found = None if position in shelf.held else shelf.find(position)
-        return shelf.held.get(position) if found is None else _record(found[1])
+        return shelf.held.get(position) if found is None else record_in(found[1])
 
     def id_at(self, queue: int, position: Position) -> int | None:
         """The id of the message at a position, claimed or not."""
@@ -420,7 +218,7 @@ class MemoryLog(Indexing):
         """What was not handed out yet. O(1) each."""
         for rank, lane in self.shelf(queue).lanes.items():
             for entry in lane:
-                yield rank << 64 | entry[0], _record(entry)
+                yield rank << 64 | entry[0], record_in(entry)
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Record]]:
         """All records from `start` on."""
@@ -468,7 +266,7 @@ class MemoryLog(Indexing):
         if low != draft.id or draft.marks is not None:
             self._index(shelf, queue, rank << 64 | low if lineup is None else position, rank, draft)
         shelf.total += 1
-        shelf.bytes += _size(draft.payload)
+        shelf.bytes += bytes_of(draft.payload)
         return draft.id
 
     def _index(self, shelf: Shelf, queue: int, position: Position, rank: int, draft: Record) -> None:
@@ -486,7 +284,7 @@ class MemoryLog(Indexing):
         shelf.held[position] = draft
         self._index(shelf, queue, position, rank_at(position, draft.marks), draft)
         shelf.total += 1
-        shelf.bytes += _size(draft.payload)
+        shelf.bytes += bytes_of(draft.payload)
         return draft.id
 
     def append_plain(self, shelf: Shelf, rank: int, body: object, enqueued_ns: int) -> int:
@@ -515,7 +313,7 @@ class MemoryLog(Indexing):
         if draft.marks is None or draft.marks.timer is None:
             shelf.numbers.delayed += 1
             shelf.total += 1
-            shelf.bytes += _size(draft.payload)
+            shelf.bytes += bytes_of(draft.payload)
         return draft.id
 
     def undelay(self, queue: int, key: Waiting) -> Record | None:
@@ -527,7 +325,7 @@ class MemoryLog(Indexing):
             if record.marks is None or record.marks.timer is None:
                 shelf.numbers.delayed -= 1
                 shelf.total -= 1
-                shelf.bytes -= _size(record.payload)
+                shelf.bytes -= bytes_of(record.payload)
         return record
 
     def _unmark(self, shelf: Shelf, queue: int, place: Place, record: Record) -> None:
@@ -578,7 +376,7 @@ class MemoryLog(Indexing):
             assert found is not None
             entry = found[1]
             lane.remove(entry)
-        shelf.held[position] = _record(entry)
+        shelf.held[position] = record_in(entry)
         shelf.drop_if_empty(rank, lane)
 
     def handed_out(self, queue: int) -> Collection[Position]:
@@ -591,7 +389,7 @@ class MemoryLog(Indexing):
         record = shelf.held.pop(position, None)
         if record is not None:
             shelf.total -= 1
-            shelf.bytes -= _size(record.payload)
+            shelf.bytes -= bytes_of(record.payload)
             if record.marks is not None or shelf.indexes[PLACE]:
                 self._unmark(shelf, queue, in_line(position), record)
         return record

@@ -11,7 +11,7 @@ import pytest
 from interrupting import interrupted_at
 
 import mqlite
-from mqlite.log.memory import Shelf
+from mqlite.log.shelf import Shelf
 from mqlite.message import DEFAULT_RANK
 
 InThread = Callable[..., Future[Any]]

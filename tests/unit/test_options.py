@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mqlite.checks import check_count, check_name, check_priority, check_timeout
 from mqlite.errors import SettingsMismatch
 from mqlite.message import Marks, priority_of, rank_at, rank_of
-from mqlite.options import DEAD_OPTIONS, UNSET, QueueOptions, check_count, check_name, check_priority, check_timeout
+from mqlite.options import DEAD_OPTIONS, UNSET, QueueOptions
 
 priorities = st.integers(-(2**31), 2**31 - 1)
 

@@ -1,0 +1,244 @@
+"""The write transaction of a log on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lmdb
+
+from ..message import Position, rank_at
+from . import Counters, Definition, Gauges, Lineup, Note
+from . import format as fmt
+from .index import LOW_MASK, PLACE, Indexing, Parts, Place, follows, in_line
+from .lmdb_reading import NOTHING_KNOWN, Known, LmdbReading
+from .space import PAGE, Space
+
+#: Pages that one small change may take: a path from root to leaf in the tree and in LMDB's list of free pages.
+_PATH_PAGES = 16
+
+
+class LmdbTxn(LmdbReading, Indexing):
+    """The write transaction. Counters and the seq are kept here and stored once, before the commit.
+
+    changed: whether there is anything to commit.
+    """
+
+    def __init__(self, txn: lmdb.Transaction, space: Space, known: Known) -> None:
+        self._txn = txn
+        self._id = txn.id()
+        self._last = known
+        self._follows = known if self._id == known.transaction + 1 else NOTHING_KNOWN
+        self._space = space
+        self._pages = 0
+        self._counters: dict[int, Counters] = {}
+        self._put_to: set[int] = set()
+        self._removed_from: set[int] = set()
+        self._seq = 0
+        self.changed = False
+        self.notes: list[Note] = []
+
+    def counters(self, queue: int) -> Counters:
+        """The numbers of a queue, to be changed here only."""
+        counters = self._counters.get(queue)
+        if counters is None:
+            known = self._follows.counters.get(queue)
+            counters = self._counters[queue] = self._stored_counters(queue) if known is None else known.copy()
+        return counters
+
+    def reserve(self, size_bytes: int) -> None:
+        """Raises StoreFull. Two system calls, no more than once per put."""
+        pages = self._pages + _PATH_PAGES + 2 * size_bytes // PAGE
+        self._space.ensure(pages)
+        self._pages = pages
+
+    def append(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0, lineup: Lineup = None) -> int:
+        """Store at a new position. O(log n).
+
+        The counters behind the messages are taken out and come back in `seal`: LMDB leaves a full page behind
+        where the new entry is the last of it, and two half full ones otherwise.
+        """
+        seq = self._next_seq()
+        counters = self.counters(queue)
+        if queue not in self._put_to:
+            self._put_to.add(queue)
+            self._txn.delete(fmt.put_key(queue))
+        position = rank << 64 | seq
+        if lineup is not None:
+            position = lineup(rank, seq)
+            while self.has(queue, position):  # two that came at the same moment
+                position += 1
+        draft.record.id = message_id = message_id or seq
+        value = self._store(queue, position, draft)
+        if draft.flags:
+            assert draft.record.marks is not None
+            self.mark(queue, rank, message_id, draft.record.marks, in_line(position), False)
+        counters.put_total += 1
+        counters.put_bytes += len(value)
+        return message_id
+
+    def _store(self, queue: int, position: Position, draft: fmt.Draft) -> bytes:
+        key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)
+        number = draft.record.id
+        placed = 0 if position & LOW_MASK == number or follows(position, number) else fmt.PLACED
+        value = fmt.sealed(draft, key, placed)
+        self._txn.put(key, value)
+        if placed:
+            self.enter(PLACE, queue, (number,), in_line(position))
+        return value
+
+    def replace(self, queue: int, position: Position, draft: fmt.Draft) -> int:
+        """Store in the place of another. O(log n)."""
+        self.remove(queue, position)
+        counters = self.counters(queue)
+        draft.record.id = self._next_seq()
+        value = self._store(queue, position, draft)
+        if draft.record.marks is not None:
+            rank = rank_at(position, draft.record.marks)
+            self.mark(queue, rank, draft.record.id, draft.record.marks, in_line(position), False)
+        counters.put_total += 1
+        counters.put_bytes += len(value)
+        self._put_to.add(queue)
+        return draft.record.id
+
+    def _next_seq(self) -> int:
+        if not self._seq:
+            self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
+            self._txn.delete(fmt.SEQ_KEY)
+        self.changed = True
+        self._seq += 1
+        return self._seq
+
+    def delay(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0) -> int:
+        """Store a message that waits for its time. O(log n)."""
+        counters = self.counters(queue)
+        seq = self._next_seq()
+        record = draft.record
+        record.id = message_id = message_id or seq
+        assert draft.due is not None
+        key = fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), draft.due, rank, seq)
+        value = fmt.sealed(draft, key, fmt.PLACED)
+        self._txn.put(key, value)
+        place = Place(1, *draft.due, rank, seq)
+        self.enter(PLACE, queue, (message_id,), place)
+        if record.marks is not None:
+            self.mark(queue, rank, message_id, record.marks, place, record.delivery_count > 0)
+        if not draft.flags & fmt.TIMER:
+            counters.put_total += 1
+            counters.put_bytes += len(value)
+            counters.delayed += 1
+        self._put_to.add(queue)
+        return message_id
+
+    def undelay(self, queue: int, key: bytes) -> bytes | None:
+        """Take a delayed record out. O(log n)."""
+        counters = self.counters(queue)
+        value: bytes | None = self._txn.pop(key)
+        if value is not None:
+            self.changed = True
+            flags = self._unmark_stored(queue, key, value, Place(1, *fmt.delayed_parts(key)))
+            if not flags & fmt.TIMER:
+                counters.removed_total += 1
+                counters.removed_bytes += len(value)
+                counters.delayed -= 1
+                self._removed_from.add(queue)
+            self._put_to.add(queue)
+        return value
+
+    def _unmark_stored(self, queue: int, key: bytes, value: bytes, place: Place) -> int:
+        """Strike the entries of a message that was taken out; its flags."""
+        flags = fmt.flags_of(value)
+        if not fmt.is_whole(key, value):
+            self.unmark_unknown(queue, place)
+            return flags
+        number = fmt.id_of(value)
+        if flags & fmt.PLACED:
+            self.strike(PLACE, queue, (number,))
+        if flags & ~fmt.PLACED:
+            marks, _ = fmt.unpacked_marks(value, flags)
+            assert marks is not None
+            rank = place.rank if marks.rank is None else marks.rank
+            self.unmark(queue, rank, number, marks, place, fmt.failures_of(value) > 0)
+        return flags
+
+    def remove(self, queue: int, position: Position) -> bytes | None:
+        """Take a record out. O(log n)."""
+        key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)
+        value: bytes | None = self._txn.pop(key)
+        if value is not None:
+            self.changed = True
+            counters = self.counters(queue)
+            counters.removed_total += 1
+            counters.removed_bytes += len(value)
+            self._removed_from.add(queue)
+            if value[7:8] > b"\0" or counters.grouped or counters.expiring:  # the flags may be damaged
+                self._unmark_stored(queue, key, value, in_line(position))
+        return value
+
+    def gauges(self, queue: int) -> Gauges:
+        """Of this transaction."""
+        return self.counters(queue).gauges
+
+    # ------------------------------------------------------------------ indexes
+    def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
+        """Make an entry, or change its value. O(log n)."""
+        self.changed = True
+        self._txn.put(fmt.index_key(kind, queue, parts), fmt.packed_entry(kind, value))
+
+    def strike(self, kind: int, queue: int, parts: Parts) -> bool:
+        """Remove an entry. O(log n)."""
+        self.changed = True
+        return bool(self._txn.delete(fmt.index_key(kind, queue, parts)))
+
+    def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
+        """Change these counters."""
+        if grouped or expiring or timers:
+            counters = self.counters(queue)
+            counters.grouped += grouped
+            counters.expiring += expiring
+            counters.timers += timers
+            self._put_to.add(queue)
+
+    def define(self, definition: Definition) -> None:
+        """Store a definition, new or changed."""
+        if not definition.id:
+            walk = self._txn.cursor()
+            found = walk.set_range(bytes([fmt.NAME[0] + 1]))
+            last = walk.prev() if found else walk.last()
+            key = walk.key() if last else b""
+            definition.id = int.from_bytes(key[1:], "big") + 1 if key.startswith(fmt.NAME) else 1
+            self._txn.put(fmt.queue_key(fmt.NAME, definition.id), definition.name.encode())
+        self.changed = True
+        self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
+        self.counters(definition.id).settings_version = definition.version
+        self._put_to.add(definition.id)
+
+    # ------------------------------------------------------------------ for upgrade.py
+    def put_raw(self, key: bytes, value: bytes) -> None:
+        """Store bytes of the same length under a key that is there."""
+        self.changed = True
+        self._txn.put(key, value)
+
+    def set_format(self) -> None:
+        """The log has this version's format now."""
+        _, store_id = fmt.unpacked_store(self._txn.get(fmt.STORE_KEY))
+        self.changed = True
+        self._txn.put(fmt.STORE_KEY, fmt.packed_store(store_id))
+
+    def seal(self) -> Any:
+        """Store the counters; what is left is the commit itself."""
+        for queue in self._put_to:
+            self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
+        if self._seq:
+            self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
+        for queue in self._removed_from:
+            self._txn.put(fmt.removed_key(queue), fmt.packed_removed(self._counters[queue]))
+        return self._txn
+
+    def committed(self) -> None:
+        """What is in here is known now."""
+        follows = self._follows is self._last
+        self._last.learn(self._id, self._counters, self._seq or self._follows.seq, follows=follows)
+
+    def abort(self) -> None:
+        """Undo everything."""
+        self._txn.abort()
