@@ -384,6 +384,7 @@ class Claiming(Picking):
             try:
                 record = self.log.decode(queue.id, claim.position, claim.raw)
             except MessageCorrupted as error:
+                claim.damaged = True
                 claim.record = self.log.salvage(queue.id, claim.position, claim.raw, self.clock.wall_ns())
                 self._bury_unreadable(claim, f"MessageCorrupted: {error}")
                 claims.remove(claim)

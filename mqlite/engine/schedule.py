@@ -149,7 +149,8 @@ class Schedule:
                 if record.marks is not None and record.marks.timer is not None:
                     count += self._fire(txn, state, key, (line, due_ns), rank, record)
                     continue
-                draft = self._log.prepare(attrs.evolve(record, due=None))
+                record.due = None
+                draft = self._log.prepare(record)
                 size += self._log.footprint(draft)
                 if count and size > most_bytes:
                     return count

@@ -201,6 +201,8 @@ class Settling(Parts):
             self.lay_out(txn, queue, rank, claim.record, reason, error, trace, failures, has_room=has_room)
         claim.row = claim.row._replace(flags=claim.row.flags & ~TASK)  # nobody was given it to do
         self.remove_claimed(txn, claim)
+        if claim.damaged:
+            txn.unmark_unknown(queue.id, in_line(claim.position))
 
     @staticmethod
     def _is_kept(queue: QueueState, reason: str, options: QueueOptions) -> bool:

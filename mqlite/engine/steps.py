@@ -24,6 +24,7 @@ CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything
 class Claim:
     """A message that this process holds. `record` is read from `raw` after the commit that makes the row.
 
+    damaged: the record does not match its checksum, so nothing that it says is to be trusted.
     commit: the number of that commit. As long as it is the last one, the row is there and as it was.
     """
 
@@ -32,4 +33,5 @@ class Claim:
     row: Row
     raw: Raw
     commit: int = -2
+    damaged: bool = False
     record: Record = attrs.field(init=False)

@@ -146,14 +146,13 @@ class LmdbTxn(LmdbReading, Indexing):
 
     def _unmark_stored(self, queue: int, key: bytes, value: bytes, place: Place) -> int:
         """Strike the entries of a message that was taken out; its flags."""
-        flags = fmt.flags_of(value)
-        if not fmt.is_whole(key, value):
+        flags, number = fmt.flags_of(value), fmt.id_of(value)
+        if flags != fmt.PLACED and not fmt.is_whole(key, value):
             self.unmark_unknown(queue, place)
             return flags
-        number = fmt.id_of(value)
-        if flags & fmt.PLACED:
-            self.strike(PLACE, queue, (number,))
-        if flags & ~fmt.PLACED:
+        if flags & fmt.PLACED and not self.strike(PLACE, queue, (number,)):
+            self.unmark_unknown(queue, place)  # damaged
+        elif flags & ~fmt.PLACED:
             marks, _ = fmt.unpacked_marks(value, flags)
             assert marks is not None
             rank = place.rank if marks.rank is None else marks.rank
@@ -170,7 +169,7 @@ class LmdbTxn(LmdbReading, Indexing):
             counters.removed_total += 1
             counters.removed_bytes += len(value)
             self._removed_from.add(queue)
-            if value[7:8] > b"\0" or counters.grouped or counters.expiring:  # the flags may be damaged
+            if value[7:8] > b"\0":
                 self._unmark_stored(queue, key, value, in_line(position))
         return value
 

@@ -37,7 +37,8 @@ class SortedLane:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+        entries = self._entries
+        return (entries[low] for low in entries)
 
     def __getitem__(self, place: int) -> Entry:
         return self._entries.peekitem(place)[1]
