@@ -14,7 +14,7 @@ from .audit import problems
 from .channel import Channel
 from .checks import check_count, check_eta, check_priority, check_rate, check_ttl
 from .engine import Claim, Engine, QueueState, byid
-from .engine.removal import AT_ONCE, claimed, purge, redrive
+from .engine.removal import AT_ONCE, claim_some, purge, redrive
 from .errors import CodecError, NotSupported
 from .handle import Handle
 from .lease import message_of
@@ -145,13 +145,16 @@ class Operations(Handle, Generic[T]):
         if self._state.is_dead:
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue: redrive the queue that it belongs to")
         engine, dead = self._engine, self._engine.catalog.dead_of(self._state)
-        moved, held = 0, []
+        moved = 0
+        held: list[list[Claim]] = []
         try:
             while max is None or moved < max:
-                claims = claimed(engine, dead, self._interrupt, AT_ONCE if max is None else min(AT_ONCE, max - moved))
+                claims: list[Claim] = []
+                held.append(claims)  # before they are there: an interrupt may strike right behind
+                count = AT_ONCE if max is None else min(AT_ONCE, max - moved)
+                claim_some(engine, dead, self._interrupt, claims, count)
                 if not claims:
                     return moved
-                held.extend(claims)
                 chosen = [claim for claim in claims if self._is_redriven(dead, claim, filter)]
                 if chosen:
                     delays = [(moved + number) * interval for number in range(len(chosen))]
@@ -160,9 +163,11 @@ class Operations(Handle, Generic[T]):
             return moved
         finally:
             try:
-                engine.release_all(held)  # what was moved is held no more, and passed over
+                engine.release_all(
+                    [claim for claims in held for claim in claims]
+                )  # what was moved is held no more, and passed over
             except BaseException:  # an interrupt: nobody would do it later
-                engine.release_all(held)
+                engine.release_all([claim for claims in held for claim in claims])
                 raise
 
     def _is_redriven(self, dead: QueueState, claim: Claim, filter: Callable[[Message], bool] | None) -> bool:

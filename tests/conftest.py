@@ -1,8 +1,11 @@
-"""Fixtures for all suites: queues on every backend, closed and checked after each test; threads that wait."""
+"""Fixtures for all suites: queues on every backend, closed and checked after each test; a clock; other processes; a full disk; threads that wait."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash.children import Children
+from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
+from hand_clock import HandClock
 
 import mqlite
+from mqlite.channel import Channel
 from mqlite.claims import Kind
+from mqlite.store import open_store
 
 BACKENDS = ("memory", "disk")
 
@@ -31,40 +39,100 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def make_queue(backend: str, path: str) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
-    """Makes queues on the backend under test; afterwards their invariants are checked and they are closed."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        queue: mqlite.Queue[Any] = mqlite.Queue(name, path if backend == "disk" else None, **options)
-        made.append(queue)
-        return queue
-
-    yield make
-    for queue in made:
-        try:
+def made(path: str) -> Iterator[list[mqlite.Queue[Any]]]:
+    """Queues that a test has made: afterwards their invariants are checked and they are closed."""
+    queues: list[mqlite.Queue[Any]] = []
+    yield queues
+    for queue in queues:
+        with contextlib.suppress(mqlite.Closed):
             assert queue.check() == []
-        except mqlite.Closed:
-            pass
         queue.close()
 
 
 @pytest.fixture
-def q(make_queue: Callable[..., mqlite.Queue[Any]]) -> mqlite.Queue[Any]:
+def make_queue(backend: str, path: str, made: list[mqlite.Queue[Any]]) -> MakeQueue:
+    """make_queue(name, **options): a queue on the backend under test."""
+
+    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
+        made.append(mqlite.Queue(name, path if backend == "disk" else None, **options))
+        return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def q(make_queue: MakeQueue) -> mqlite.Queue[Any]:
     """A queue with default settings."""
     return make_queue()
 
 
 @pytest.fixture
-def disk_queue(path: str) -> Iterator[mqlite.Queue[Any]]:
-    """A queue on disk, checked and closed afterwards."""
-    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
-    yield queue
+def disk_queue(path: str, made: list[mqlite.Queue[Any]]) -> mqlite.Queue[Any]:
+    """A queue on disk."""
+    made.append(mqlite.Queue("q", path))
+    return made[-1]
+
+
+# ---------------------------------------------------------------------- time
+@pytest.fixture
+def clock() -> HandClock:
+    """Stands still until it is set."""
+    return HandClock()
+
+
+@pytest.fixture
+def timed(backend: str, path: str, clock: HandClock, made: list[mqlite.Queue[Any]]) -> MakeQueue:
+    """timed(name, **options): a queue of one store on the backend under test, which goes by `clock`."""
+    in_memory = open_store(None, clock=clock)
+
+    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
+        store = open_store(path, clock=clock) if backend == "disk" else in_memory
+        made.append(mqlite.Queue.of(Channel.open(store, name, options, "json")))
+        return made[-1]
+
+    return make
+
+
+# ---------------------------------------------------------------------- other processes
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Forks processes (see crash/children.py); kills those that are left."""
+    made = Children()
+    yield made
+    made.kill_all()
+
+
+# ---------------------------------------------------------------------- a disk without room
+@pytest.fixture
+def small_disk() -> Iterator[str]:
+    """A file system of 48 MiB (16 MiB of it are for the claims), where this user may mount one."""
+    folder = tempfile.mkdtemp()  # not in pytest's own: a killed run leaves the mount behind, and pytest could not clean up
     try:
-        assert queue.check() == []
-    except mqlite.Closed:
-        pass
-    queue.close()
+        try:
+            mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], capture_output=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("a really full disk needs mount(8), which is not there")
+        if mounted.returncode:
+            pytest.skip(f"a really full disk needs the right to mount a tmpfs: {mounted.stderr.decode().strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)  # lazily: a failed test may hold files
+    finally:
+        os.rmdir(folder)
+
+
+@pytest.fixture
+def fill_disk(small_disk: str) -> Callable[[], None]:
+    """fill_disk(): takes every block that is left."""
+
+    def fill() -> None:
+        with open(os.path.join(small_disk, "filler"), "ab", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        assert os.statvfs(small_disk).f_bavail == 0
+
+    return fill
 
 
 # ---------------------------------------------------------------------- threads that wait, and how a test knows that they do
@@ -72,7 +140,7 @@ PATIENCE = 10.0
 
 
 @pytest.fixture
-def in_thread() -> Callable[..., Future[Any]]:
+def in_thread() -> InThread:
     """in_thread(function, *args, **options): a future of what the function returns in a thread of its own."""
 
     def start(function: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
@@ -93,7 +161,7 @@ def in_thread() -> Callable[..., Future[Any]]:
 
 
 @pytest.fixture
-def eventually() -> Callable[[Callable[[], object]], None]:
+def eventually() -> Eventually:
     """eventually(condition): returns when it holds, fails when it does not for a long time."""
 
     def wait(condition: Callable[[], object]) -> None:
@@ -107,7 +175,7 @@ def eventually() -> Callable[[Callable[[], object]], None]:
 
 
 @pytest.fixture
-def until_waiting(eventually: Callable[[Callable[[], object]], None]) -> Callable[..., None]:
+def until_waiting(eventually: Eventually) -> UntilWaiting:
     """until_waiting(queue, kind, n): returns when n threads sleep for something of that queue."""
 
     def wait(queue: mqlite.Queue[Any], kind: Kind = Kind.MESSAGE, n: int = 1) -> None:

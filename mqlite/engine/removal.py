@@ -52,25 +52,24 @@ def purge(engine: Engine, queue: QueueState, interrupt: Interrupt) -> int:
     removed = 0
     while count := engine.log.write(drop_delayed):
         removed += count
-    while claims := claimed(engine, queue, interrupt):
+    while True:
+        claims: list[Claim] = []
         try:
+            claim_some(engine, queue, interrupt, claims)
+            if not claims:
+                return removed
             engine.ack(claims)
         except BaseException:
             engine.release_all(claims)
             raise
         removed += len(claims)
-    return removed
 
 
-def claimed(engine: Engine, queue: QueueState, interrupt: Interrupt, count: int = AT_ONCE) -> list[Claim]:
-    """Up to `count` claims on what is ready, not yet handed to anybody; [] where nothing is."""
-    claims: list[Claim] = []
-    try:
-        engine.receive(queue, count, 0, interrupt, claims, started=0, entry=REMOVER)
-    except BaseException:
-        engine.release_all(claims)
-        raise
-    return claims
+def claim_some(
+    engine: Engine, queue: QueueState, interrupt: Interrupt, into: list[Claim], count: int = AT_ONCE
+) -> None:
+    """Up to `count` claims on what is ready, not yet handed to anybody; none where nothing is. into: see `receive`."""
+    engine.receive(queue, count, 0, interrupt, into, started=0, entry=REMOVER)
 
 
 def redrive(engine: Engine, queue: QueueState, claims: list[Claim], delays: list[float]) -> None:

@@ -17,8 +17,6 @@ MANY = 100_000
 GROUP = 1000
 AGES = 86400.0
 SOON = 1e-6
-
-
 GROUPS = 10_000
 
 
@@ -59,7 +57,7 @@ def _backlogs(option: str, values: Sequence[Any], settings: Settings, **options:
             special.close()
             what = ", ".join([option, *(f"{name}={value}" for name, value in options.items())])
             rows.append(compared("policies", f"{where}: put, receive+ack, {MANY:,} messages with {what}", found, "plain", 0.5))
-            everything |= {f"{where}, {what}, {name}": values for name, values in found.items()}
+            everything |= {f"{where}, {what}, {name}": samples for name, samples in found.items()}
     return rows, everything
 
 

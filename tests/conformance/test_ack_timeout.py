@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-Eventually = Callable[[Callable[[], object]], None]
 
 
 def test_a_hung_holder_s_message_comes_to_the_next_who_waits(make_queue: MakeQueue) -> None:

@@ -5,57 +5,14 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread, MakeQueue
+from hand_clock import HandClock
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-SECOND = 1_000_000_000
-NOON = 1_800_000_000
-
-
-class HandClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def wall_ns(self) -> int:
-        return NOON * SECOND + self.now
-
-    def monotonic_ns(self) -> int:
-        return 1000 * SECOND + self.now
-
-    def pass_by(self, seconds: float) -> None:
-        self.now += int(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: HandClock) -> Iterator[MakeQueue]:
-    """timed(**options): a queue of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(**options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path if backend == "disk" else None, clock=clock)
-        made.append(mqlite.Queue.of(Channel.open(store, "q", options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        assert queue.check() == []
-        queue.close()
 
 
 def doubling(failures: int) -> float:

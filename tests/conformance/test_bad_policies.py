@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from fixture_types import MakeQueue
 
 import mqlite
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
 INF, NAN = math.inf, math.nan
 
 BAD_OPTIONS: list[tuple[str, Any, type[Exception]]] = [

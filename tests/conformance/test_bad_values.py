@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fixture_types import MakeQueue
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
 
 BAD_OPTIONS: list[tuple[str, Any, type[Exception]]] = [
     ("maxsize", "5", TypeError),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fixture_types import MakeQueue
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
 
 
 def test_put_many_returns_the_ids_in_order(q: mqlite.Queue[Any]) -> None:

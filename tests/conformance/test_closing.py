@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread, MakeQueue, UntilWaiting
 
 import mqlite
 from mqlite.claims import Kind
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
 
 USES: dict[str, Callable[[mqlite.Queue[Any]], object]] = {
     "put": lambda q: q.put(1),

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-Eventually = Callable[[Callable[[], object]], None]
 
 
 def test_a_consumer_is_iterated_over(q: mqlite.Queue[Any]) -> None:

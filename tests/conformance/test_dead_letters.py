@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from contents import Torn
+from fixture_types import MakeQueue
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
 
 
 def fail(q: mqlite.Queue[Any], times: int, error: object = None) -> None:
@@ -212,18 +212,6 @@ def test_dead_letters_survive_a_reopen(path: str) -> None:
 
 
 # ---------------------------------------------------------------------- bodies that cannot be decoded
-class Torn:
-    """A codec that cannot read what holds the word 'bad'."""
-
-    def encode(self, body: Any) -> bytes:
-        return repr(body).encode()
-
-    def decode(self, data: bytes) -> Any:
-        if b"bad" in data:
-            raise ValueError("unreadable")
-        return data.decode()
-
-
 @pytest.mark.parametrize(
     "take",
     [lambda q: q.get(timeout=0), lambda q: q.receive(timeout=0)[0].body, lambda q: q.consumer().receive(0).body, lambda q: q.consumer(auto_ack=True).receive(0).body],

@@ -4,80 +4,19 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from contents import taken
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import NOON, HandClock
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
-NOON = 1_800_000_000
-
-
-class TwoClocks:
-    """A wall clock and a monotonic one, each set by hand."""
-
-    def __init__(self) -> None:
-        self.wall, self.monotonic = NOON * SECOND, 1000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.wall
-
-    def monotonic_ns(self) -> int:
-        return self.monotonic
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += int(seconds * SECOND)
-        self.monotonic += int(seconds * SECOND)
-
-    def set_wall(self, seconds: float) -> None:
-        self.wall += int(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> TwoClocks:
-    return TwoClocks()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: TwoClocks) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
-    """timed(**options): a queue of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(**options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path if backend == "disk" else None, clock=clock)
-        made.append(mqlite.Queue.of(Channel.open(store, "q", options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        try:
-            assert queue.check() == []
-        except mqlite.Closed:
-            pass
-        queue.close()
-
-
-def taken(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now."""
-    found = []
-    while True:
-        try:
-            found.append(queue.get(timeout=0))
-        except mqlite.Empty:
-            return found
 
 
 # ---------------------------------------------------------------------- put
-def test_a_delayed_message_is_not_there_before_its_time_and_is_there_at_it(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_delayed_message_is_not_there_before_its_time_and_is_there_at_it(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("later", delay=2.5)
     clock.pass_by(2.4999)
@@ -86,7 +25,7 @@ def test_a_delayed_message_is_not_there_before_its_time_and_is_there_at_it(timed
     assert (q.qsize(), [m.body for m in q.peek(1)], taken(q)) == (1, ["later"], ["later"])
 
 
-def test_messages_come_in_the_order_in_which_they_are_due(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_messages_come_in_the_order_in_which_they_are_due(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     for delay in (3, 1, 2):
         q.put(delay, delay=delay)
@@ -95,7 +34,7 @@ def test_messages_come_in_the_order_in_which_they_are_due(timed: MakeQueue, cloc
     assert taken(q) == ["now", 1, 2, 3]
 
 
-def test_a_due_message_lines_up_at_its_priority(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_due_message_lines_up_at_its_priority(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("low", priority=-1)
     q.put("high", priority=1, delay=1)
@@ -104,7 +43,7 @@ def test_a_due_message_lines_up_at_its_priority(timed: MakeQueue, clock: TwoCloc
     assert taken(q) == ["high", "low", "lowest"]
 
 
-def test_a_delayed_message_is_itself_when_it_comes(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_delayed_message_is_itself_when_it_comes(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     number = q.put({"a": 1}, delay=1, priority=3, headers={"h": "x"}, type="t", reply_to="r", correlation_id="c")
     put_at = datetime.fromtimestamp(NOON, UTC)
@@ -116,7 +55,7 @@ def test_a_delayed_message_is_itself_when_it_comes(timed: MakeQueue, clock: TwoC
     assert q.unfinished_tasks == 0
 
 
-def test_stats_say_what_waits(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_stats_say_what_waits(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("1", delay=1)
     q.put("2", delay=2)
@@ -136,7 +75,7 @@ def test_delayed_messages_count_for_maxsize(timed: MakeQueue) -> None:
         q.put(3, timeout=0)
 
 
-def test_put_many_and_producers_delay_too(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_put_many_and_producers_delay_too(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many([1, 2], delay=1)
     with q.producer() as producer:
@@ -154,7 +93,7 @@ def test_no_delay_is_no_delay(timed: MakeQueue, delay: float | None) -> None:
     assert (q.stats().delayed, taken(q)) == (0, ["now"])
 
 
-def test_delays_have_no_upper_limit(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_delays_have_no_upper_limit(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("in a century", delay=100 * 365.25 * 86400)
     q.put("some day", delay=1e299)
@@ -162,7 +101,7 @@ def test_delays_have_no_upper_limit(timed: MakeQueue, clock: TwoClocks) -> None:
     assert (taken(q), q.stats().delayed) == (["in a century"], 1)
 
 
-def test_a_thousand_that_are_due_at_once_all_come_in_order(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_thousand_that_are_due_at_once_all_come_in_order(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many(list(range(1300)), delay=1)
     clock.pass_by(1)
@@ -178,7 +117,7 @@ def test_a_thousand_that_are_due_at_once_all_come_in_order(timed: MakeQueue, clo
         datetime.fromtimestamp(NOON + 60, timezone(timedelta(hours=-7))),
     ],
 )
-def test_an_eta_is_a_moment(timed: MakeQueue, clock: TwoClocks, eta: Any) -> None:
+def test_an_eta_is_a_moment(timed: MakeQueue, clock: HandClock, eta: Any) -> None:
     q = timed()
     q.put("then", eta=eta)
     clock.pass_by(59.999)
@@ -219,7 +158,7 @@ def test_a_bad_time_is_told_and_stores_nothing(q: mqlite.Queue[Any], options: di
 
 # ---------------------------------------------------------------------- clocks that jump
 @pytest.mark.parametrize("jump", [-86400, 86400])
-def test_a_delay_takes_its_time_whatever_the_wall_clock_does(timed: MakeQueue, clock: TwoClocks, jump: float) -> None:
+def test_a_delay_takes_its_time_whatever_the_wall_clock_does(timed: MakeQueue, clock: HandClock, jump: float) -> None:
     q = timed()
     q.put("later", delay=10)
     clock.set_wall(jump)
@@ -229,7 +168,7 @@ def test_a_delay_takes_its_time_whatever_the_wall_clock_does(timed: MakeQueue, c
     assert taken(q) == ["later"]
 
 
-def test_an_eta_goes_by_the_wall_clock_in_both_directions(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_eta_goes_by_the_wall_clock_in_both_directions(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("then", eta=NOON + 3600)
     clock.set_wall(-7200)
@@ -239,7 +178,7 @@ def test_an_eta_goes_by_the_wall_clock_in_both_directions(timed: MakeQueue, cloc
     assert taken(q) == ["then"]
 
 
-def test_a_backoff_takes_its_time_when_the_wall_clock_is_set_back(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_backoff_takes_its_time_when_the_wall_clock_is_set_back(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(backoff=[5])
     q.put("x")
     q.receive(timeout=0)[0].nack()
@@ -249,7 +188,7 @@ def test_a_backoff_takes_its_time_when_the_wall_clock_is_set_back(timed: MakeQue
 
 
 # ---------------------------------------------------------------------- nack and backoff
-def test_a_delayed_nack_waits_and_counts(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_delayed_nack_waits_and_counts(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many(["fails", "other"])
     [m] = q.receive(timeout=0)
@@ -277,7 +216,7 @@ def test_the_last_failure_does_not_wait(timed: MakeQueue) -> None:
     [([1, 10], (1, 10, 10)), (mqlite.Backoff(base=2, factor=3, maximum=10, jitter=0), (2, 6, 10, 10))],
     ids=["a list repeats its last wait", "an exponential one grows to its maximum"],
 )
-def test_a_backoff_says_how_long_each_failure_waits(timed: MakeQueue, clock: TwoClocks, backoff: Any, waits: tuple[float, ...]) -> None:
+def test_a_backoff_says_how_long_each_failure_waits(timed: MakeQueue, clock: HandClock, backoff: Any, waits: tuple[float, ...]) -> None:
     q = timed(backoff=backoff, max_deliveries=None)
     q.put("x")
     for wait in waits:
@@ -288,7 +227,7 @@ def test_a_backoff_says_how_long_each_failure_waits(timed: MakeQueue, clock: Two
         assert q.qsize() == 1
 
 
-def test_an_explicit_delay_overrules_the_backoff(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_explicit_delay_overrules_the_backoff(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(backoff=[100])
     q.put("x")
     q.receive(timeout=0)[0].nack(delay=1)
@@ -297,7 +236,7 @@ def test_an_explicit_delay_overrules_the_backoff(timed: MakeQueue, clock: TwoClo
     assert taken(q) == ["x"]
 
 
-def test_the_block_of_a_message_backs_off_on_an_exception(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_block_of_a_message_backs_off_on_an_exception(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(backoff=[1])
     q.put("x")
     with pytest.raises(RuntimeError), q.receive(timeout=0)[0]:
@@ -314,7 +253,7 @@ def test_only_the_failed_message_waits(timed: MakeQueue) -> None:
     assert taken(q) == [2, 3]
 
 
-def test_a_lost_claim_is_not_delayed(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_lost_claim_is_not_delayed(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(ack_timeout=10, backoff=[5])
     q.put("x")
     [hung] = q.receive(timeout=0)
@@ -412,7 +351,7 @@ def test_who_leaves_early_leaves_the_watch_to_another(q: mqlite.Queue[Any], in_t
     assert patient.result(30) == "later"
 
 
-def test_a_wait_for_an_eta_ends_when_the_wall_clock_is_set_forward(timed: MakeQueue, clock: TwoClocks, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+def test_a_wait_for_an_eta_ends_when_the_wall_clock_is_set_forward(timed: MakeQueue, clock: HandClock, in_thread: InThread, until_waiting: UntilWaiting) -> None:
     q = timed()
     q.put("then", eta=NOON + 3600)
     waiting = in_thread(q.get, timeout=None)

@@ -2,76 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from contents import taken
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import SECOND, HandClock, timed_queue
 
 import mqlite
-from mqlite.channel import Channel
 from mqlite.claims import Kind
 from mqlite.log.index import DEDUP, DEDUP_END
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
 GUARD = 60.0
-
-
-class HandClock:
-    """A wall clock and a monotonic one, each set by hand."""
-
-    def __init__(self, monotonic: float = 1000.0) -> None:
-        self.wall, self.monotonic = 1_800_000_000 * SECOND, int(monotonic * SECOND)
-
-    def wall_ns(self) -> int:
-        return self.wall
-
-    def monotonic_ns(self) -> int:
-        return self.monotonic
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += round(seconds * SECOND)
-        self.monotonic += round(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: HandClock) -> Iterator[MakeQueue]:
-    """timed(name, **options): a handle on a queue of one store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-    in_memory = open_store(None, clock=clock)
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path, clock=clock) if backend == "disk" else in_memory
-        made.append(mqlite.Queue.of(Channel.open(store, name, options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        with contextlib.suppress(mqlite.Closed):
-            assert queue.check() == []
-        queue.close()
-
-
-def taken(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now."""
-    found: list[Any] = []
-    with contextlib.suppress(mqlite.Empty):
-        while True:
-            found.append(queue.get(timeout=0))
-    return found
 
 
 def remembered(queue: mqlite.Queue[Any]) -> tuple[int, int]:
@@ -171,9 +116,9 @@ def test_the_window_can_be_changed_for_what_is_put_from_then_on(timed: MakeQueue
 def test_setting_the_wall_clock_does_not_end_the_window(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(dedup_window=60)
     first = q.put(1, dedup_id="d")
-    clock.wall += 10**6 * SECOND
+    clock.set_wall(10**6)
     assert q.put(2, dedup_id="d") == first
-    clock.wall -= 2 * 10**6 * SECOND
+    clock.set_wall(-2 * 10**6)
     assert q.put(2, dedup_id="d") == first
     clock.monotonic += 60 * SECOND
     assert q.put(3, dedup_id="d") != first
@@ -280,31 +225,23 @@ def test_a_replacement_with_a_known_id_replaces_nothing(timed: MakeQueue) -> Non
 # ---------------------------------------------------------------------- restarts
 def test_the_window_goes_on_over_closing_and_a_reboot(path: str) -> None:
     clock = HandClock()
-
-    def opened() -> mqlite.Queue[Any]:
-        return mqlite.Queue.of(Channel.open(open_store(path, clock=clock), "q", {}, "json"))
-
-    with opened() as q:
+    with timed_queue(path, clock) as q:
         first = q.put(1, dedup_id="d")
         q.get(timeout=0)
     clock.pass_by(100)
-    with opened() as q:
+    with timed_queue(path, clock) as q:
         assert q.put(2, dedup_id="d") == first
 
 
 @pytest.mark.parametrize("monotonic", [5.0, 1e6])
 def test_after_a_reboot_the_window_goes_on_by_the_wall_clock(path: str, monotonic: float) -> None:
     clock = HandClock()
-
-    def opened(clock: HandClock) -> mqlite.Queue[Any]:
-        return mqlite.Queue.of(Channel.open(open_store(path, clock=clock), "q", {}, "json"))
-
-    with opened(clock) as q:
+    with timed_queue(path, clock) as q:
         first = q.put(1, dedup_id="d")
     shutil.rmtree(os.path.join(path, "run"))  # what does not outlive a boot
-    later = HandClock(monotonic)
+    later = HandClock(monotonic=monotonic)
     later.wall = clock.wall + 299 * SECOND
-    with opened(later) as q:
+    with timed_queue(path, later) as q:
         assert q.put(2, dedup_id="d") == first
         later.pass_by(1)
         assert q.put(3, dedup_id="d") != first

@@ -5,17 +5,14 @@ from __future__ import annotations
 import gc
 import pickle
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread, UntilWaiting
 
 import mqlite
 from mqlite.claims import Kind
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
 GUARD = 60.0
 RESERVED = ("exclusive", "failover")
 

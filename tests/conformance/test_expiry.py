@@ -4,83 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from contents import fill, taken
+from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
+from hand_clock import NOON, HandClock, timed_queue
 
 import mqlite
-from mqlite.channel import Channel
 from mqlite.claims import Kind
-from mqlite.store import open_store
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-Eventually = Callable[[Callable[[], object]], None]
-SECOND = 1_000_000_000
-NOON = 1_800_000_000
-
-
-class TwoClocks:
-    """A wall clock and a monotonic one, each set by hand."""
-
-    def __init__(self, wall: float = NOON, monotonic: float = 1000) -> None:
-        self.wall, self.monotonic = int(wall * SECOND), int(monotonic * SECOND)
-
-    def wall_ns(self) -> int:
-        return self.wall
-
-    def monotonic_ns(self) -> int:
-        return self.monotonic
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += int(seconds * SECOND)
-        self.monotonic += int(seconds * SECOND)
-
-    def set_wall(self, seconds: float) -> None:
-        self.wall += int(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> TwoClocks:
-    return TwoClocks()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: TwoClocks) -> Iterator[MakeQueue]:
-    """timed(**options): a queue of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(**options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path if backend == "disk" else None, clock=clock)
-        made.append(mqlite.Queue.of(Channel.open(store, "q", options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        try:
-            assert queue.check() == []
-        except mqlite.Closed:
-            pass
-        queue.close()
-
-
-def at(path: str, clock: TwoClocks, **options: Any) -> mqlite.Queue[Any]:
-    """The queue on disk, by that clock."""
-    return mqlite.Queue.of(Channel.open(open_store(path, clock=clock), "q", options, "json"))
-
-
-def taken(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now."""
-    found = []
-    while True:
-        try:
-            found.append(queue.get(timeout=0))
-        except mqlite.Empty:
-            return found
 
 
 def dead(queue: mqlite.Queue[Any]) -> list[tuple[Any, str]]:
@@ -88,19 +22,8 @@ def dead(queue: mqlite.Queue[Any]) -> list[tuple[Any, str]]:
     return [(m.body, m.death.reason) for m in queue.dead.browse() if m.death is not None]
 
 
-def fill(queue: mqlite.Queue[Any], body: bytes, **options: Any) -> int:
-    """Until the store is full, at last one by one; how many there was room for."""
-    count, together = 0, 64
-    while together:
-        try:
-            count += len(queue.put_many([body] * together, **options))
-        except mqlite.StoreFull:
-            together //= 4
-    return count
-
-
 # ---------------------------------------------------------------------- where it waits
-def test_a_message_is_there_until_it_expires_and_dead_from_then_on(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_is_there_until_it_expires_and_dead_from_then_on(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("x", ttl=2.5)
     clock.pass_by(2.4999)
@@ -110,7 +33,7 @@ def test_a_message_is_there_until_it_expires_and_dead_from_then_on(timed: MakeQu
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_a_message_expires_anywhere_in_line(timed: MakeQueue, clock: TwoClocks, place: str) -> None:
+def test_a_message_expires_anywhere_in_line(timed: MakeQueue, clock: HandClock, place: str) -> None:
     q = timed()
     for name in ("first", "middle", "last"):
         q.put(name, ttl=1 if name == place else None)
@@ -119,7 +42,7 @@ def test_a_message_expires_anywhere_in_line(timed: MakeQueue, clock: TwoClocks, 
     assert taken(q) == [name for name in ("first", "middle", "last") if name != place]
 
 
-def test_a_message_expires_behind_more_urgent_ones(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_expires_behind_more_urgent_ones(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("urgent", priority=9)
     q.put("low", priority=-9, ttl=1)
@@ -127,7 +50,7 @@ def test_a_message_expires_behind_more_urgent_ones(timed: MakeQueue, clock: TwoC
     assert (q.stats().ready, dead(q), taken(q)) == (1, [("low", "expired")], ["urgent"])
 
 
-def test_messages_that_expire_later_stay(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_messages_that_expire_later_stay(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     for ttl in (3, 1, 2):
         q.put(ttl, ttl=ttl)
@@ -139,7 +62,7 @@ def test_messages_that_expire_later_stay(timed: MakeQueue, clock: TwoClocks) -> 
     assert (q.qsize(), [body for body, _ in dead(q)]) == (0, [1, 2, 3])
 
 
-def test_a_delayed_message_expires_before_it_is_due(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_delayed_message_expires_before_it_is_due(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("never seen", delay=10, ttl=2)
     clock.pass_by(2)
@@ -147,14 +70,14 @@ def test_a_delayed_message_expires_before_it_is_due(timed: MakeQueue, clock: Two
     assert (stats.delayed, stats.ready, stats.dead, dead(q)) == (0, 0, 1, [("never seen", "expired")])
 
 
-def test_a_message_for_a_moment_expires_before_it(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_for_a_moment_expires_before_it(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("never seen", eta=NOON + 10, ttl=2)
     clock.pass_by(2)
     assert (q.stats().delayed, dead(q)) == (0, [("never seen", "expired")])
 
 
-def test_the_ttl_of_a_delayed_message_counts_from_its_put(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_ttl_of_a_delayed_message_counts_from_its_put(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("short", delay=1, ttl=2)
     clock.pass_by(1)
@@ -163,7 +86,7 @@ def test_the_ttl_of_a_delayed_message_counts_from_its_put(timed: MakeQueue, cloc
     assert (q.qsize(), dead(q)) == (0, [("short", "expired")])
 
 
-def test_one_that_is_due_and_expired_when_somebody_looks_is_not_handed_out(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_one_that_is_due_and_expired_when_somebody_looks_is_not_handed_out(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("late", delay=1, ttl=2)
     q.put("fine", delay=1, ttl=20)
@@ -171,7 +94,7 @@ def test_one_that_is_due_and_expired_when_somebody_looks_is_not_handed_out(timed
     assert (taken(q), dead(q)) == (["fine"], [("late", "expired")])
 
 
-def test_a_message_expires_in_a_blocked_group(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_expires_in_a_blocked_group(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("held", group="g")
     q.put("waits", group="g", ttl=1)
@@ -183,7 +106,7 @@ def test_a_message_expires_in_a_blocked_group(timed: MakeQueue, clock: TwoClocks
     assert taken(q) == ["behind"]
 
 
-def test_the_head_of_a_group_that_expires_lets_the_next_go(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_head_of_a_group_that_expires_lets_the_next_go(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("expires", group="g", ttl=1)
     q.put("next", group="g")
@@ -191,7 +114,7 @@ def test_the_head_of_a_group_that_expires_lets_the_next_go(timed: MakeQueue, clo
     assert (taken(q), dead(q)) == (["next"], [("expires", "expired")])
 
 
-def test_a_failed_message_that_expires_before_its_retry_lets_its_group_go_on(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_failed_message_that_expires_before_its_retry_lets_its_group_go_on(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("fails", group="g", ttl=5)
     q.put("next", group="g")
@@ -202,7 +125,7 @@ def test_a_failed_message_that_expires_before_its_retry_lets_its_group_go_on(tim
 
 
 @pytest.mark.parametrize("options", [{"order": "lifo"}, {"aging": 1.0}, {"fair": True}, {"rate": (1000, 1)}, {"maxbytes": 10_000}], ids=str)
-def test_messages_expire_in_every_kind_of_queue(timed: MakeQueue, clock: TwoClocks, options: dict[str, Any]) -> None:
+def test_messages_expire_in_every_kind_of_queue(timed: MakeQueue, clock: HandClock, options: dict[str, Any]) -> None:
     q = timed(**options)
     q.put("expires", ttl=1, priority=1)
     q.put("stays")
@@ -211,7 +134,7 @@ def test_messages_expire_in_every_kind_of_queue(timed: MakeQueue, clock: TwoCloc
     assert (taken(q), sorted(body for body, _ in dead(q))) == (["stays"], ["expires", "expires, too"])
 
 
-def test_a_message_expires_in_a_paused_queue(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_expires_in_a_paused_queue(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("x", ttl=1)
     q.pause()
@@ -220,7 +143,7 @@ def test_a_message_expires_in_a_paused_queue(timed: MakeQueue, clock: TwoClocks)
 
 
 # ---------------------------------------------------------------------- in somebody's hands
-def test_a_message_does_not_expire_while_somebody_holds_it(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_does_not_expire_while_somebody_holds_it(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("x", ttl=1)
     [m] = q.receive(timeout=0)
@@ -231,7 +154,7 @@ def test_a_message_does_not_expire_while_somebody_holds_it(timed: MakeQueue, clo
 
 
 @pytest.mark.parametrize("back", [lambda m: m.release(), lambda m: m.nack(), lambda m: m.nack(delay=60)], ids=["release", "nack", "nack with a delay"])
-def test_a_message_that_expired_meanwhile_expires_on_its_return(timed: MakeQueue, clock: TwoClocks, back: Callable[[mqlite.Message], None]) -> None:
+def test_a_message_that_expired_meanwhile_expires_on_its_return(timed: MakeQueue, clock: HandClock, back: Callable[[mqlite.Message], None]) -> None:
     q = timed()
     q.put("x", ttl=1)
     [m] = q.receive(timeout=0)
@@ -241,7 +164,7 @@ def test_a_message_that_expired_meanwhile_expires_on_its_return(timed: MakeQueue
     assert (stats.ready, stats.delayed, stats.claimed, dead(q)) == (0, 0, 0, [("x", "expired")])
 
 
-def test_a_message_that_comes_back_in_time_expires_at_its_time(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_that_comes_back_in_time_expires_at_its_time(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("x", ttl=10)
     clock.pass_by(5)
@@ -254,7 +177,7 @@ def test_a_message_that_comes_back_in_time_expires_at_its_time(timed: MakeQueue,
     assert (q.qsize(), dead(q)) == (0, [("x", "expired")])
 
 
-def test_what_a_closed_consumer_gives_back_expires(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_what_a_closed_consumer_gives_back_expires(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many(["a", "b"], ttl=1)
     with q.consumer(prefetch=2) as consumer:
@@ -264,7 +187,7 @@ def test_what_a_closed_consumer_gives_back_expires(timed: MakeQueue, clock: TwoC
     assert (taken(q), dead(q)) == ([], [("a", "expired"), ("b", "expired")])
 
 
-def test_what_a_hung_holder_loses_expires(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_what_a_hung_holder_loses_expires(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(ack_timeout=5)
     q.put("x", ttl=1)
     [hung] = q.receive(timeout=0)
@@ -274,7 +197,7 @@ def test_what_a_hung_holder_loses_expires(timed: MakeQueue, clock: TwoClocks) ->
         hung.ack()
 
 
-def test_the_last_failure_is_told_rather_than_that_it_expired(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_last_failure_is_told_rather_than_that_it_expired(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(max_deliveries=1)
     q.put("x", ttl=1)
     [m] = q.receive(timeout=0)
@@ -284,7 +207,7 @@ def test_the_last_failure_is_told_rather_than_that_it_expired(timed: MakeQueue, 
 
 
 # ---------------------------------------------------------------------- never handed out, never shown
-def test_no_way_to_look_shows_an_expired_message(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_no_way_to_look_shows_an_expired_message(timed: MakeQueue, clock: HandClock) -> None:
     looks: list[Callable[[mqlite.Queue[Any]], object]] = [
         lambda q: [m.body for m in q.peek(10)] == ["stays"],
         lambda q: [m.body for m in q.browse()] == ["stays"],
@@ -306,7 +229,7 @@ def test_no_way_to_look_shows_an_expired_message(timed: MakeQueue, clock: TwoClo
         q.dead.purge()
 
 
-def test_an_empty_queue_is_one_whose_messages_have_expired(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_empty_queue_is_one_whose_messages_have_expired(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("x", ttl=1)
     clock.pass_by(1)
@@ -327,7 +250,7 @@ TAKE_IDS = ["get", "get_nowait", "receive", "receive several", "consumer", "pref
 
 
 @pytest.mark.parametrize("take", TAKES, ids=TAKE_IDS)
-def test_no_way_to_take_hands_out_an_expired_message(timed: MakeQueue, clock: TwoClocks, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
+def test_no_way_to_take_hands_out_an_expired_message(timed: MakeQueue, clock: HandClock, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
     q = timed()
     q.put_many(["a", "b"], ttl=1)
     q.put("stays")
@@ -338,7 +261,7 @@ def test_no_way_to_take_hands_out_an_expired_message(timed: MakeQueue, clock: Tw
 
 
 @pytest.mark.parametrize("take", TAKES, ids=TAKE_IDS)
-def test_who_takes_where_all_has_expired_finds_nothing(timed: MakeQueue, clock: TwoClocks, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
+def test_who_takes_where_all_has_expired_finds_nothing(timed: MakeQueue, clock: HandClock, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
     q = timed()
     q.put_many(["a", "b"], ttl=1)
     clock.pass_by(1)
@@ -348,7 +271,7 @@ def test_who_takes_where_all_has_expired_finds_nothing(timed: MakeQueue, clock: 
 
 
 @pytest.mark.parametrize("take", TAKES, ids=TAKE_IDS)
-def test_what_expired_before_it_was_taken_is_no_task(timed: MakeQueue, clock: TwoClocks, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
+def test_what_expired_before_it_was_taken_is_no_task(timed: MakeQueue, clock: HandClock, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
     q = timed()
     q.put("x", ttl=1)
     clock.pass_by(1)
@@ -358,7 +281,7 @@ def test_what_expired_before_it_was_taken_is_no_task(timed: MakeQueue, clock: Tw
     q.join()
 
 
-def test_what_a_consumer_holds_ahead_is_held_and_does_not_expire(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_what_a_consumer_holds_ahead_is_held_and_does_not_expire(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many(["a", "b"], ttl=1)
     with q.consumer(prefetch=2) as consumer:
@@ -369,7 +292,7 @@ def test_what_a_consumer_holds_ahead_is_held_and_does_not_expire(timed: MakeQueu
     assert q.stats().dead == 0
 
 
-def test_an_expired_message_is_neither_cancelled_nor_updated(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_expired_message_is_neither_cancelled_nor_updated(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     one, other = q.put("x", ttl=1), q.put("y", ttl=1, delay=10)
     clock.pass_by(1)
@@ -378,7 +301,7 @@ def test_an_expired_message_is_neither_cancelled_nor_updated(timed: MakeQueue, c
 
 
 # ---------------------------------------------------------------------- how it died
-def test_a_dead_letter_is_the_message_that_expired(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_dead_letter_is_the_message_that_expired(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(max_deliveries=None)
     number = q.put({"a": 1}, ttl=10, priority=3, headers={"h": "x"}, type="t", reply_to="r", correlation_id="c", group="g")
     clock.pass_by(1)
@@ -396,7 +319,7 @@ def test_a_dead_letter_is_the_message_that_expired(timed: MakeQueue, clock: TwoC
     assert m.death.died_at == datetime.fromtimestamp(NOON + 10, UTC)
 
 
-def test_a_delayed_message_that_expired_keeps_its_counts(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_delayed_message_that_expired_keeps_its_counts(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("x", ttl=2)
     q.receive(timeout=0)[0].nack(delay=60)
@@ -408,7 +331,7 @@ def test_a_delayed_message_that_expired_keeps_its_counts(timed: MakeQueue, clock
     assert (m.death.reason, m.death.delivery_count) == ("expired", 1)
 
 
-def test_a_dead_letter_expires_no_more(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_dead_letter_expires_no_more(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(ttl=1)
     q.put("x")
     clock.pass_by(1)
@@ -419,7 +342,7 @@ def test_a_dead_letter_expires_no_more(timed: MakeQueue, clock: TwoClocks) -> No
     m.release()
 
 
-def test_dropped_means_gone(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_dropped_means_gone(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(expired="drop")
     q.put("ready", ttl=1)
     q.put("delayed", ttl=1, delay=5)
@@ -430,7 +353,7 @@ def test_dropped_means_gone(timed: MakeQueue, clock: TwoClocks) -> None:
 
 
 @pytest.mark.parametrize("take", TAKES, ids=TAKE_IDS)
-def test_who_takes_first_drops_what_has_expired(timed: MakeQueue, clock: TwoClocks, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
+def test_who_takes_first_drops_what_has_expired(timed: MakeQueue, clock: HandClock, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
     q = timed(expired="drop")
     q.put_many(["a", "b"], ttl=1)
     q.put("stays")
@@ -438,7 +361,7 @@ def test_who_takes_first_drops_what_has_expired(timed: MakeQueue, clock: TwoCloc
     assert (take(q), q.stats().dead) == ("stays", 0)
 
 
-def test_without_dead_letters_what_has_expired_is_dropped(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_without_dead_letters_what_has_expired_is_dropped(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(dead_letter=False)
     q.put("ready", ttl=1)
     q.put("delayed", ttl=1, delay=5)
@@ -447,7 +370,7 @@ def test_without_dead_letters_what_has_expired_is_dropped(timed: MakeQueue, cloc
     assert (stats.ready, stats.delayed, stats.dead, q.unfinished_tasks) == (0, 0, 0, 0)
 
 
-def test_what_becomes_of_expired_messages_can_be_changed(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_what_becomes_of_expired_messages_can_be_changed(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("kept", ttl=1)
     q.put("dropped", ttl=2)
@@ -458,7 +381,7 @@ def test_what_becomes_of_expired_messages_can_be_changed(timed: MakeQueue, clock
     assert (q.qsize(), dead(q)) == (0, [("kept", "expired")])
 
 
-def test_a_redriven_message_lives_its_queue_s_ttl_again(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_redriven_message_lives_its_queue_s_ttl_again(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(ttl=2)
     q.put("x")
     clock.pass_by(2)
@@ -469,7 +392,7 @@ def test_a_redriven_message_lives_its_queue_s_ttl_again(timed: MakeQueue, clock:
     assert (q.qsize(), dead(q)) == (0, [("x", "expired")])
 
 
-def test_a_message_that_expired_by_its_own_ttl_is_redriven_to_stay(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_message_that_expired_by_its_own_ttl_is_redriven_to_stay(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("x", ttl=1)
     clock.pass_by(1)
@@ -481,7 +404,7 @@ def test_a_message_that_expired_by_its_own_ttl_is_redriven_to_stay(timed: MakeQu
 
 
 # ---------------------------------------------------------------------- the ttl of a queue
-def test_a_queue_s_ttl_is_for_messages_that_name_none(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_queue_s_ttl_is_for_messages_that_name_none(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(ttl=2)
     q.put("own", ttl=5)
     q.put("short", ttl=1)
@@ -496,7 +419,7 @@ def test_a_queue_s_ttl_is_for_messages_that_name_none(timed: MakeQueue, clock: T
     assert [m.body for m in q.browse()] == ["own", "produced with its own"]
 
 
-def test_a_queue_s_ttl_holds_for_what_is_put_after_it_was_set(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_queue_s_ttl_holds_for_what_is_put_after_it_was_set(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("before")
     q.configure(ttl=1)
@@ -507,18 +430,18 @@ def test_a_queue_s_ttl_holds_for_what_is_put_after_it_was_set(timed: MakeQueue, 
     assert (taken(q), dead(q)) == (["before", "after"], [("while", "expired")])
 
 
-def test_a_queue_s_ttl_is_stored(path: str, clock: TwoClocks) -> None:
-    with at(path, clock, ttl=1, expired="drop") as q:
+def test_a_queue_s_ttl_is_stored(path: str, clock: HandClock) -> None:
+    with timed_queue(path, clock, ttl=1, expired="drop") as q:
         assert (q._state.options.ttl, q._state.options.expired) == (1, "drop")
-    with at(path, clock) as q:
+    with timed_queue(path, clock) as q:
         q.put("x")
         clock.pass_by(1)
         assert (q.qsize(), q.stats().dead) == (0, 0)
         with pytest.raises(mqlite.SettingsMismatch, match="ttl"):
-            at(path, clock, ttl=2)
+            timed_queue(path, clock, ttl=2)
 
 
-def test_put_many_and_producers_take_a_ttl(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_put_many_and_producers_take_a_ttl(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many([1, 2], ttl=1)
     with q.producer() as producer:
@@ -540,7 +463,7 @@ def test_a_message_knows_when_it_expires(timed: MakeQueue) -> None:
     assert [m.expires_at for m in q.receive(2, timeout=0)] == [None, datetime.fromtimestamp(NOON + 90, UTC)]
 
 
-def test_a_ttl_may_be_as_long_as_one_likes(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_ttl_may_be_as_long_as_one_likes(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("a century", ttl=100 * 365.25 * 86400)
     q.put("for ever", ttl=1e299)
@@ -553,7 +476,7 @@ def test_a_ttl_may_be_as_long_as_one_likes(timed: MakeQueue, clock: TwoClocks) -
     m.ack()
 
 
-def test_a_ttl_may_be_changed_by_id(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_ttl_may_be_changed_by_id(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     longer, shorter, delayed = q.put("longer", ttl=1), q.put("shorter"), q.put("delayed", delay=100, ttl=1)
     assert (q.update(longer, ttl=10), q.update(shorter, ttl=2), q.update(delayed, ttl=10)) == (True, True, True)
@@ -599,7 +522,7 @@ def test_a_bad_setting_is_told(make_queue: MakeQueue, options: dict[str, Any], e
 
 # ---------------------------------------------------------------------- clocks that jump
 @pytest.mark.parametrize("jump", [-86400, 86400])
-def test_a_message_lives_as_long_as_it_says_whatever_the_wall_clock_does(timed: MakeQueue, clock: TwoClocks, jump: float) -> None:
+def test_a_message_lives_as_long_as_it_says_whatever_the_wall_clock_does(timed: MakeQueue, clock: HandClock, jump: float) -> None:
     q = timed()
     q.put("ready", ttl=10)
     q.put("delayed", ttl=10, delay=100)
@@ -610,43 +533,43 @@ def test_a_message_lives_as_long_as_it_says_whatever_the_wall_clock_does(timed: 
     assert (q.stats().ready, q.stats().delayed, q.stats().dead) == (0, 0, 2)
 
 
-def test_a_ttl_goes_on_while_the_store_is_closed(path: str, clock: TwoClocks) -> None:
-    with at(path, clock) as q:
+def test_a_ttl_goes_on_while_the_store_is_closed(path: str, clock: HandClock) -> None:
+    with timed_queue(path, clock) as q:
         q.put("short", ttl=5)
         q.put("long", ttl=50)
         q.put("delayed", ttl=5, delay=100)
     clock.pass_by(5)
-    with at(path, clock) as q:
+    with timed_queue(path, clock) as q:
         assert ([m.body for m in q.browse()], q.stats().dead, q.check()) == (["long"], 2, [])
 
 
-def test_what_was_held_when_the_store_was_closed_expires(path: str, clock: TwoClocks) -> None:
-    with at(path, clock) as q:
+def test_what_was_held_when_the_store_was_closed_expires(path: str, clock: HandClock) -> None:
+    with timed_queue(path, clock) as q:
         q.put("x", ttl=5)
         [_] = q.receive(timeout=0)
         clock.pass_by(5)
-    with at(path, clock) as q:
+    with timed_queue(path, clock) as q:
         assert (q.qsize(), dead(q), q.check()) == (0, [("x", "expired")], [])
 
 
 @pytest.mark.parametrize("monotonic", [5.0, 1e6])
 def test_after_a_reboot_a_ttl_goes_on_by_the_wall_clock(path: str, monotonic: float) -> None:
-    with at(path, TwoClocks(NOON, 5000)) as q:
+    with timed_queue(path, HandClock(NOON, 5000)) as q:
         q.put("short", ttl=50)
         q.put("long", ttl=100)
         q.put("held", ttl=50)
         held = q.receive(3, timeout=0)[2]
         assert held.body == "held"
     shutil.rmtree(os.path.join(path, "run"))  # as after a reboot
-    clock = TwoClocks(NOON + 60, monotonic)
-    with at(path, clock) as q:
+    clock = HandClock(NOON + 60, monotonic)
+    with timed_queue(path, clock) as q:
         assert ([m.body for m in q.browse()], sorted(body for body, _ in dead(q))) == (["long"], ["held", "short"])
         clock.pass_by(40)
         assert (q.qsize(), q.check()) == (0, [])
 
 
 # ---------------------------------------------------------------------- many, and no room
-def test_six_hundred_expire_at_once(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_six_hundred_expire_at_once(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many(list(range(600)), ttl=1)
     q.put("stays")
@@ -656,7 +579,7 @@ def test_six_hundred_expire_at_once(timed: MakeQueue, clock: TwoClocks) -> None:
 
 
 @pytest.mark.parametrize("take", TAKES, ids=TAKE_IDS)
-def test_behind_six_hundred_expired_ones_a_living_one_is_found(timed: MakeQueue, clock: TwoClocks, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
+def test_behind_six_hundred_expired_ones_a_living_one_is_found(timed: MakeQueue, clock: HandClock, take: Callable[[mqlite.Queue[Any]], Any]) -> None:
     q = timed()
     q.put_many(list(range(400)), ttl=1)
     q.put_many(list(range(400, 600)), ttl=1, delay=5)
@@ -666,7 +589,7 @@ def test_behind_six_hundred_expired_ones_a_living_one_is_found(timed: MakeQueue,
     assert (q.stats().ready, q.stats().delayed, q.stats().dead) == (0, 0, 600)
 
 
-def test_those_that_are_held_do_not_keep_others_from_expiring(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_those_that_are_held_do_not_keep_others_from_expiring(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put_many(list(range(600)), ttl=1)
     held = q.receive(300, timeout=0)
@@ -678,9 +601,8 @@ def test_those_that_are_held_do_not_keep_others_from_expiring(timed: MakeQueue, 
 @pytest.mark.parametrize("size", [10_000, 400_000])
 @pytest.mark.parametrize("options", [{}, {"delay": 50}], ids=["ready", "delayed"])
 @pytest.mark.parametrize("expired", ["dead_letter", "drop"])
-def test_messages_expire_in_a_full_store_and_none_is_handed_out(path: str, clock: TwoClocks, size: int, options: dict[str, Any], expired: str) -> None:
-    store = open_store(path, clock=clock, max_store_bytes=24 << 20)
-    with mqlite.Queue.of(Channel.open(store, "q", {"expired": expired, "ack_timeout": None}, "json")) as q:
+def test_messages_expire_in_a_full_store_and_none_is_handed_out(path: str, clock: HandClock, size: int, options: dict[str, Any], expired: str) -> None:
+    with timed_queue(path, clock, max_store_bytes=24 << 20, expired=expired, ack_timeout=None) as q:
         assert fill(q, b"x" * size, ttl=5, **options) > 10
         clock.pass_by(10)
         assert taken(q) == []
@@ -691,9 +613,8 @@ def test_messages_expire_in_a_full_store_and_none_is_handed_out(path: str, clock
         assert (taken(q), q.stats().claimed, q.check()) == ([b"y" * size], 0, [])
 
 
-def test_a_receive_of_many_expired_ones_in_a_full_store_leaves_none_claimed(path: str, clock: TwoClocks) -> None:
-    store = open_store(path, clock=clock, max_store_bytes=24 << 20)
-    with mqlite.Queue.of(Channel.open(store, "q", {"ack_timeout": None}, "json")) as q:
+def test_a_receive_of_many_expired_ones_in_a_full_store_leaves_none_claimed(path: str, clock: HandClock) -> None:
+    with timed_queue(path, clock, max_store_bytes=24 << 20, ack_timeout=None) as q:
         count = fill(q, b"x" * 10_000, ttl=5)
         clock.pass_by(10)
         with pytest.raises(mqlite.Empty):
@@ -703,11 +624,10 @@ def test_a_receive_of_many_expired_ones_in_a_full_store_leaves_none_claimed(path
 
 
 def test_nobody_is_woken_where_an_expired_message_found_no_room_to_move(
-    path: str, clock: TwoClocks, in_thread: InThread, until_waiting: UntilWaiting, monkeypatch: pytest.MonkeyPatch
+    path: str, clock: HandClock, in_thread: InThread, until_waiting: UntilWaiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else those who wait would try one after the other, without end."""
-    store = open_store(path, clock=clock, max_store_bytes=24 << 20)
-    with mqlite.Queue.of(Channel.open(store, "q", {}, "json")) as q:
+    with timed_queue(path, clock, max_store_bytes=24 << 20) as q:
         q.put(b"x" * (7 << 20), ttl=5)
         fill(q, b"y" * 50_000)
         clock.pass_by(10)
@@ -726,7 +646,7 @@ def test_nobody_is_woken_where_an_expired_message_found_no_room_to_move(
 
 # ---------------------------------------------------------------------- room
 @pytest.mark.parametrize("options", [{}, {"priority": 1}, {"headers": {"a": 1}}, {"delay": 5}, {"ttl": 5}], ids=str)
-def test_what_has_expired_makes_room_for_a_put_that_does_not_wait(timed: MakeQueue, clock: TwoClocks, options: dict[str, Any]) -> None:
+def test_what_has_expired_makes_room_for_a_put_that_does_not_wait(timed: MakeQueue, clock: HandClock, options: dict[str, Any]) -> None:
     q = timed(maxsize=1)
     q.put("x", ttl=1)
     clock.pass_by(1)
@@ -734,7 +654,7 @@ def test_what_has_expired_makes_room_for_a_put_that_does_not_wait(timed: MakeQue
     assert q.stats().dead == 1
 
 
-def test_what_has_expired_makes_room_for_put_many(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_what_has_expired_makes_room_for_put_many(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxsize=3)
     q.put_many([1, 2, 3], ttl=1)
     clock.pass_by(1)
@@ -742,7 +662,7 @@ def test_what_has_expired_makes_room_for_put_many(timed: MakeQueue, clock: TwoCl
     assert taken(q) == [4, 5, 6]
 
 
-def test_what_has_expired_makes_room_in_bytes(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_what_has_expired_makes_room_in_bytes(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxbytes=1000)
     q.put("x" * 700, ttl=1)
     clock.pass_by(1)
@@ -751,7 +671,7 @@ def test_what_has_expired_makes_room_in_bytes(timed: MakeQueue, clock: TwoClocks
 
 
 @pytest.mark.parametrize("overflow", ["reject", "drop_oldest", "dead_letter"])
-def test_what_has_expired_makes_room_before_anything_is_refused_or_dropped(timed: MakeQueue, clock: TwoClocks, overflow: str) -> None:
+def test_what_has_expired_makes_room_before_anything_is_refused_or_dropped(timed: MakeQueue, clock: HandClock, overflow: str) -> None:
     q = timed(maxsize=2, overflow=overflow)
     q.put("stays")
     q.put("expires", ttl=1)

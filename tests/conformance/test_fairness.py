@@ -2,80 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from bounded import BOUNDED
+from contents import put_all, worked_off
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import HandClock
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
 GUARD = 60.0
 
 
-class HandClock:
-    """A wall clock and a monotonic one that go on together, by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 1_800_000_000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.ns
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-    def pass_by(self, seconds: float) -> None:
-        self.ns += int(seconds * SECOND)
-
-
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def fair(backend: str, path: str, clock: HandClock) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
+def fair(timed: MakeQueue) -> MakeQueue:
     """fair(**options): a fair queue of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path if backend == "disk" else None, clock=clock)
-        made.append(mqlite.Queue.of(Channel.open(store, name, {"fair": True, **options}, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        assert queue.check() == []
-        queue.close()
-
-
-def put_all(queue: mqlite.Queue[Any], *names: str, **options: Any) -> list[int]:
-    """Messages like "a1": the first of group a; "-1": of none. Their ids."""
-    return [queue.put(name, group=None if name[0] == "-" else name[0], **options) for name in names]
-
-
-def worked_off(queue: mqlite.Queue[Any], count: int = 1 << 30) -> list[Any]:
-    """What can be had now, one at a time, each acknowledged before the next."""
-    found: list[Any] = []
-    while len(found) < count:
-        try:
-            [message] = queue.receive(timeout=0)
-        except mqlite.Empty:
-            break
-        found.append(message.body)
-        message.ack()
-    return found
+    return functools.partial(timed, fair=True)
 
 
 def groups(names: list[str]) -> list[str]:
@@ -372,13 +321,6 @@ def test_fairness_cannot_be_changed(make_queue: MakeQueue) -> None:
 
 
 # ---------------------------------------------------------------------- in general
-BOUNDED: dict[str, Any] = {
-    "deadline": None,
-    "database": None,
-    "print_blob": True,
-    "phases": [Phase.generate, Phase.shrink],
-    "suppress_health_check": list(HealthCheck),
-}
 WORDS = ["put", "put", "put", "take", "take", "take", "nack", "hold", "settle"]
 STEPS = st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from("aaab-c"), st.integers(0, 2)), max_size=60)
 
@@ -416,7 +358,7 @@ class Book:
 def test_nobody_has_two_turns_while_another_waits(where: str, examples: int, path: str) -> None:
     names = itertools.count()
 
-    @settings(max_examples=examples, **BOUNDED)
+    @settings(BOUNDED, max_examples=examples)
     @given(STEPS)
     def check(steps: list[tuple[str, str, int]]) -> None:
         with mqlite.Queue(f"q{next(names)}", path if where == "disk" else None, fair=True, max_deliveries=None) as q:

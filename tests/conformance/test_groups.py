@@ -4,65 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from bounded import BOUNDED
+from contents import put_all, worked_off
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import SECOND, HandClock, timed_queue
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mqlite
-from mqlite.channel import Channel
 from mqlite.engine.groups import Turnstile
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
 GUARD = 60.0
-
-
-class HandClock:
-    """A wall clock and a monotonic one that go on together, by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 1_800_000_000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.ns
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-    def pass_by(self, seconds: float) -> None:
-        self.ns += int(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-def opened(where: str, path: str, clock: HandClock, name: str, **options: Any) -> mqlite.Queue[Any]:
-    store = open_store(path if where == "disk" else None, clock=clock)
-    return mqlite.Queue.of(Channel.open(store, name, options, "json"))
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: HandClock) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
-    """timed(**options): a queue of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        made.append(opened(backend, path, clock, name, **options))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        assert queue.check() == []
-        queue.close()
 
 
 def take(queue: mqlite.Queue[Any], count: int = 1) -> list[mqlite.Message]:
@@ -78,20 +34,6 @@ def take(queue: mqlite.Queue[Any], count: int = 1) -> list[mqlite.Message]:
 
 def bodies(messages: list[mqlite.Message]) -> list[Any]:
     return [message.body for message in messages]
-
-
-def worked_off(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now, one at a time, each acknowledged before the next."""
-    found = []
-    while messages := take(queue):
-        found.append(messages[0].body)
-        messages[0].ack()
-    return found
-
-
-def put_all(queue: mqlite.Queue[Any], *names: str) -> list[int]:
-    """Messages like "a1": the first of group a; "-": of none. Their ids."""
-    return [queue.put(name, group=None if name[0] == "-" else name[0]) for name in names]
 
 
 # ---------------------------------------------------------------------- one in flight
@@ -306,10 +248,10 @@ def test_a_more_urgent_one_is_not_held_up_by_a_less_urgent_one_that_waits_for_it
 
 
 def test_a_group_that_waits_for_a_retry_is_held_up_across_a_reopen(path: str, clock: HandClock) -> None:
-    with opened("disk", path, clock, "q") as q:
+    with timed_queue(path, clock) as q:
         put_all(q, "a1", "a2", "b1")
         take(q)[0].nack(delay=10)
-    with opened("disk", path, clock, "q") as q:
+    with timed_queue(path, clock) as q:
         assert worked_off(q) == ["b1"]
         clock.pass_by(10)
         assert worked_off(q) == ["a1", "a2"]
@@ -877,13 +819,6 @@ class Oracle:
 
 WORDS = ["put", "put", "receive", "receive", "ack", "ack", "nack", "release", "retry", "reject", "cancel", "raise", "pass"]
 STEPS = st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 7), st.integers(-1, 1)), max_size=60)
-BOUNDED: dict[str, Any] = {
-    "deadline": None,
-    "database": None,
-    "print_blob": True,
-    "phases": [Phase.generate, Phase.shrink],
-    "suppress_health_check": list(HealthCheck),
-}
 
 
 class Play:
@@ -918,12 +853,12 @@ class Play:
     def bring_back(self) -> None:
         assert self.queue.qsize() >= 0  # moves what is due
         for when, id in sorted(self.retries):
-            if when <= self.clock.ns:
+            if when <= self.clock.monotonic:
                 message = self.oracle.all[id]
                 message |= {"state": "ready", "seq": next(self.oracle.seq)}
                 if message["anew"]:  # else a retry keeps its number in its group
                     message |= {"order": message["seq"], "anew": False}
-        self.retries = [(when, id) for when, id in self.retries if when > self.clock.ns]
+        self.retries = [(when, id) for when, id in self.retries if when > self.clock.monotonic]
 
     def receive(self, count: int) -> None:
         could = [group for group in "abc" if self.oracle.could_go(group)]
@@ -945,7 +880,7 @@ class Play:
         if word == "retry":
             message.nack(delay=number + 0.5)
             oracle.all[message.id]["state"] = "waiting"
-            self.retries.append((self.clock.ns + int((number + 0.5) * SECOND), message.id))
+            self.retries.append((self.clock.monotonic + int((number + 0.5) * SECOND), message.id))
         else:
             getattr(message, word)()
             if word in ("ack", "reject"):
@@ -993,16 +928,16 @@ class Play:
 def test_groups_do_what_a_list_would(where: str, examples: int, limit: int, path: str, clock: HandClock) -> None:
     names = itertools.count()
 
-    @settings(max_examples=examples, **BOUNDED)
+    @settings(BOUNDED, max_examples=examples)
     @given(STEPS)
     def check(steps: list[tuple[str, int, int]]) -> None:
         options = {} if limit == 1 else {"limits": {"*": limit}}
-        with opened(where, path, clock, f"q{next(names)}", max_deliveries=None, ack_timeout=None, **options) as queue:
+        with timed_queue(path if where == "disk" else None, clock, f"q{next(names)}", max_deliveries=None, ack_timeout=None, **options) as queue:
             play = Play(queue, clock, limit)
             for step in steps:
                 play.step(*step)
             assert queue.check() == []
             play.finish()
 
-    with opened(where, path, clock, "kept open"):
+    with timed_queue(path if where == "disk" else None, clock, "kept open"):
         check()

@@ -5,76 +5,22 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from contents import taken
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import HandClock
 
 import mqlite
-from mqlite.channel import Channel
 from mqlite.claims import Kind
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
 GUARD = 60.0
 
 
-class HandClock:
-    """Both clocks, set by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 1_800_000_000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.ns
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-    def pass_by(self, seconds: float) -> None:
-        self.ns += round(seconds * SECOND)
-
-    def moment(self, seconds: float) -> float:
-        return self.ns / SECOND + seconds
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: HandClock) -> Iterator[MakeQueue]:
-    """timed(name, **options): a handle on a queue of one store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-    in_memory = open_store(None, clock=clock)
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path, clock=clock) if backend == "disk" else in_memory
-        made.append(mqlite.Queue.of(Channel.open(store, name, options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        with contextlib.suppress(mqlite.Closed):
-            assert queue.check() == []
-        queue.close()
-
-
-def taken(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now."""
-    found: list[Any] = []
-    with contextlib.suppress(mqlite.Empty):
-        while True:
-            found.append(queue.get(timeout=0))
-    return found
-
-
 ORDERS: list[dict[str, Any]] = [{}, {"order": "lifo"}, {"aging": 10.0}, {"fair": True}]
+Place = Callable[[mqlite.Queue[Any], HandClock], int]
 
 
 # ---------------------------------------------------------------------- where a message can be
@@ -183,9 +129,7 @@ PLACES = [
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_message_is_cancelled_wherever_it_is_and_then_it_is_gone(
-    timed: MakeQueue, clock: HandClock, place: Callable[[mqlite.Queue[Any], HandClock], int], order: dict[str, Any]
-) -> None:
+def test_a_message_is_cancelled_wherever_it_is_and_then_it_is_gone(timed: MakeQueue, clock: HandClock, place: Place, order: dict[str, Any]) -> None:
     q = timed(**order)
     q.put("before")
     number = place(q, clock)
@@ -198,9 +142,7 @@ def test_a_message_is_cancelled_wherever_it_is_and_then_it_is_gone(
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_message_is_moved_to_the_front_wherever_it_is(
-    timed: MakeQueue, clock: HandClock, place: Callable[[mqlite.Queue[Any], HandClock], int], order: dict[str, Any]
-) -> None:
+def test_a_message_is_moved_to_the_front_wherever_it_is(timed: MakeQueue, clock: HandClock, place: Place, order: dict[str, Any]) -> None:
     q = timed(**order)
     q.put("before")
     number = place(q, clock)
@@ -214,9 +156,7 @@ def test_a_message_is_moved_to_the_front_wherever_it_is(
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_message_can_be_put_off_wherever_it_is(
-    timed: MakeQueue, clock: HandClock, place: Callable[[mqlite.Queue[Any], HandClock], int], order: dict[str, Any]
-) -> None:
+def test_a_message_can_be_put_off_wherever_it_is(timed: MakeQueue, clock: HandClock, place: Place, order: dict[str, Any]) -> None:
     q = timed(**order)
     number = place(q, clock)
     assert q.update(number, delay=100) is True
@@ -230,7 +170,7 @@ def test_a_message_can_be_put_off_wherever_it_is(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_changed_keeps_its_counts_and_all_that_is_said_of_it(timed: MakeQueue, clock: HandClock, place: Callable[[mqlite.Queue[Any], HandClock], int]) -> None:
+def test_what_is_changed_keeps_its_counts_and_all_that_is_said_of_it(timed: MakeQueue, clock: HandClock, place: Place) -> None:
     q = timed()
     number = place(q, clock)
     clock.pass_by(100)
@@ -316,7 +256,7 @@ def test_messages_that_are_gone_are_not_found(q: mqlite.Queue[Any]) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_ids_of_other_queues_are_not_found(timed: MakeQueue, clock: HandClock, place: Callable[[mqlite.Queue[Any], HandClock], int]) -> None:
+def test_ids_of_other_queues_are_not_found(timed: MakeQueue, clock: HandClock, place: Place) -> None:
     q, other = timed("q"), timed("other")
     other.put_many(["o1", "o2"])
     number = place(q, clock)

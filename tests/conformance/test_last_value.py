@@ -2,68 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from contents import taken
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import HandClock
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
 GUARD = 60.0
-
-
-class HandClock:
-    """A wall clock and a monotonic one that go on together, by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 1_800_000_000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.ns
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-    def pass_by(self, seconds: float) -> None:
-        self.ns += int(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: HandClock) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
-    """timed(**options): a queue of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path if backend == "disk" else None, clock=clock)
-        made.append(mqlite.Queue.of(Channel.open(store, name, options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        assert queue.check() == []
-        queue.close()
-
-
-def drain(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now."""
-    found = []
-    while True:
-        try:
-            found.append(queue.get(timeout=0))
-        except mqlite.Empty:
-            return found
 
 
 # ---------------------------------------------------------------------- in place
@@ -71,7 +20,7 @@ def test_a_newer_message_has_the_place_of_the_older_one(q: mqlite.Queue[Any]) ->
     q.put("price 1", replace_key="price")
     q.put("other")
     q.put("price 2", replace_key="price")
-    assert drain(q) == ["price 2", "other"]
+    assert taken(q) == ["price 2", "other"]
 
 
 def test_the_newer_message_has_an_id_of_its_own_and_the_older_one_is_gone(q: mqlite.Queue[Any]) -> None:
@@ -87,7 +36,7 @@ def test_the_newer_message_has_an_id_of_its_own_and_the_older_one_is_gone(q: mql
 def test_each_key_has_its_own_last_value_and_messages_without_one_are_left_alone(q: mqlite.Queue[Any]) -> None:
     for n in range(12):
         q.put(n, replace_key=(None, "a", "b")[n % 3])
-    assert drain(q) == [0, 10, 11, 3, 6, 9]
+    assert taken(q) == [0, 10, 11, 3, 6, 9]
 
 
 def test_the_order_among_others_is_kept_for_many_keys(q: mqlite.Queue[Any]) -> None:
@@ -95,7 +44,7 @@ def test_the_order_among_others_is_kept_for_many_keys(q: mqlite.Queue[Any]) -> N
         q.put(n, replace_key=str(n), priority=n % 2)
     for n in reversed(range(30)):
         q.put(100 + n, replace_key=str(n), priority=n % 2)
-    assert drain(q) == [100 + n for n in sorted(range(30), key=lambda n: (-(n % 2), n))]
+    assert taken(q) == [100 + n for n in sorted(range(30), key=lambda n: (-(n % 2), n))]
 
 
 @pytest.mark.parametrize("order", [{"order": "lifo"}, {"fair": True}, {"aging": 10}], ids=["lifo", "fair", "aging"])
@@ -106,7 +55,7 @@ def test_a_newer_message_has_the_place_of_the_older_one_in_any_order(timed: Make
     q.put("after")
     q.put("new", replace_key="k")
     expected = ["before", "new", "after"]
-    assert drain(q) == (expected[::-1] if "order" in order else expected)
+    assert taken(q) == (expected[::-1] if "order" in order else expected)
 
 
 def test_a_message_can_be_replaced_again_and_again(q: mqlite.Queue[Any]) -> None:
@@ -114,7 +63,7 @@ def test_a_message_can_be_replaced_again_and_again(q: mqlite.Queue[Any]) -> None
     for n in range(50):
         q.put(n, replace_key="k")
     q.put("last")
-    assert drain(q) == ["first", 49, "last"]
+    assert taken(q) == ["first", 49, "last"]
 
 
 def test_all_that_was_said_of_the_older_message_goes_with_it(timed: MakeQueue, clock: HandClock) -> None:
@@ -136,7 +85,7 @@ def test_the_ttl_of_the_newer_message_counts_from_its_own_put(timed: MakeQueue, 
     clock.pass_by(9)
     assert [m.body for m in q.peek()] == ["new"]
     clock.pass_by(2)
-    assert drain(q) == []
+    assert taken(q) == []
 
 
 def test_a_larger_or_smaller_message_is_counted_as_it_is(q: mqlite.Queue[Any]) -> None:
@@ -145,7 +94,7 @@ def test_a_larger_or_smaller_message_is_counted_as_it_is(q: mqlite.Queue[Any]) -
     q.put("x" * 100_000, replace_key="k")
     assert q.stats().bytes > 100_000 - 1
     q.put("y" * 10, replace_key="k")
-    assert (q.stats().bytes, drain(q)) == (small, ["y" * 10])
+    assert (q.stats().bytes, taken(q)) == (small, ["y" * 10])
 
 
 def test_a_full_queue_has_room_for_a_newer_value(make_queue: MakeQueue) -> None:
@@ -154,7 +103,7 @@ def test_a_full_queue_has_room_for_a_newer_value(make_queue: MakeQueue) -> None:
     q.put("new", replace_key="k", timeout=0)
     with pytest.raises(mqlite.Full):
         q.put("other", replace_key="l", timeout=0)
-    assert drain(q) == ["new"]
+    assert taken(q) == ["new"]
 
 
 # ---------------------------------------------------------------------- not in place
@@ -164,7 +113,7 @@ def test_one_of_another_priority_goes_to_the_end_of_the_line_of_that(q: mqlite.Q
     q.put("old", replace_key="k")
     q.put("other")
     q.put("new", replace_key="k", priority=priority)
-    assert drain(q) == (["there", "new", "other"] if priority > 0 else ["other", "there", "new"])
+    assert taken(q) == (["there", "new", "other"] if priority > 0 else ["other", "there", "new"])
 
 
 def test_one_that_waits_for_its_time_is_replaced_by_one_at_the_end_of_the_line(timed: MakeQueue, clock: HandClock) -> None:
@@ -172,9 +121,9 @@ def test_one_that_waits_for_its_time_is_replaced_by_one_at_the_end_of_the_line(t
     q.put("old", replace_key="k", delay=10)
     q.put("other")
     q.put("new", replace_key="k")
-    assert drain(q) == ["other", "new"]
+    assert taken(q) == ["other", "new"]
     clock.pass_by(11)
-    assert (drain(q), q.stats().delayed, q.unfinished_tasks) == ([], 0, 2)
+    assert (taken(q), q.stats().delayed, q.unfinished_tasks) == ([], 0, 2)
 
 
 def test_one_that_is_ready_is_replaced_by_one_that_waits(timed: MakeQueue, clock: HandClock) -> None:
@@ -182,9 +131,9 @@ def test_one_that_is_ready_is_replaced_by_one_that_waits(timed: MakeQueue, clock
     q.put("old", replace_key="k")
     q.put("other")
     q.put("new", replace_key="k", delay=10)
-    assert (drain(q), q.stats().delayed) == (["other"], 1)
+    assert (taken(q), q.stats().delayed) == (["other"], 1)
     clock.pass_by(10)
-    assert drain(q) == ["new"]
+    assert taken(q) == ["new"]
 
 
 def test_of_two_that_wait_the_newer_one_s_time_counts(timed: MakeQueue, clock: HandClock) -> None:
@@ -192,9 +141,9 @@ def test_of_two_that_wait_the_newer_one_s_time_counts(timed: MakeQueue, clock: H
     q.put("old", replace_key="k", delay=5)
     q.put("new", replace_key="k", delay=10)
     clock.pass_by(9)
-    assert (drain(q), q.stats().delayed) == ([], 1)
+    assert (taken(q), q.stats().delayed) == ([], 1)
     clock.pass_by(1)
-    assert drain(q) == ["new"]
+    assert taken(q) == ["new"]
 
 
 def test_one_that_waits_for_its_retry_is_replaced(timed: MakeQueue, clock: HandClock) -> None:
@@ -215,7 +164,7 @@ def test_a_delayed_one_that_has_come_into_line_is_replaced_in_place(timed: MakeQ
     assert q.qsize() == 1
     q.put("other")
     q.put("new", replace_key="k")
-    assert drain(q) == ["new", "other"]
+    assert taken(q) == ["new", "other"]
 
 
 # ---------------------------------------------------------------------- claimed ones
@@ -225,7 +174,7 @@ def test_a_claimed_message_is_not_replaced(q: mqlite.Queue[Any]) -> None:
     q.put("new", replace_key="k")
     q.put("newest", replace_key="k")
     held.ack()
-    assert drain(q) == ["newest"]
+    assert taken(q) == ["newest"]
 
 
 def test_a_prefetched_message_is_claimed_and_not_replaced(q: mqlite.Queue[Any]) -> None:
@@ -251,7 +200,7 @@ def test_when_both_are_there_the_newer_one_is_replaced(q: mqlite.Queue[Any]) -> 
     q.put("new", replace_key="k")
     held.release()
     q.put("newest", replace_key="k")
-    assert drain(q) == ["old", "newest"]
+    assert taken(q) == ["old", "newest"]
 
 
 @pytest.mark.parametrize("give_back", [lambda m: m.release(), lambda m: m.nack()], ids=["release", "nack"])
@@ -279,14 +228,14 @@ def test_an_acked_message_is_no_more_to_be_replaced(q: mqlite.Queue[Any]) -> Non
     q.receive()[0].ack()
     q.put("other")
     q.put("new", replace_key="k")
-    assert drain(q) == ["other", "new"]
+    assert taken(q) == ["other", "new"]
 
 
 def test_a_dead_letter_is_not_replaced(q: mqlite.Queue[Any]) -> None:
     q.put("old", replace_key="k")
     q.receive()[0].reject()
     q.put("new", replace_key="k")
-    assert ([m.body for m in q.dead.peek()], drain(q)) == (["old"], ["new"])
+    assert ([m.body for m in q.dead.peek()], taken(q)) == (["old"], ["new"])
 
 
 def test_an_updated_message_is_replaced(timed: MakeQueue) -> None:
@@ -295,11 +244,11 @@ def test_an_updated_message_is_replaced(timed: MakeQueue) -> None:
     q.put("other", priority=2)
     assert q.update(number, priority=2)
     q.put("new", replace_key="k", priority=2)
-    assert drain(q) == ["other", "new"]
+    assert taken(q) == ["other", "new"]
     number = q.put("old", replace_key="k")
     assert q.update(number, delay=60)
     q.put("new", replace_key="k")
-    assert (drain(q), q.stats().delayed) == (["new"], 0)
+    assert (taken(q), q.stats().delayed) == (["new"], 0)
 
 
 # ---------------------------------------------------------------------- producers, groups, waiters
@@ -307,7 +256,7 @@ def test_of_many_in_a_producer_s_batches_the_last_stays(q: mqlite.Queue[Any]) ->
     with q.producer() as producer:
         for n in range(500):
             producer.put(n, replace_key="k" if n % 2 else None)
-    bodies = drain(q)
+    bodies = taken(q)
     assert (len(bodies), sorted(body for body in bodies if body % 2)) == (251, [499])
 
 
@@ -328,7 +277,7 @@ def test_the_newer_message_of_a_group_has_the_older_one_s_place_in_it(q: mqlite.
     q.put("old", group="g", replace_key="k", priority=priority)
     q.put("other", group="g", priority=priority)
     q.put("new", group="g", replace_key="k", priority=priority)
-    assert drain(q) == ["new", "other"]
+    assert taken(q) == ["new", "other"]
 
 
 def test_a_replaced_message_leaves_its_group(q: mqlite.Queue[Any]) -> None:
@@ -342,20 +291,20 @@ def test_a_message_whose_group_is_busy_is_replaced(q: mqlite.Queue[Any]) -> None
     q.put("g1", group="g")
     q.put("old", group="g", replace_key="k")
     [held] = q.receive()
-    assert drain(q) == []  # it was passed over
+    assert taken(q) == []  # it was passed over
     q.put("new", group="g", replace_key="k")
-    assert drain(q) == []
+    assert taken(q) == []
     held.ack()
-    assert drain(q) == ["new"]
+    assert taken(q) == ["new"]
 
 
 def test_a_message_whose_group_is_busy_is_replaced_by_one_that_is_free(q: mqlite.Queue[Any]) -> None:
     q.put("g1", group="g")
     q.put("old", group="g", replace_key="k")
     q.receive()
-    assert drain(q) == []
+    assert taken(q) == []
     q.put("new", replace_key="k")
-    assert drain(q) == ["new"]
+    assert taken(q) == ["new"]
 
 
 def test_a_retry_that_held_up_its_group_frees_it_when_it_is_replaced_from_outside(timed: MakeQueue) -> None:
@@ -363,9 +312,9 @@ def test_a_retry_that_held_up_its_group_frees_it_when_it_is_replaced_from_outsid
     q.put("old", group="g", replace_key="k")
     q.put("g2", group="g")
     q.receive()[0].nack(delay=100)
-    assert drain(q) == []
+    assert taken(q) == []
     q.put("new", replace_key="k")
-    assert sorted(drain(q)) == ["g2", "new"]
+    assert sorted(taken(q)) == ["g2", "new"]
 
 
 def test_who_waits_gets_the_newer_message(q: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting) -> None:
@@ -416,7 +365,7 @@ def test_keys_of_two_queues_have_nothing_to_do_with_each_other(backend: str, pat
         one, other = broker.queue("one"), broker.queue("other")
         one.put(1, replace_key="k")
         other.put(2, replace_key="k")
-        assert (drain(one), drain(other)) == ([1], [2])
+        assert (taken(one), taken(other)) == ([1], [2])
 
 
 def test_a_key_survives_a_reopen(path: str) -> None:
@@ -427,4 +376,4 @@ def test_a_key_survives_a_reopen(path: str) -> None:
         q.put("new", replace_key="k")
     with mqlite.Queue("q", path) as q:
         assert q.check() == []
-        assert drain(q) == ["new", "other"]
+        assert taken(q) == ["new", "other"]

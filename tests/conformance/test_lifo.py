@@ -2,67 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from bounded import BOUNDED
+from contents import taken
+from fixture_types import MakeQueue
+from hand_clock import HandClock
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-SECOND = 1_000_000_000
-
-
-class HandClock:
-    """A wall clock and a monotonic one that go on together, by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 1_800_000_000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.ns
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-    def pass_by(self, seconds: float) -> None:
-        self.ns += int(seconds * SECOND)
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def stack(backend: str, path: str, clock: HandClock) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
+def stack(timed: MakeQueue) -> MakeQueue:
     """stack(**options): a queue that is last in, first out, of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path if backend == "disk" else None, clock=clock)
-        made.append(mqlite.Queue.of(Channel.open(store, name, {"order": "lifo", **options}, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        assert queue.check() == []
-        queue.close()
-
-
-def drain(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now."""
-    found = []
-    while True:
-        try:
-            found.append(queue.get(timeout=0))
-        except mqlite.Empty:
-            return found
+    return functools.partial(timed, order="lifo")
 
 
 # ---------------------------------------------------------------------- order
@@ -70,21 +29,21 @@ def test_the_newest_comes_first(stack: MakeQueue) -> None:
     q = stack()
     for n in range(20):
         q.put(n)
-    assert drain(q) == list(reversed(range(20)))
+    assert taken(q) == list(reversed(range(20)))
 
 
 def test_a_higher_priority_comes_before_what_is_newer(stack: MakeQueue) -> None:
     q = stack()
     for n in range(20):
         q.put(n, priority=n % 3)
-    assert drain(q) == sorted(range(20), key=lambda n: (n % 3, n), reverse=True)
+    assert taken(q) == sorted(range(20), key=lambda n: (n % 3, n), reverse=True)
 
 
 def test_the_extreme_priorities_are_in_order(stack: MakeQueue) -> None:
     q = stack()
     for priority in (0, -(2**31), 2**31 - 1, -1, 1, 0):
         q.put(priority, priority=priority)
-    assert drain(q) == [2**31 - 1, 1, 0, 0, -1, -(2**31)]
+    assert taken(q) == [2**31 - 1, 1, 0, 0, -1, -(2**31)]
 
 
 def test_a_put_between_two_gets_comes_next(stack: MakeQueue) -> None:
@@ -92,14 +51,14 @@ def test_a_put_between_two_gets_comes_next(stack: MakeQueue) -> None:
     q.put_many(["a", "b"])
     first = q.get()
     q.put("c")
-    assert [first, *drain(q)] == ["b", "c", "a"]
+    assert [first, *taken(q)] == ["b", "c", "a"]
 
 
 def test_the_last_of_a_batch_comes_first(stack: MakeQueue) -> None:
     q = stack()
     q.put("before")
     q.put_many([1, 2, 3])
-    assert drain(q) == [3, 2, 1, "before"]
+    assert taken(q) == [3, 2, 1, "before"]
 
 
 def test_the_last_put_of_a_producer_comes_first(stack: MakeQueue) -> None:
@@ -107,7 +66,7 @@ def test_the_last_put_of_a_producer_comes_first(stack: MakeQueue) -> None:
     with q.producer() as producer:
         for n in range(5):
             producer.put(n, priority=n // 3)
-    assert drain(q) == [4, 3, 2, 1, 0]
+    assert taken(q) == [4, 3, 2, 1, 0]
 
 
 def test_a_batch_is_received_in_that_order(stack: MakeQueue) -> None:
@@ -140,7 +99,7 @@ def test_peek_and_browse_show_the_order_in_which_messages_come(stack: MakeQueue,
     held.release()
     expected = list(reversed(range(400)))
     assert (peeked, browsed) == (expected, expected)
-    assert drain(q) == ["urgent", *expected]
+    assert taken(q) == ["urgent", *expected]
 
 
 def test_messages_have_their_own_priority_and_id(stack: MakeQueue) -> None:
@@ -158,7 +117,7 @@ def test_a_message_given_back_keeps_its_place(stack: MakeQueue, give_back: Calla
     [held] = q.receive()
     q.put("newer")
     give_back(held)
-    assert drain(q) == ["newer", "older", "oldest"]
+    assert taken(q) == ["newer", "older", "oldest"]
 
 
 def test_given_back_and_fresh_messages_come_in_one_order(stack: MakeQueue) -> None:
@@ -176,7 +135,7 @@ def test_what_timed_out_keeps_its_place(stack: MakeQueue, clock: HandClock) -> N
     q.receive()
     clock.pass_by(11)
     q.put(3)
-    assert drain(q) == [3, 2, 1]
+    assert taken(q) == [3, 2, 1]
 
 
 def test_a_delayed_message_is_the_newest_when_it_is_due(stack: MakeQueue, clock: HandClock) -> None:
@@ -186,7 +145,7 @@ def test_a_delayed_message_is_the_newest_when_it_is_due(stack: MakeQueue, clock:
     clock.pass_by(1)
     assert q.qsize() == 2
     q.put("after it was due")
-    assert drain(q) == ["after it was due", "later", "before it is due"]
+    assert taken(q) == ["after it was due", "later", "before it is due"]
 
 
 def test_of_two_that_were_due_the_one_that_was_due_later_comes_first(stack: MakeQueue, clock: HandClock) -> None:
@@ -194,7 +153,7 @@ def test_of_two_that_were_due_the_one_that_was_due_later_comes_first(stack: Make
     q.put("second", delay=2)
     q.put("first", delay=1)
     clock.pass_by(3)
-    assert drain(q) == ["second", "first"]
+    assert taken(q) == ["second", "first"]
 
 
 def test_a_retry_is_the_newest_when_it_is_due(stack: MakeQueue, clock: HandClock) -> None:
@@ -212,7 +171,7 @@ def test_a_redriven_message_is_as_if_it_were_new(stack: MakeQueue) -> None:
     q.receive()[0].reject()
     q.put("meanwhile")
     assert q.redrive() == 1
-    assert drain(q) == ["died", "meanwhile", "other"]
+    assert taken(q) == ["died", "meanwhile", "other"]
 
 
 # ---------------------------------------------------------------------- by id
@@ -220,7 +179,7 @@ def test_an_updated_message_is_the_newest_of_its_priority(stack: MakeQueue) -> N
     q = stack()
     ids = q.put_many([0, 1, 2])
     assert q.update(ids[0], priority=0)
-    assert drain(q) == [0, 2, 1]
+    assert taken(q) == [0, 2, 1]
 
 
 def test_a_message_is_raised_and_cancelled_by_its_id(stack: MakeQueue) -> None:
@@ -268,7 +227,7 @@ def test_the_order_survives_a_reopen_and_is_stored(path: str) -> None:
         mqlite.Queue("q", path, order="priority")
     with mqlite.Queue("q", path) as q:
         q.put(3)
-        assert drain(q) == ["urgent", 3, 2, 1]
+        assert taken(q) == ["urgent", 3, 2, 1]
         assert q.check() == []
 
 
@@ -287,7 +246,7 @@ STEPS = st.lists(
 def test_it_does_what_a_sorted_list_would(where: str, examples: int, path: str) -> None:
     names = itertools.count()
 
-    @settings(max_examples=examples, deadline=None, database=None, print_blob=True, phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))
+    @settings(BOUNDED, max_examples=examples)
     @given(STEPS)
     def check(steps: list[tuple[str, int, int]]) -> None:
         with mqlite.Queue(f"q{next(names)}", path if where == "disk" else None, order="lifo", max_deliveries=None) as q:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
 
 
 def counts(q: mqlite.Queue[Any]) -> tuple[int, int, int, int]:

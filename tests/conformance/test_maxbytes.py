@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from contents import bodies
+from fixture_types import InThread, MakeQueue, UntilWaiting
 
 import mqlite
 from mqlite.claims import Kind
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
 GUARD = 60.0
 BODY = b"x" * 100
 
@@ -36,10 +34,6 @@ def size_of() -> Iterator[Callable[..., int]]:
 
 
 SizeOf = Callable[..., int]
-
-
-def bodies(queue: mqlite.Queue[Any]) -> list[Any]:
-    return [message.body for message in queue.browse()]
 
 
 # ---------------------------------------------------------------------- exact

@@ -9,8 +9,6 @@ import pytest
 
 import mqlite
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-
 
 class Uncomparable:
     """A body that fails if it is compared, hashed or asked for its truth."""

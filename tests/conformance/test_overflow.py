@@ -5,27 +5,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from contents import bodies
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import HandClock
 
 import mqlite
-from mqlite.channel import Channel
 from mqlite.claims import Kind
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
 GUARD = 60.0
 POLICIES = ("block", "reject", "drop_oldest", "dead_letter")
-
-
-def bodies(queue: mqlite.Queue[Any]) -> list[Any]:
-    """What is ready, in delivery order."""
-    return [message.body for message in queue.browse()]
 
 
 def total(queue: mqlite.Queue[Any]) -> int:
@@ -460,29 +452,14 @@ def test_every_policy_respects_shutdown(make_queue: MakeQueue, overflow: str) ->
     assert (q.stats().dead, q.get(timeout=0)) == (0, 1)
 
 
-class HandClock:
-    """Both clocks, set by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 1_800_000_000_000_000_000
-
-    def wall_ns(self) -> int:
-        return self.ns
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-
 @pytest.mark.parametrize("overflow", POLICIES)
-def test_what_has_expired_makes_room_before_a_policy_is_asked(backend: str, path: str, overflow: str) -> None:
-    clock = HandClock()
-    store = open_store(path if backend == "disk" else None, clock=clock)
-    with mqlite.Queue.of(Channel.open(store, "q", {"maxsize": 2, "overflow": overflow, "expired": "drop"}, "json")) as q:
-        q.put("lives", priority=1)
-        q.put("expires", ttl=5)
-        clock.ns += 5_000_000_000
-        q.put("new", timeout=0)
-        assert (bodies(q), q.stats().dead) == (["lives", "new"], 0)
+def test_what_has_expired_makes_room_before_a_policy_is_asked(timed: MakeQueue, clock: HandClock, overflow: str) -> None:
+    q = timed(maxsize=2, overflow=overflow, expired="drop")
+    q.put("lives", priority=1)
+    q.put("expires", ttl=5)
+    clock.pass_by(5)
+    q.put("new", timeout=0)
+    assert (bodies(q), q.stats().dead) == (["lives", "new"], 0)
 
 
 # ---------------------------------------------------------------------- many at once

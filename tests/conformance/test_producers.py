@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread, MakeQueue, UntilWaiting
 
 import mqlite
 from mqlite.claims import Kind
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
 
 
 def test_leaving_the_block_stores_everything_in_order(q: mqlite.Queue[Any]) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread, MakeQueue
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
 
 
 def test_what_was_put_is_got(q: mqlite.Queue[Any]) -> None:

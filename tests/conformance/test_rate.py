@@ -2,74 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from contents import taken
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import SECOND, HandClock, timed_queue
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
 GUARD = 60.0
-
-
-class HandClock:
-    """Both clocks, set by hand."""
-
-    def __init__(self) -> None:
-        self.wall, self.monotonic = 1_800_000_000 * SECOND, 1000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.wall
-
-    def monotonic_ns(self) -> int:
-        return self.monotonic
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += round(seconds * SECOND)
-        self.monotonic += round(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: HandClock) -> Iterator[MakeQueue]:
-    """timed(**options): a handle on a queue of one store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-    in_memory = open_store(None, clock=clock)
-
-    def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path, clock=clock) if backend == "disk" else in_memory
-        made.append(mqlite.Queue.of(Channel.open(store, name, options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        with contextlib.suppress(mqlite.Closed):
-            assert queue.check() == []
-        queue.close()
-
-
-def taken(queue: mqlite.Queue[Any], most: int = 1 << 20) -> list[Any]:
-    """All that is handed out now."""
-    found: list[Any] = []
-    with contextlib.suppress(mqlite.Empty):
-        while len(found) < most:
-            found.append(queue.get(timeout=0))
-    return found
 
 
 # ---------------------------------------------------------------------- a number
@@ -255,9 +200,9 @@ def test_setting_the_wall_clock_changes_nothing(timed: MakeQueue, clock: HandClo
     q = timed(rate=1)
     q.put_many([0, 1, 2])
     assert taken(q) == [0]
-    clock.wall += 3600 * SECOND
+    clock.set_wall(3600)
     assert taken(q) == []
-    clock.wall -= 7200 * SECOND
+    clock.set_wall(-7200)
     clock.monotonic += SECOND
     assert taken(q) == [1]
 
@@ -390,14 +335,10 @@ def test_a_rate_is_stored_with_the_queue(path: str, rate: Any) -> None:
 
 def test_a_rate_goes_on_over_closing_and_opening(path: str) -> None:
     clock = HandClock()
-
-    def opened(**options: Any) -> mqlite.Queue[Any]:
-        return mqlite.Queue.of(Channel.open(open_store(path, clock=clock), "q", options, "json"))
-
-    with opened(rate=1) as q:
+    with timed_queue(path, clock, rate=1) as q:
         q.put_many([0, 1, 2])
         assert taken(q) == [0]
-    with opened() as q:
+    with timed_queue(path, clock) as q:
         assert len(taken(q)) == 0
         clock.pass_by(1)
         assert taken(q) == [1]
@@ -433,8 +374,7 @@ rates = st.one_of(
 def test_at_each_moment_exactly_what_a_token_bucket_allows_is_handed_out(rate: Any, steps: list[tuple[int, int]]) -> None:
     clock = HandClock()
     bucket = Bucket(*rate) if isinstance(rate, tuple) else Bucket(1, 1 / rate)
-    store = open_store(None, clock=clock)
-    with mqlite.Queue.of(Channel.open(store, "q", {"rate": rate}, "json")) as q:
+    with timed_queue(None, clock, rate=rate) as q:
         q.put_many(list(range(8 * 25)))
         for number, (ns, most) in enumerate(steps):
             clock.monotonic += ns

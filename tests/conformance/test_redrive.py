@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread, MakeQueue
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
 
 
 def with_dead(make_queue: MakeQueue, bodies: list[Any], **options: Any) -> mqlite.Queue[Any]:

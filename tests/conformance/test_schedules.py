@@ -5,96 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from contents import fill, taken
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import NOON, SECOND, HandClock, timed_queue
 
 import mqlite
-from mqlite.channel import Channel
 from mqlite.claims import Kind
-from mqlite.store import open_store
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-SECOND = 1_000_000_000
-NOON = 1_800_000_000  # 2027-01-15 08:00 UTC
 HOUR = 3600
 BERLIN = ZoneInfo("Europe/Berlin")
-
-
-class TwoClocks:
-    """A wall clock and a monotonic one, each set by hand."""
-
-    def __init__(self, wall: float = NOON, monotonic: float = 1000) -> None:
-        self.wall, self.monotonic = int(wall * SECOND), int(monotonic * SECOND)
-
-    def wall_ns(self) -> int:
-        return self.wall
-
-    def monotonic_ns(self) -> int:
-        return self.monotonic
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += int(seconds * SECOND)
-        self.monotonic += int(seconds * SECOND)
-
-    def set_wall(self, seconds: float) -> None:
-        self.wall += int(seconds * SECOND)
-
-
-@pytest.fixture
-def clock() -> TwoClocks:
-    return TwoClocks()
-
-
-@pytest.fixture
-def timed(backend: str, path: str, clock: TwoClocks) -> Iterator[MakeQueue]:
-    """timed(**options): a queue of a store that goes by `clock`."""
-    made: list[mqlite.Queue[Any]] = []
-
-    def make(**options: Any) -> mqlite.Queue[Any]:
-        store = open_store(path if backend == "disk" else None, clock=clock)
-        made.append(mqlite.Queue.of(Channel.open(store, "q", options, "json")))
-        return made[-1]
-
-    yield make
-    for queue in made:
-        try:
-            assert queue.check() == []
-        except mqlite.Closed:
-            pass
-        queue.close()
-
-
-def at(path: str, clock: TwoClocks, **options: Any) -> mqlite.Queue[Any]:
-    """The queue on disk, by that clock."""
-    return mqlite.Queue.of(Channel.open(open_store(path, clock=clock), "q", options, "json"))
-
-
-def taken(queue: mqlite.Queue[Any]) -> list[Any]:
-    """All that can be had now."""
-    found = []
-    while True:
-        try:
-            found.append(queue.get(timeout=0))
-        except mqlite.Empty:
-            return found
-
-
-def fill(queue: mqlite.Queue[Any], body: bytes, **options: Any) -> int:
-    """Until the store is full, at last one by one; how many there was room for."""
-    count, together = 0, 64
-    while together:
-        try:
-            count += len(queue.put_many([body] * together, **options))
-        except mqlite.StoreFull:
-            together //= 4
-    return count
 
 
 def moment(seconds: float) -> datetime:
@@ -109,7 +34,7 @@ def next_at(queue: mqlite.Queue[Any]) -> datetime:
 
 
 # ---------------------------------------------------------------------- every
-def test_a_schedule_fires_again_and_again(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_schedule_fires_again_and_again(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10)
     for _ in range(3):
@@ -126,7 +51,7 @@ def test_the_first_firing_is_one_interval_from_now(timed: MakeQueue) -> None:
 
 
 @pytest.mark.parametrize("start", [NOON + 60, NOON + 60.0, moment(60), moment(60).astimezone(timezone(timedelta(hours=-7)))])
-def test_a_start_is_the_first_firing(timed: MakeQueue, clock: TwoClocks, start: Any) -> None:
+def test_a_start_is_the_first_firing(timed: MakeQueue, clock: HandClock, start: Any) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, start=start)
     assert next_at(q) == moment(60)
@@ -136,7 +61,7 @@ def test_a_start_is_the_first_firing(timed: MakeQueue, clock: TwoClocks, start: 
     assert (taken(q), next_at(q)) == (["t"], moment(70))
 
 
-def test_a_start_that_has_passed_says_only_where_it_counts_from(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_start_that_has_passed_says_only_where_it_counts_from(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, start=NOON - 33, catch_up="all")
     assert next_at(q) == moment(7)
@@ -147,7 +72,7 @@ def test_a_start_that_has_passed_says_only_where_it_counts_from(timed: MakeQueue
 
 
 @pytest.mark.parametrize("every", [0.1, 1 / 3, 7, 0.001])
-def test_firings_do_not_drift_however_late_anybody_looks(timed: MakeQueue, clock: TwoClocks, every: float) -> None:
+def test_firings_do_not_drift_however_late_anybody_looks(timed: MakeQueue, clock: HandClock, every: float) -> None:
     q = timed()
     q.schedule("tick", "t", every=every, start=NOON + 1)
     step = round(every * SECOND)
@@ -163,7 +88,7 @@ def test_firings_do_not_drift_however_late_anybody_looks(timed: MakeQueue, clock
         clock.monotonic, clock.wall = 1000 * SECOND + now_ns, NOON * SECOND + now_ns
 
 
-def test_a_short_interval_gives_each_of_its_firings_when_all_are_caught_up(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_short_interval_gives_each_of_its_firings_when_all_are_caught_up(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=0.1, catch_up="all")
     count = 0
@@ -174,28 +99,28 @@ def test_a_short_interval_gives_each_of_its_firings_when_all_are_caught_up(timed
 
 
 # ---------------------------------------------------------------------- what was missed
-def test_one_message_stands_for_all_that_were_missed(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_one_message_stands_for_all_that_were_missed(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10)
     clock.pass_by(10_005)
     assert (taken(q), next_at(q)) == (["t"], moment(10_010))
 
 
-def test_each_that_was_missed_is_made_up_for(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_each_that_was_missed_is_made_up_for(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, catch_up="all")
     clock.pass_by(35)
     assert (taken(q), next_at(q)) == (["t"] * 3, moment(40))
 
 
-def test_many_that_were_missed_are_made_up_for_at_once(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_many_that_were_missed_are_made_up_for_at_once(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=1, catch_up="all")
     clock.pass_by(1300.5)
     assert (q.qsize(), len(taken(q)), next_at(q)) == (1300, 1300, moment(1301))
 
 
-def test_what_is_over_a_minute_late_is_left_out(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_what_is_over_a_minute_late_is_left_out(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=1000, catch_up="skip")
     clock.pass_by(1061)
@@ -204,7 +129,7 @@ def test_what_is_over_a_minute_late_is_left_out(timed: MakeQueue, clock: TwoCloc
     assert (taken(q), next_at(q)) == (["t"], moment(3000))
 
 
-def test_only_the_latest_of_those_that_were_missed_can_be_on_time(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_only_the_latest_of_those_that_were_missed_can_be_on_time(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=1000, catch_up="skip")
     clock.pass_by(5001)
@@ -212,7 +137,7 @@ def test_only_the_latest_of_those_that_were_missed_can_be_on_time(timed: MakeQue
 
 
 # ---------------------------------------------------------------------- by name
-def test_the_same_name_replaces(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_same_name_replaces(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "old", every=10)
     clock.pass_by(5)
@@ -225,7 +150,7 @@ def test_the_same_name_replaces(timed: MakeQueue, clock: TwoClocks) -> None:
     assert taken(q) == ["new"]
 
 
-def test_the_same_name_replaces_one_kind_by_the_other(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_same_name_replaces_one_kind_by_the_other(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "old", every=10)
     q.schedule("tick", "new", cron="0 * * * *")
@@ -237,7 +162,7 @@ def test_the_same_name_replaces_one_kind_by_the_other(timed: MakeQueue, clock: T
 OPTIONS: dict[str, Any] = {"every": 10, "catch_up": "all", "priority": 2, "headers": {"a": 1}, "type": "t", "ttl": 5, "group": "g"}
 
 
-def test_an_identical_one_is_left_alone(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_identical_one_is_left_alone(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", {"a": [1]}, **OPTIONS)
     clock.pass_by(7)
@@ -249,7 +174,7 @@ def test_an_identical_one_is_left_alone(timed: MakeQueue, clock: TwoClocks) -> N
     assert next_at(q) == moment(20)
 
 
-def test_an_identical_one_with_a_start_is_left_alone(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_identical_one_with_a_start_is_left_alone(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, start=NOON + 5)
     clock.pass_by(6)
@@ -258,7 +183,7 @@ def test_an_identical_one_with_a_start_is_left_alone(timed: MakeQueue, clock: Tw
     assert (taken(q), next_at(q)) == ([], moment(15))
 
 
-def test_an_identical_one_with_cron_is_left_alone_after_the_clock_was_set_back(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_identical_one_with_cron_is_left_alone_after_the_clock_was_set_back(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("hourly", "h", cron="0 * * * *")
     clock.pass_by(HOUR)
@@ -274,7 +199,7 @@ def test_an_identical_one_with_cron_is_left_alone_after_the_clock_was_set_back(t
     [{"every": 11}, {"catch_up": "one"}, {"priority": 3}, {"headers": {"a": 2}}, {"headers": None}, {"type": "u"}, {"ttl": 6}, {"group": "h"}, {"start": NOON + 60}],
     ids=str,
 )
-def test_whatever_differs_replaces(timed: MakeQueue, clock: TwoClocks, change: dict[str, Any]) -> None:
+def test_whatever_differs_replaces(timed: MakeQueue, clock: HandClock, change: dict[str, Any]) -> None:
     q = timed()
     q.schedule("tick", "t", **OPTIONS)
     clock.pass_by(7)
@@ -282,7 +207,7 @@ def test_whatever_differs_replaces(timed: MakeQueue, clock: TwoClocks, change: d
     assert next_at(q) in (moment(17), moment(18), moment(60))
 
 
-def test_an_unscheduled_one_fires_no_more(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_unscheduled_one_fires_no_more(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10)
     q.schedule("tock", "o", every=10)
@@ -294,7 +219,7 @@ def test_an_unscheduled_one_fires_no_more(timed: MakeQueue, clock: TwoClocks) ->
     assert [s.name for s in q.schedules()] == ["tock"]
 
 
-def test_an_unscheduled_one_is_not_made_up_for(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_an_unscheduled_one_is_not_made_up_for(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, catch_up="all")
     clock.pass_by(50)
@@ -302,7 +227,7 @@ def test_an_unscheduled_one_is_not_made_up_for(timed: MakeQueue, clock: TwoClock
     assert (taken(q), q.stats().ready) == ([], 0)
 
 
-def test_a_name_can_be_used_again(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_name_can_be_used_again(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10)
     clock.pass_by(5)
@@ -311,7 +236,7 @@ def test_a_name_can_be_used_again(timed: MakeQueue, clock: TwoClocks) -> None:
     assert next_at(q) == moment(15)
 
 
-def test_schedules_are_listed_with_the_next_to_fire_first(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_schedules_are_listed_with_the_next_to_fire_first(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     assert q.schedules() == []
     q.schedule("slow", 1, every=100, catch_up="skip")
@@ -331,7 +256,7 @@ def test_next_at_is_in_the_zone_of_the_schedule(timed: MakeQueue) -> None:
     assert next_at(q).isoformat() == "2027-01-15T09:30:00+01:00"
 
 
-def test_many_schedules_fire_side_by_side(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_many_schedules_fire_side_by_side(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     for number in range(700):
         q.schedule(f"s{number}", number, every=10)
@@ -350,7 +275,7 @@ def test_the_same_name_in_another_queue_is_another_schedule(make_queue: MakeQueu
 
 
 # ---------------------------------------------------------------------- the message of a firing
-def test_each_firing_is_a_message_of_its_own(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_each_firing_is_a_message_of_its_own(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", {"a": 1}, every=10, priority=3, headers={"h": "x"}, type="t", group="g")
     clock.pass_by(10)
@@ -365,7 +290,7 @@ def test_each_firing_is_a_message_of_its_own(timed: MakeQueue, clock: TwoClocks)
     second.ack()
 
 
-def test_a_firing_lines_up_at_its_priority(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_firing_lines_up_at_its_priority(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.put("plain")
     q.schedule("high", "high", every=10, priority=1)
@@ -374,7 +299,7 @@ def test_a_firing_lines_up_at_its_priority(timed: MakeQueue, clock: TwoClocks) -
     assert taken(q) == ["high", "plain", "low"]
 
 
-def test_the_ttl_of_a_firing_counts_from_the_firing(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_ttl_of_a_firing_counts_from_the_firing(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, ttl=5)
     clock.pass_by(10)
@@ -386,7 +311,7 @@ def test_the_ttl_of_a_firing_counts_from_the_firing(timed: MakeQueue, clock: Two
     assert taken(q) == ["t"]
 
 
-def test_the_ttl_of_the_queue_is_for_firings_too(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_the_ttl_of_the_queue_is_for_firings_too(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(ttl=5, expired="drop")
     q.schedule("tick", "t", every=10)
     clock.pass_by(10)
@@ -397,7 +322,7 @@ def test_the_ttl_of_the_queue_is_for_firings_too(timed: MakeQueue, clock: TwoClo
     assert taken(q) == ["t"]
 
 
-def test_firings_of_a_group_are_in_flight_one_at_a_time(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_firings_of_a_group_are_in_flight_one_at_a_time(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, group="g", catch_up="all")
     q.put("other", group="g")
@@ -418,7 +343,7 @@ def test_a_schedule_of_a_group_does_not_hold_the_group_up(timed: MakeQueue) -> N
 
 
 @pytest.mark.parametrize("options", [{"order": "lifo"}, {"aging": 1.0}, {"fair": True}, {"rate": (1000, 1)}, {"overflow": "reject"}, {"maxbytes": 10_000}], ids=str)
-def test_every_kind_of_queue_has_schedules(timed: MakeQueue, clock: TwoClocks, options: dict[str, Any]) -> None:
+def test_every_kind_of_queue_has_schedules(timed: MakeQueue, clock: HandClock, options: dict[str, Any]) -> None:
     q = timed(**options)
     q.schedule("tick", "t", every=10, catch_up="all", priority=1)
     clock.pass_by(20)
@@ -434,7 +359,7 @@ def test_a_group_is_refused_in_a_queue_that_knows_none(timed: MakeQueue) -> None
     assert q.schedules() == []
 
 
-def test_a_firing_that_fails_is_retried_and_dies_like_any_message(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_firing_that_fails_is_retried_and_dies_like_any_message(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(max_deliveries=2)
     q.schedule("tick", "t", every=10, headers={"a": 1})
     clock.pass_by(10)
@@ -450,7 +375,7 @@ def test_a_firing_that_fails_is_retried_and_dies_like_any_message(timed: MakeQue
 
 
 @pytest.mark.parametrize("take", ["get", "receive", "consumer", "auto_ack", "qsize", "stats", "peek", "browse", "broker"])
-def test_whoever_looks_fires(timed: MakeQueue, clock: TwoClocks, take: str) -> None:
+def test_whoever_looks_fires(timed: MakeQueue, clock: HandClock, take: str) -> None:
     q = timed()
     q.schedule("tick", "t", every=10)
     clock.pass_by(10)
@@ -481,7 +406,7 @@ def test_a_schedule_is_no_message(timed: MakeQueue) -> None:
     assert (q.qsize(), q.full(), q.unfinished_tasks) == (1, True, 1)
 
 
-def test_a_schedule_that_fired_is_no_message_either(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_schedule_that_fired_is_no_message_either(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t" * 100, every=10)
     for _ in range(3):
@@ -501,7 +426,7 @@ def test_a_replaced_and_an_unscheduled_one_leave_nothing_behind(timed: MakeQueue
     assert (stats.ready, stats.delayed, stats.bytes, q.unfinished_tasks) == (0, 0, 0, 0)
 
 
-def test_purge_leaves_schedules(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_purge_leaves_schedules(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10)
     q.put("now")
@@ -511,7 +436,7 @@ def test_purge_leaves_schedules(timed: MakeQueue, clock: TwoClocks) -> None:
     assert taken(q) == ["t"]
 
 
-def test_purge_takes_what_was_fired(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_purge_takes_what_was_fired(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, catch_up="all")
     clock.pass_by(35)
@@ -520,7 +445,7 @@ def test_purge_takes_what_was_fired(timed: MakeQueue, clock: TwoClocks) -> None:
 
 
 # ---------------------------------------------------------------------- room
-def test_a_firing_waits_for_room(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_firing_waits_for_room(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxsize=1)
     q.put("x")
     q.schedule("tick", "t", every=10)
@@ -529,7 +454,7 @@ def test_a_firing_waits_for_room(timed: MakeQueue, clock: TwoClocks) -> None:
     assert (taken(q), next_at(q)) == (["x", "t"], moment(20))
 
 
-def test_firings_never_overfill_a_queue(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_firings_never_overfill_a_queue(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxsize=3)
     q.schedule("tick", "t", every=10, catch_up="all")
     q.schedule("tock", "o", every=10)
@@ -540,7 +465,7 @@ def test_firings_never_overfill_a_queue(timed: MakeQueue, clock: TwoClocks) -> N
     assert most == 3
 
 
-def test_more_missed_firings_than_there_is_room_for_come_as_room_is_made(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_more_missed_firings_than_there_is_room_for_come_as_room_is_made(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxsize=3)
     q.schedule("tick", "t", every=10, catch_up="all")
     clock.pass_by(75)
@@ -548,7 +473,7 @@ def test_more_missed_firings_than_there_is_room_for_come_as_room_is_made(timed: 
     assert (taken(q), next_at(q)) == (["t"] * 7, moment(80))
 
 
-def test_firings_keep_to_maxbytes(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_firings_keep_to_maxbytes(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxbytes=1000)
     q.schedule("tick", "t" * 300, every=10, catch_up="all")
     clock.pass_by(50)
@@ -558,7 +483,7 @@ def test_firings_keep_to_maxbytes(timed: MakeQueue, clock: TwoClocks) -> None:
     assert len(taken(q)) == 5
 
 
-def test_firings_that_skip_are_left_out_where_they_find_no_room_in_time(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_firings_that_skip_are_left_out_where_they_find_no_room_in_time(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxsize=1)
     q.put("x")
     q.schedule("tick", "t", every=1000, catch_up="skip")
@@ -569,7 +494,7 @@ def test_firings_that_skip_are_left_out_where_they_find_no_room_in_time(timed: M
 
 
 @pytest.mark.parametrize("overflow", ["reject", "drop_oldest", "dead_letter"])
-def test_a_firing_drops_nothing_to_make_room(timed: MakeQueue, clock: TwoClocks, overflow: str) -> None:
+def test_a_firing_drops_nothing_to_make_room(timed: MakeQueue, clock: HandClock, overflow: str) -> None:
     q = timed(maxsize=1, overflow=overflow)
     q.put("x")
     q.schedule("tick", "t", every=10)
@@ -578,7 +503,7 @@ def test_a_firing_drops_nothing_to_make_room(timed: MakeQueue, clock: TwoClocks,
     assert taken(q) == ["x", "t"]
 
 
-def test_other_schedules_fire_beside_one_that_finds_no_room(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_other_schedules_fire_beside_one_that_finds_no_room(timed: MakeQueue, clock: HandClock) -> None:
     q = timed(maxsize=2)
     q.put("x")
     q.schedule("tick", "t", every=10)
@@ -588,9 +513,8 @@ def test_other_schedules_fire_beside_one_that_finds_no_room(timed: MakeQueue, cl
     assert sorted(taken(q)) == ["o", "t", "x"]
 
 
-def test_a_firing_in_a_full_store_is_made_up_for_when_there_is_room(path: str, clock: TwoClocks) -> None:
-    store = open_store(path, clock=clock, max_store_bytes=24 << 20)
-    with mqlite.Queue.of(Channel.open(store, "q", {}, "json")) as q:
+def test_a_firing_in_a_full_store_is_made_up_for_when_there_is_room(path: str, clock: HandClock) -> None:
+    with timed_queue(path, clock, max_store_bytes=24 << 20) as q:
         q.schedule("tick", b"t" * 100_000, every=10, catch_up="all")
         fill(q, b"x" * 100_000)
         clock.pass_by(3005)
@@ -600,7 +524,7 @@ def test_a_firing_in_a_full_store_is_made_up_for_when_there_is_room(path: str, c
         assert (ticks, next_at(q), q.check()) == (300, moment(3010), [])
 
 
-def test_a_paused_queue_collects_its_firings(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_paused_queue_collects_its_firings(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, catch_up="all")
     q.pause()
@@ -610,7 +534,7 @@ def test_a_paused_queue_collects_its_firings(timed: MakeQueue, clock: TwoClocks)
     assert taken(q) == ["t", "t"]
 
 
-def test_a_shut_down_queue_gets_no_more_firings(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_shut_down_queue_gets_no_more_firings(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, catch_up="all")
     clock.pass_by(10)
@@ -623,13 +547,13 @@ def test_a_shut_down_queue_gets_no_more_firings(timed: MakeQueue, clock: TwoCloc
 
 
 # ---------------------------------------------------------------------- stored
-def test_schedules_survive_a_restart(path: str, clock: TwoClocks) -> None:
-    with at(path, clock) as q:
+def test_schedules_survive_a_restart(path: str, clock: HandClock) -> None:
+    with timed_queue(path, clock) as q:
         q.schedule("tick", {"a": 1}, every=10, priority=2, headers={"h": 1}, type="t", catch_up="all", ttl=100, group="g")
         q.schedule("nightly", "n", cron="0 * * * *", zone="Europe/Berlin")
         before = q.schedules()
         clock.pass_by(3)
-    with at(path, clock) as q:
+    with timed_queue(path, clock) as q:
         assert q.schedules() == before
         q.schedule("tick", {"a": 1}, every=10, priority=2, headers={"h": 1}, type="t", catch_up="all", ttl=100, group="g")
         assert q.schedules() == before
@@ -641,40 +565,40 @@ def test_schedules_survive_a_restart(path: str, clock: TwoClocks) -> None:
 
 
 @pytest.mark.parametrize(("catch_up", "count"), [("one", 1), ("all", 7), ("skip", 0)])
-def test_what_was_missed_while_the_store_was_closed_is_caught_up(path: str, clock: TwoClocks, catch_up: str, count: int) -> None:
-    with at(path, clock) as q:
+def test_what_was_missed_while_the_store_was_closed_is_caught_up(path: str, clock: HandClock, catch_up: str, count: int) -> None:
+    with timed_queue(path, clock) as q:
         q.schedule("tick", "t", every=100, catch_up=catch_up)
     clock.pass_by(770)
-    with at(path, clock) as q:
+    with timed_queue(path, clock) as q:
         assert (taken(q), next_at(q)) == (["t"] * count, moment(800))
 
 
 @pytest.mark.parametrize("monotonic", [5.0, 1e6])
 @pytest.mark.parametrize(("catch_up", "count"), [("one", 1), ("all", 7), ("skip", 0)])
 def test_schedules_go_on_by_the_wall_clock_after_a_reboot(path: str, monotonic: float, catch_up: str, count: int) -> None:
-    with at(path, TwoClocks(NOON, 5000)) as q:
+    with timed_queue(path, HandClock(NOON, 5000)) as q:
         q.schedule("tick", "t", every=100, catch_up=catch_up)
         q.schedule("hourly", "h", cron="0 * * * *")
     shutil.rmtree(os.path.join(path, "run"))  # as after a reboot
-    clock = TwoClocks(NOON + 770, monotonic)
-    with at(path, clock) as q:
+    clock = HandClock(NOON + 770, monotonic)
+    with timed_queue(path, clock) as q:
         assert (taken(q), q.schedules()[0].next_at, q.schedules()[1].next_at) == (["t"] * count, moment(800), moment(HOUR))
         clock.pass_by(30)
         assert (taken(q), q.check()) == (["t"], [])
 
 
-def test_a_firing_that_was_not_taken_is_there_after_a_restart(path: str, clock: TwoClocks) -> None:
-    with at(path, clock) as q:
+def test_a_firing_that_was_not_taken_is_there_after_a_restart(path: str, clock: HandClock) -> None:
+    with timed_queue(path, clock) as q:
         q.schedule("tick", "t", every=10)
         clock.pass_by(10)
         assert q.qsize() == 1
-    with at(path, clock) as q:
+    with timed_queue(path, clock) as q:
         assert (taken(q), next_at(q)) == (["t"], moment(20))
 
 
 # ---------------------------------------------------------------------- clocks that jump
 @pytest.mark.parametrize("jump", [-86400, 86400])
-def test_an_interval_takes_its_time_whatever_the_wall_clock_does(timed: MakeQueue, clock: TwoClocks, jump: float) -> None:
+def test_an_interval_takes_its_time_whatever_the_wall_clock_does(timed: MakeQueue, clock: HandClock, jump: float) -> None:
     q = timed()
     q.schedule("tick", "t", every=10, catch_up="all")
     clock.set_wall(jump)
@@ -684,7 +608,7 @@ def test_an_interval_takes_its_time_whatever_the_wall_clock_does(timed: MakeQueu
     assert taken(q) == ["t"]
 
 
-def test_a_wall_clock_that_is_set_back_fires_nothing_twice(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_wall_clock_that_is_set_back_fires_nothing_twice(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("hourly", "h", cron="0 * * * *", catch_up="all")
     clock.pass_by(2 * HOUR)
@@ -698,7 +622,7 @@ def test_a_wall_clock_that_is_set_back_fires_nothing_twice(timed: MakeQueue, clo
 
 
 @pytest.mark.parametrize(("catch_up", "late", "count"), [("one", 90, 1), ("all", 90, 5), ("skip", 90, 0), ("skip", 30, 1)])
-def test_a_wall_clock_that_is_set_forward_fires_what_was_passed_over(timed: MakeQueue, clock: TwoClocks, catch_up: str, late: float, count: int) -> None:
+def test_a_wall_clock_that_is_set_forward_fires_what_was_passed_over(timed: MakeQueue, clock: HandClock, catch_up: str, late: float, count: int) -> None:
     q = timed()
     q.schedule("hourly", "h", cron="0 * * * *", catch_up=catch_up)
     clock.set_wall(5 * HOUR + late)
@@ -706,7 +630,7 @@ def test_a_wall_clock_that_is_set_forward_fires_what_was_passed_over(timed: Make
 
 
 # ---------------------------------------------------------------------- cron
-def fired_at(q: mqlite.Queue[Any], clock: TwoClocks, step: float, count: int) -> list[datetime]:
+def fired_at(q: mqlite.Queue[Any], clock: HandClock, step: float, count: int) -> list[datetime]:
     """When messages came, looked for every `step` seconds."""
     found = []
     for _ in range(count):
@@ -718,7 +642,7 @@ def fired_at(q: mqlite.Queue[Any], clock: TwoClocks, step: float, count: int) ->
     return found
 
 
-def test_cron_fires_at_its_times(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_cron_fires_at_its_times(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("offices", "o", cron="*/30 9-10 * * MON-FRI")
     found = fired_at(q, clock, 300, 4 * 24 * 12)
@@ -726,13 +650,13 @@ def test_cron_fires_at_its_times(timed: MakeQueue, clock: TwoClocks) -> None:
     assert found == [datetime(2027, 1, day, hour, minute, tzinfo=UTC) for day in (15, 18) for hour, minute in times]  # a Friday and a Monday
 
 
-def test_cron_does_not_fire_before_its_start(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_cron_does_not_fire_before_its_start(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("hourly", "h", cron="0 * * * *", start=moment(2 * HOUR))
     assert fired_at(q, clock, HOUR / 2, 8) == [moment(2 * HOUR), moment(3 * HOUR), moment(4 * HOUR)]
 
 
-def test_cron_goes_by_the_time_of_day_of_its_zone(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_cron_goes_by_the_time_of_day_of_its_zone(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("berlin", "b", cron="30 9 * * *", zone="Europe/Berlin")
     assert fired_at(q, clock, 1800, 4) == [datetime(2027, 1, 15, 8, 30, tzinfo=UTC)]
@@ -754,7 +678,7 @@ def local(text: str) -> float:
         ("2027-10-30T22:00", "30 * * * *", ["2027-10-30T20:30", "2027-10-30T21:30", "2027-10-30T22:30", "2027-10-30T23:30", "2027-10-31T00:30", "2027-10-31T01:30", "2027-10-31T02:30"]),
     ],
 )  # fmt: skip
-def test_cron_keeps_summer_time(timed: MakeQueue, clock: TwoClocks, evening: str, cron: str, expected: list[str]) -> None:
+def test_cron_keeps_summer_time(timed: MakeQueue, clock: HandClock, evening: str, cron: str, expected: list[str]) -> None:
     clock.wall = int(local(evening)) * SECOND
     q = timed()
     q.schedule("nightly", "n", cron=cron, zone="Europe/Berlin")
@@ -762,7 +686,7 @@ def test_cron_keeps_summer_time(timed: MakeQueue, clock: TwoClocks, evening: str
 
 
 @pytest.mark.parametrize("catch_up", ["one", "all", "skip"])
-def test_a_daily_firing_comes_once_a_day_through_both_changes_of_the_clock(timed: MakeQueue, clock: TwoClocks, catch_up: str) -> None:
+def test_a_daily_firing_comes_once_a_day_through_both_changes_of_the_clock(timed: MakeQueue, clock: HandClock, catch_up: str) -> None:
     clock.wall = int(local("2027-03-20T12:00")) * SECOND
     q = timed()
     q.schedule("nightly", "n", cron="30 2 * * *", zone="Europe/Berlin", catch_up=catch_up)
@@ -771,7 +695,7 @@ def test_a_daily_firing_comes_once_a_day_through_both_changes_of_the_clock(timed
     assert days == [days[0] + timedelta(days=number) for number in range(240)]
 
 
-def test_without_its_library_cron_is_refused_and_every_works(timed: MakeQueue, clock: TwoClocks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_library_cron_is_refused_and_every_works(timed: MakeQueue, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cronsim", None)
     q = timed()
     with pytest.raises(mqlite.NotSupported, match=r"mqlite\[cron\]"):
@@ -782,7 +706,7 @@ def test_without_its_library_cron_is_refused_and_every_works(timed: MakeQueue, c
     assert taken(q) == ["t"]
 
 
-def test_a_process_without_the_library_leaves_cron_to_others(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_process_without_the_library_leaves_cron_to_others(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("hourly", "h", cron="0 * * * *", catch_up="all")
     q.schedule("removed", "r", cron="0 * * * *")
@@ -876,7 +800,7 @@ def test_a_blocked_put_stays_blocked_while_a_schedule_has_nothing_to_say(timed: 
     assert blocked.result(20) > 0
 
 
-def test_join_does_not_wait_for_the_next_firing(timed: MakeQueue, clock: TwoClocks, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+def test_join_does_not_wait_for_the_next_firing(timed: MakeQueue, clock: HandClock, in_thread: InThread, until_waiting: UntilWaiting) -> None:
     q = timed()
     q.schedule("tick", "t", every=3600)
     clock.pass_by(3600)
@@ -951,7 +875,7 @@ def test_a_bad_start_is_called_a_start(q: mqlite.Queue[Any]) -> None:
         q.schedule("tick", "t", every=1, start="noon")  # type: ignore[arg-type]
 
 
-def test_a_bad_schedule_leaves_the_old_one(timed: MakeQueue, clock: TwoClocks) -> None:
+def test_a_bad_schedule_leaves_the_old_one(timed: MakeQueue, clock: HandClock) -> None:
     q = timed()
     q.schedule("tick", "t", every=10)
     with pytest.raises(ValueError, match="catch_up"):

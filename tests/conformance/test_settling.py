@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread, MakeQueue
 
 import mqlite
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
 
 SETTLE: dict[str, Callable[[mqlite.Message], None]] = {
     "ack": lambda m: m.ack(),

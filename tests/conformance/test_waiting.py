@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from contents import Torn
+from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
 
 import mqlite
 from mqlite.claims import Kind
-
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
 
 
 def test_a_waiting_get_is_woken_by_a_put(q: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting) -> None:
@@ -196,22 +193,10 @@ def test_maxsize_is_never_overshot_by_concurrent_puts(make_queue: MakeQueue, in_
     assert (q.qsize(), len(refused)) == (5, 15)
 
 
-class Refusing:
-    """A codec that cannot read what it has written, where that is the word 'bad'."""
-
-    def encode(self, body: Any) -> bytes:
-        return repr(body).encode()
-
-    def decode(self, data: bytes) -> Any:
-        if b"bad" in data:
-            raise ValueError("unreadable")
-        return data.decode()
-
-
 def test_a_waiting_get_that_met_an_undecodable_message_is_still_woken_by_the_next(
-    path: str, in_thread: InThread, until_waiting: UntilWaiting, eventually: Callable[[Callable[[], object]], None]
+    path: str, in_thread: InThread, until_waiting: UntilWaiting, eventually: Eventually
 ) -> None:
-    with mqlite.Queue("q", path, codec=Refusing()) as q:
+    with mqlite.Queue("q", path, codec=Torn()) as q:
         got = in_thread(q.get)
         until_waiting(q)
         q.put(["bad"])

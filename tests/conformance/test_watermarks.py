@@ -8,18 +8,14 @@ import queue as stdlib
 import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
 
 import mqlite
 from mqlite.claims import Kind
 
-MakeQueue = Callable[..., mqlite.Queue[Any]]
-InThread = Callable[..., Future[Any]]
-UntilWaiting = Callable[..., None]
-Eventually = Callable[[Callable[[], object]], None]
 GUARD = 60.0
 
 

@@ -4,7 +4,7 @@ A point is what `arm(n)` says: a line of the package, or a system call that writ
 After each death the store is opened again and must be whole: `check()` finds
 nothing, each message is in exactly one state, and what a call returned still holds.
 
-    python kill_points.py FOLDER half    sweeps all scenarios by system call (needs kill_at_write.c preloaded)
+    python -m crash.kill_points FOLDER half    sweeps all scenarios by system call, in tests/ (needs kill_at_write.c preloaded)
 
 policy_points.py has further scenarios, of queues with policies.
 """
@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from crash.children import Children
 
 import mqlite
 
@@ -416,6 +418,23 @@ def arm_lines(point: int) -> None:
     sys.settrace(trace)
 
 
+def sweep_seed() -> int:
+    """MQLITE_SWEEP_SEED, or one of the moment; printed."""
+    seed = int(os.environ.get("MQLITE_SWEEP_SEED", time.time_ns() % 10**6))
+    print(f"MQLITE_SWEEP_SEED={seed}")
+    return seed
+
+
+def sweep_lines(folder: str, children: Any, scenario: Scenario, points: Iterable[int], waiting: bool) -> int:
+    """A scenario by lines; how often the call was killed before it survived."""
+    assert scenario.waits or not waiting
+    sweep = Sweep(folder, children, arm_lines)
+    survived = sweep.run(scenario, points, waiting)
+    assert survived, f"{scenario.name!r} takes more lines than were tried"
+    print(f"{scenario.name}: {sweep.kills} kills, survived {survived} lines")
+    return sweep.kills
+
+
 EVERY_WRITE = range(1, 1000)
 
 
@@ -436,8 +455,6 @@ def sweep_writes(folder: str, children: Any, half: int, scenarios: Iterable[Scen
 
 def main() -> None:
     """All scenarios by system call."""
-    from children import Children  # type: ignore[import-not-found]
-
     folder, half = sys.argv[1], int(sys.argv[2])
     children = Children()
     sweep_writes(folder, children, half, SCENARIOS)

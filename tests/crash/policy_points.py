@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from crash.children import Children
 from crash.kill_points import GUARD, SOON, Scenario, sweep_writes
 
 import mqlite
@@ -542,8 +543,6 @@ POLICIES: list[Transition] = [
 
 def main() -> None:
     """All of them by system call."""
-    from crash.children import Children
-
     sweep_writes(sys.argv[1], Children(), int(sys.argv[2]), POLICIES)
 
 

@@ -26,6 +26,7 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mqlite
@@ -135,8 +136,8 @@ class Storm:
         self._path = os.path.join(folder, "storm.mq")
         self._children = children
         self._chance = random.Random(seed)
-        self._running: list[Any] = []
-        self._roles: dict[int, Any] = {}
+        self._running: list[tuple[int, Any]] = []
+        self._roles: dict[int, Callable[..., None]] = {}
         self._deaths: dict[int, int] = {}
         self.kills = 0
 
@@ -155,12 +156,10 @@ class Storm:
                 self._kill(victim)
             for victim in victims:
                 self._start(self._roles[self._running[victim][0]], victim)
-        for victim in range(len(self._running)):
-            self._kill(victim)
-        self._children.kill_all()
+        self._end()
         return self._balance()
 
-    def _start(self, role: Any, place: int | None = None) -> None:
+    def _start(self, role: Callable[..., None], place: int | None = None) -> None:
         number = len(self._roles)
         self._roles[number] = role
         seed = self._chance.randrange(1 << 30)
@@ -178,17 +177,27 @@ class Storm:
         if child.status != -signal.SIGKILL:
             raise AssertionError(f"child {number} ended by itself: {child.hear()}")
 
+    def _end(self) -> None:
+        for victim in range(len(self._running)):
+            self._kill(victim)
+        self._children.kill_all()
+
     # ------------------------------------------------------------------ the books
-    def _events(self) -> list[tuple[int, int, str, list[str]]]:
-        """(time, child, word, words), in order of time."""
-        events = []
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """(child, line) of all journals."""
         for name in os.listdir(self._folder):
             if name.startswith("journal-"):
                 child = int(name.removeprefix("journal-"))
                 with open(os.path.join(self._folder, name), encoding="ascii") as journal:
                     for line in journal:
-                        moment, word, *rest = line.split()
-                        events.append((int(moment), child, word, rest))
+                        yield child, line
+
+    def _events(self) -> list[tuple[int, int, str, list[str]]]:
+        """(time, child, word, words), in order of time."""
+        events = []
+        for child, line in self._lines():
+            moment, word, *rest = line.split()
+            events.append((int(moment), child, word, rest))
         return sorted(events, key=lambda event: event[0])
 
     def _left(self) -> dict[str, list[tuple[str, int]]]:

@@ -8,7 +8,7 @@ The children of storm.py, on nine queues of one store. From all journals togethe
     shared      delivered again while its holder lived and had not given it back
     overtaken   of a group: delivered before the one ahead was settled, or after one behind it
     expired     dead of old age before its time, twice, or as well as acknowledged; or not dead for another reason
-    dropped     gone from the bounded queue, though one that is older was left and nobody had held it
+    dropped     gone from the bounded queue, though many that are older were left and nobody had held them
     repeated    a dedup_id that was stored twice, or a put of it that returned another id
     unscheduled not one message for each firing
     seated      a consumer got a message while the one with the seat lived
@@ -20,16 +20,14 @@ All of these must be empty. A line of a journal: time in ns, word, queue, key, f
 from __future__ import annotations
 
 import itertools
-import os
 import random
-import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crash.storm import Journal
+from crash.storm import Journal, Storm
 
 import mqlite
 from mqlite.engine import timers
@@ -203,19 +201,12 @@ class Event:
     group: str = "-"
 
 
-class PolicyStorm:
-    """Runs the children, kills them, and balances the books."""
+class PolicyStorm(Storm):
+    """Its own queues, roles and books."""
 
     def __init__(self, folder: str, children: Any, seed: int) -> None:
-        self._folder = folder
-        self._path = os.path.join(folder, "storm.mq")
-        self._children = children
-        self._chance = random.Random(seed)
-        self._running: list[tuple[int, Any]] = []
-        self._roles: dict[int, Callable[..., None]] = {}
-        self._deaths: dict[int, int] = {}
+        super().__init__(folder, children, seed)
         self._first_ns: dict[str, int] = {}
-        self.kills = 0
         self.wrong: dict[str, list[str]] = {word: [] for word in WRONG}
 
     def blow(self, seconds: float) -> dict[str, Any]:
@@ -226,50 +217,29 @@ class PolicyStorm:
                 if name in (EACH, ONE):
                     queue.schedule("tick", "tick", every=EVERY, catch_up="all" if name == EACH else "one")
                     [(_, self._first_ns[name])] = timers.found(queue._engine, queue._state)
-        for place, role in enumerate(ROLES):
-            self._running.append((-1, None))
-            self._start(role, place)
+        for role in ROLES:
+            self._start(role)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(self._chance.expovariate(1 / 0.15))
             for victim in self._chance.sample(range(len(ROLES)), self._chance.choice((1, 1, 2, 4))):
                 self._kill(victim)
                 self._start(ROLES[victim], victim)
-        for victim in range(len(ROLES)):
-            self._kill(victim)
-        self._children.kill_all()
+        self._end()
         return self._balance()
-
-    def _start(self, role: Callable[..., None], place: int) -> None:
-        number = len(self._roles)
-        self._roles[number] = role
-        seed = self._chance.randrange(1 << 30)
-        self._running[place] = (number, self._children.fork(lambda talk: role(self._path, self._folder, number, seed)))
-
-    def _kill(self, place: int) -> None:
-        number, child = self._running[place]
-        self._deaths[number] = time.monotonic_ns()
-        child.kill()
-        self.kills += 1
-        if child.status != -signal.SIGKILL:
-            raise AssertionError(f"child {number} ended by itself: {child.hear()}")
 
     # ------------------------------------------------------------------ the books
     def _events(self) -> list[Event]:
         events = []
-        for name in os.listdir(self._folder):
-            if name.startswith("journal-"):
-                child = int(name.removeprefix("journal-"))
-                with open(os.path.join(self._folder, name), encoding="ascii") as journal:
-                    for line in journal:
-                        moment, word, rest = line.split(" ", 2)
-                        queue, key, *more = rest.rstrip("\n").rsplit(" ", {"got": 4, "put": 2}.get(word, 1))
-                        event = Event(int(moment), child, word, queue, key)
-                        if more:
-                            event.number = int(more[0])
-                        if len(more) > 1:
-                            event.group = more[1]
-                        events.append(event)
+        for child, line in self._lines():
+            moment, word, rest = line.split(" ", 2)
+            queue, key, *more = rest.rstrip("\n").rsplit(" ", {"got": 4, "put": 2}.get(word, 1))
+            event = Event(int(moment), child, word, queue, key)
+            if more:
+                event.number = int(more[0])
+            if len(more) > 1:
+                event.group = more[1]
+            events.append(event)
         return sorted(events, key=lambda event: event.moment)
 
     def _drain(self, queue: mqlite.Queue[Any], name: str, letters: bool = False) -> Iterator[Event]:
@@ -313,6 +283,7 @@ class PolicyStorm:
             for name in OPTIONS:
                 queue = broker.queue(name)
                 queue.resume()
+                queue.configure(rate=None)
                 events += self._drain(queue, name)
                 letters[name] = list(self._drain(queue.dead, name, letters=True))
                 stats = queue.stats()
@@ -430,11 +401,14 @@ class _Books:
                 self._note("expired", f"{key}: {times} times, {words}")
 
     def _dropped(self, untouched: list[int]) -> None:
-        """Those that were dropped are older than all that nobody has touched since."""
+        """Those that were dropped are older than what nobody has touched since, but for what a producer was about to drop
+        when it was killed, or when a consumer made room.
+        """
         came = {event.key for event in self._came}
-        for event in self._events:
-            if event.word == "put" and event.key not in came and any(event.number > number for number in untouched):
-                self._note("dropped", event.key)
+        newest = max((event.number for event in self._events if event.word == "put" and event.key not in came), default=0)
+        passed_over = [number for number in untouched if number < newest]
+        if len(passed_over) > 2 * ROLES.count(produce):
+            self._note("dropped", f"up to {newest}, but not {passed_over}")
 
     def _repeated(self) -> None:
         for key, events in self._of.items():

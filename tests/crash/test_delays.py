@@ -9,31 +9,10 @@ from typing import Any
 
 import lmdb
 import pytest
+from hand_clock import NOON, HandClock, timed_queue
 
 import mqlite
-from mqlite.channel import Channel
 from mqlite.log import format as fmt
-from mqlite.store import open_store
-
-SECOND = 1_000_000_000
-NOON = 1_800_000_000
-
-
-class BootClock:
-    """A clock whose monotonic part begins anew at each boot."""
-
-    def __init__(self, wall: float, monotonic: float) -> None:
-        self.wall, self.monotonic = int(wall * SECOND), int(monotonic * SECOND)
-
-    def wall_ns(self) -> int:
-        return self.wall
-
-    def monotonic_ns(self) -> int:
-        return self.monotonic
-
-
-def opened(path: str, clock: BootClock, **options: Any) -> mqlite.Queue[Any]:
-    return mqlite.Queue.of(Channel.open(open_store(path, clock=clock, **options), "q", {}, "json"))
 
 
 def test_delays_survive_a_restart(path: str) -> None:
@@ -48,19 +27,18 @@ def test_delays_survive_a_restart(path: str) -> None:
 
 @pytest.mark.parametrize("monotonic", [5.0, 1e6])
 def test_after_a_reboot_delays_go_on_by_the_wall_clock(path: str, monotonic: float) -> None:
-    with opened(path, BootClock(NOON, 5000)) as queue:
+    with timed_queue(path, HandClock(NOON, 5000)) as queue:
         queue.put("delay", delay=100)
         queue.put("eta", eta=NOON + 50)
         queue.put("backoff")
         queue.receive(timeout=0)[0].nack(delay=100)
     shutil.rmtree(os.path.join(path, "run"))  # as after a reboot
-    clock = BootClock(NOON + 60, monotonic)
-    with opened(path, clock) as queue:
+    clock = HandClock(NOON + 60, monotonic)
+    with timed_queue(path, clock) as queue:
         assert queue.get(timeout=0) == "eta"
         with pytest.raises(mqlite.Empty):
             queue.get(timeout=0)
-        clock.wall += 40 * SECOND
-        clock.monotonic += 40 * SECOND
+        clock.pass_by(40)
         assert {queue.get(timeout=0), queue.get(timeout=0)} == {"delay", "backoff"}
         assert queue.check() == []
 
@@ -146,16 +124,16 @@ def test_a_full_store_of_messages_that_are_due_can_be_drained(path: str, size: i
 
 def test_a_damaged_delayed_message_without_room_among_the_dead_is_kept(path: str) -> None:
     size = 1 << 20
-    clock = BootClock(NOON, 5000)
-    with opened(path, clock, max_store_bytes=24 << 20) as queue:
+    clock = HandClock(NOON, 5000)
+    with timed_queue(path, clock, max_store_bytes=24 << 20) as queue:
         queue.put(b"x" * size, eta=NOON + 2)
         _fill(queue, bytes(100_000))
     with open(os.path.join(path, "log.mdb"), "r+b") as file:  # in place: there is no room for a copy
         at = file.read().find(b"x" * 1000)
         file.seek(at)
         file.write(b"y")
-    clock.wall += 2 * SECOND
-    with opened(path, clock) as queue:
+    clock.set_wall(2)
+    with timed_queue(path, clock) as queue:
         taken = 0
         assert (queue.stats().delayed, queue.stats().dead) == (1, 0)
         while queue.qsize():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import mqlite
+from mqlite.claims import Kind
 
 GUARD = 60.0
 
@@ -88,7 +89,7 @@ def test_the_next_takes_over_when_the_active_one_is_closed_in_another_process(pa
         assert consumer.receive(timeout=0).body == "x"
         other = children.fork(be_the_one, path, "failover")
         assert other.hear() == "made"
-        until_waiting(queue)
+        until_waiting(queue, Kind.STANDBY)
         consumer.close()
         assert other.hear() == ["x", 0, True]
         other.say("end")
@@ -100,7 +101,8 @@ def test_one_after_the_other_takes_over_from_a_killed_one(path: str, children: A
     with mqlite.Queue[Any]("q", path, max_deliveries=None) as queue:
         running = [children.fork(be_the_one, path, "failover") for _ in range(4)]
         assert [one.hear() for one in running] == ["made"] * 4
-        until_waiting(queue, n=4)
+        until_waiting(queue)
+        until_waiting(queue, Kind.STANDBY, n=3)
         queue.put_many(["first", "second"])
         for deaths in range(4):
             heard = {}
@@ -126,7 +128,7 @@ def test_a_killed_one_that_stood_by_takes_nothing_with_it(path: str, children: A
             consumer.receive(timeout=0)
         other = children.fork(be_the_one, path, "failover")
         assert other.hear() == "made"
-        until_waiting(queue)
+        until_waiting(queue, Kind.STANDBY)
         other.kill()
         queue.put("x")
         assert consumer.receive(timeout=GUARD).body == "x"
@@ -188,7 +190,7 @@ def test_a_forked_child_that_stands_by_takes_over_when_its_parent_closes(path: s
             talk.say(consumer.is_active)
 
         forked = children.fork(child)
-        until_waiting(queue)
+        until_waiting(queue, Kind.STANDBY)
         consumer.close()
         assert (forked.hear(), forked.hear()) == ("x", True)
         forked.end()

@@ -4,96 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fixture_types import MakeQueue
+from hand_clock import HandClock, timed_queue
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
 
-SECOND = 1_000_000_000
 BODY = "x" * 3400  # one page, also with all that is said of a dead letter
 JUST_A_PAGE = "x" * 4000  # two pages with that
 #: More than the disk has, so that it is the disk that is full.
 STORE_BYTES = 1 << 30
 
 
-class HandClock:
-    """Both clocks, set by hand."""
-
-    def __init__(self) -> None:
-        self.ns = 1_800_000_000 * SECOND
-
-    def wall_ns(self) -> int:
-        return self.ns
-
-    def monotonic_ns(self) -> int:
-        return self.ns
-
-
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def disk() -> Iterator[str]:
-    """A file system of 48 MiB (16 MiB of it are for the claims), where this user may mount one."""
-    folder = tempfile.mkdtemp()  # not in pytest's own: a killed run leaves the mount behind, and pytest could not clean up
-    try:
-        try:
-            mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], capture_output=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("a really full disk needs mount(8), which is not there")
-        if mounted.returncode:
-            pytest.skip(f"a really full disk needs the right to mount a tmpfs: {mounted.stderr.decode().strip()}")
-        try:
-            yield folder
-        finally:
-            subprocess.run(["umount", "-l", folder], check=True)  # lazily: a failed test may hold files
-    finally:
-        os.rmdir(folder)
-
-
-def free_blocks(disk: str) -> int:
-    return os.statvfs(disk).f_bavail
-
-
-@pytest.fixture
-def fill_disk(disk: str) -> Callable[[], None]:
-    """fill_disk(): takes every block that is left."""
-
-    def fill() -> None:
-        with open(os.path.join(disk, "filler"), "ab", buffering=0) as filler, contextlib.suppress(OSError):
-            while filler.write(bytes(4096)):
-                pass
-        assert free_blocks(disk) == 0
-
-    return fill
-
-
-@pytest.fixture
-def opened(disk: str, clock: HandClock) -> Iterator[Callable[..., mqlite.Queue[Any]]]:
-    """opened(name, **options): a queue of the store on the small disk; checked and closed afterwards."""
-    made: list[mqlite.Queue[Any]] = []
+def opened(small_disk: str, clock: HandClock, made: list[mqlite.Queue[Any]]) -> MakeQueue:
+    """opened(name, **options): a queue of the store on the small disk."""
 
     def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
-        store = open_store(os.path.join(disk, "app.mq"), clock=clock, max_store_bytes=STORE_BYTES)
-        made.append(mqlite.Queue.of(Channel.open(store, name, options, "json")))
+        made.append(timed_queue(os.path.join(small_disk, "app.mq"), clock, name, max_store_bytes=STORE_BYTES, **options))
         return made[-1]
 
-    yield make
-    for queue in made:
-        with contextlib.suppress(mqlite.Closed):
-            assert queue.check() == []
-        queue.close()
+    return make
 
 
-Opened = Callable[..., mqlite.Queue[Any]]
 Fill = Callable[[], None]
 
 
@@ -134,7 +70,7 @@ def is_refused(q: mqlite.Queue[Any]) -> bool:
 
 # ---------------------------------------------------------------------- draining
 @pytest.mark.parametrize("at_once", [1, 7, 200])
-def test_everything_that_was_stored_is_received_and_acknowledged(opened: Opened, fill_disk: Fill, at_once: int) -> None:
+def test_everything_that_was_stored_is_received_and_acknowledged(opened: MakeQueue, fill_disk: Fill, at_once: int) -> None:
     q = opened()
     stored = fill(q)
     fill_disk()
@@ -143,7 +79,7 @@ def test_everything_that_was_stored_is_received_and_acknowledged(opened: Opened,
     assert (q.stats().ready, q.stats().claimed, q.unfinished_tasks) == (0, 0, 0)
 
 
-def test_get_works_as_well(opened: Opened, fill_disk: Fill) -> None:
+def test_get_works_as_well(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     stored = fill(q)
     fill_disk()
@@ -153,7 +89,7 @@ def test_get_works_as_well(opened: Opened, fill_disk: Fill) -> None:
     assert found == stored
 
 
-def test_puts_work_again_as_soon_as_something_was_acknowledged(opened: Opened, fill_disk: Fill) -> None:
+def test_puts_work_again_as_soon_as_something_was_acknowledged(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     stored = fill(q)
     fill_disk()
@@ -164,16 +100,16 @@ def test_puts_work_again_as_soon_as_something_was_acknowledged(opened: Opened, f
     assert drained(q, 50) == again
 
 
-def test_once_the_disk_has_room_again_puts_work_with_nothing_acknowledged(opened: Opened, disk: str, fill_disk: Fill, eventually: Callable[..., None]) -> None:
+def test_once_the_disk_has_room_again_puts_work_with_nothing_acknowledged(opened: MakeQueue, small_disk: str, fill_disk: Fill, eventually: Callable[..., None]) -> None:
     q = opened()
     q.put(["first", BODY])
-    with open(os.path.join(disk, "ballast"), "wb") as ballast:
+    with open(os.path.join(small_disk, "ballast"), "wb") as ballast:
         ballast.write(bytes(8 << 20))
     stored = fill(q)
     fill_disk()
     assert is_refused(q)
-    os.unlink(os.path.join(disk, "filler"))
-    os.unlink(os.path.join(disk, "ballast"))
+    os.unlink(os.path.join(small_disk, "filler"))
+    os.unlink(os.path.join(small_disk, "ballast"))
 
     def put() -> bool:
         try:
@@ -186,7 +122,7 @@ def test_once_the_disk_has_room_again_puts_work_with_nothing_acknowledged(opened
     assert drained(q, 50) == ["first", *stored, "later"]
 
 
-def test_nothing_is_lost_over_closing_and_opening_on_a_full_disk(opened: Opened, fill_disk: Fill) -> None:
+def test_nothing_is_lost_over_closing_and_opening_on_a_full_disk(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     stored = fill(q)
     q.put_many([])
@@ -200,7 +136,7 @@ def test_nothing_is_lost_over_closing_and_opening_on_a_full_disk(opened: Opened,
 
 # ---------------------------------------------------------------------- the other ways out
 @pytest.mark.parametrize("settle", ["reject", "nack"])
-def test_messages_become_dead_letters_and_these_drain_too(opened: Opened, fill_disk: Fill, settle: str) -> None:
+def test_messages_become_dead_letters_and_these_drain_too(opened: MakeQueue, fill_disk: Fill, settle: str) -> None:
     q = opened(max_deliveries=1)
     stored = fill(q)
     fill_disk()
@@ -211,7 +147,7 @@ def test_messages_become_dead_letters_and_these_drain_too(opened: Opened, fill_d
 
 
 @pytest.mark.parametrize("settle", ["reject", "nack"])
-def test_a_message_that_finds_no_room_to_die_stays_claimed_and_can_be_acknowledged(opened: Opened, fill_disk: Fill, settle: str) -> None:
+def test_a_message_that_finds_no_room_to_die_stays_claimed_and_can_be_acknowledged(opened: MakeQueue, fill_disk: Fill, settle: str) -> None:
     q = opened(max_deliveries=1)
     stored = fill(q, body=JUST_A_PAGE)
     fill_disk()
@@ -228,7 +164,7 @@ def test_a_message_that_finds_no_room_to_die_stays_claimed_and_can_be_acknowledg
     assert sorted(acknowledged + drained(q.dead)) == stored
 
 
-def test_retries_wait_and_come_back(opened: Opened, fill_disk: Fill, clock: HandClock) -> None:
+def test_retries_wait_and_come_back(opened: MakeQueue, fill_disk: Fill, clock: HandClock) -> None:
     q = opened(backoff=[60])
     stored = fill(q)
     fill_disk()
@@ -237,15 +173,15 @@ def test_retries_wait_and_come_back(opened: Opened, fill_disk: Fill, clock: Hand
         message.nack()
     assert q.stats().delayed == 100
     found = drained(q)
-    clock.ns += 60 * SECOND
+    clock.pass_by(60)
     late = []
     while q.stats().delayed or q.stats().ready:
         late += drained(q)
-        clock.ns += SECOND
+        clock.pass_by(1)
     assert (found, sorted(late)) == (stored[100:], stored[:100])
 
 
-def test_groups_drain_in_their_order(opened: Opened, fill_disk: Fill) -> None:
+def test_groups_drain_in_their_order(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     stored = fill(q, lambda number: {"group": f"g{number % 5}"})
     fill_disk()
@@ -263,7 +199,7 @@ def test_groups_drain_in_their_order(opened: Opened, fill_disk: Fill) -> None:
 
 
 @pytest.mark.parametrize("order", [{"order": "lifo"}, {"aging": 5.0}, {"fair": True}], ids=str)
-def test_every_order_drains(opened: Opened, fill_disk: Fill, order: dict[str, Any]) -> None:
+def test_every_order_drains(opened: MakeQueue, fill_disk: Fill, order: dict[str, Any]) -> None:
     q = opened(**order)
     stored = fill(q, lambda number: {"group": f"g{number % 7}"} if "fair" in order else {"priority": number % 3})
     fill_disk()
@@ -271,48 +207,48 @@ def test_every_order_drains(opened: Opened, fill_disk: Fill, order: dict[str, An
     assert sorted(drained(q)) == stored
 
 
-def test_delayed_messages_line_up_and_drain(opened: Opened, fill_disk: Fill, clock: HandClock) -> None:
+def test_delayed_messages_line_up_and_drain(opened: MakeQueue, fill_disk: Fill, clock: HandClock) -> None:
     q = opened()
     stored = fill(q, lambda number: {"delay": 60.0})
     fill_disk()
     assert (is_refused(q), drained(q), q.stats().delayed) == (True, [], len(stored))
-    clock.ns += 60 * SECOND
+    clock.pass_by(60)
     found = []
     while q.stats().delayed or q.stats().ready:
         before = len(found)
         found += drained(q)
         assert len(found) > before
-        clock.ns += SECOND
+        clock.pass_by(1)
     assert sorted(found) == stored
 
 
 @pytest.mark.parametrize("delay", [None, 10_000.0])
-def test_messages_expire_to_dead_letters(opened: Opened, fill_disk: Fill, clock: HandClock, delay: float | None) -> None:
+def test_messages_expire_to_dead_letters(opened: MakeQueue, fill_disk: Fill, clock: HandClock, delay: float | None) -> None:
     q = opened()
     stored = fill(q, lambda number: {"ttl": 60.0, "delay": delay})
     fill_disk()
     assert is_refused(q)
-    clock.ns += 60 * SECOND
+    clock.pass_by(60)
     for _ in range(len(stored)):
         if q.stats().dead == len(stored):
             break
-        clock.ns += SECOND
+        clock.pass_by(1)
     assert (q.stats().ready, q.stats().delayed, q.stats().dead) == (0, 0, len(stored))
     letters = q.dead.receive(10, timeout=0)
     assert {letter.death.reason for letter in letters if letter.death} == {"expired"}
     assert sorted([letter.body[0] for letter in letters] + drained(q.dead, 20)) == stored
 
 
-def test_messages_expire_and_are_dropped_which_makes_room(opened: Opened, fill_disk: Fill, clock: HandClock) -> None:
+def test_messages_expire_and_are_dropped_which_makes_room(opened: MakeQueue, fill_disk: Fill, clock: HandClock) -> None:
     q = opened(expired="drop")
     stored = fill(q, lambda number: {"ttl": 60.0})
     fill_disk()
-    clock.ns += 60 * SECOND
+    clock.pass_by(60)
     assert (q.stats().ready, q.stats().dead, q.stats().bytes) == (0, 0, 0)
     assert len(fill(q)) > len(stored) // 2
 
 
-def test_messages_can_be_cancelled_and_purged(opened: Opened, fill_disk: Fill) -> None:
+def test_messages_can_be_cancelled_and_purged(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     stored = fill(q)
     fill_disk()
@@ -322,7 +258,7 @@ def test_messages_can_be_cancelled_and_purged(opened: Opened, fill_disk: Fill) -
     assert drained(q) == []
 
 
-def test_a_duplicate_still_gets_the_first_id(opened: Opened, fill_disk: Fill) -> None:
+def test_a_duplicate_still_gets_the_first_id(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     first = q.put(["kept", BODY], dedup_id="d", unique="u")
     fill(q, lambda number: {"dedup_id": f"d{number}"})
@@ -333,7 +269,7 @@ def test_a_duplicate_still_gets_the_first_id(opened: Opened, fill_disk: Fill) ->
         q.put([-1, BODY * 4], dedup_id="new")
 
 
-def test_a_put_that_was_refused_is_not_taken_for_a_duplicate_later(opened: Opened, fill_disk: Fill) -> None:
+def test_a_put_that_was_refused_is_not_taken_for_a_duplicate_later(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     stored = fill(q, lambda number: {"dedup_id": f"d{number}"})
     fill_disk()
@@ -344,7 +280,7 @@ def test_a_put_that_was_refused_is_not_taken_for_a_duplicate_later(opened: Opene
     assert drained(q) == ["late"]
 
 
-def test_what_is_full_for_one_queue_drains_from_another(opened: Opened, fill_disk: Fill) -> None:
+def test_what_is_full_for_one_queue_drains_from_another(opened: MakeQueue, fill_disk: Fill) -> None:
     one, other = opened("one"), opened("other")
     few = [other.put([number, BODY]) for number in range(100)]
     stored = fill(one)
@@ -354,7 +290,7 @@ def test_what_is_full_for_one_queue_drains_from_another(opened: Opened, fill_dis
     assert drained(one, 50) == stored
 
 
-def test_pause_resume_and_configure_answer_or_say_that_there_is_no_room(opened: Opened, fill_disk: Fill) -> None:
+def test_pause_resume_and_configure_answer_or_say_that_there_is_no_room(opened: MakeQueue, fill_disk: Fill) -> None:
     q = opened()
     stored = fill(q)
     fill_disk()

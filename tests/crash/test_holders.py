@@ -303,55 +303,48 @@ def test_join_ends_when_the_process_that_took_the_last_task_is_killed(path: str,
     queue.close()
 
 
-def test_a_forked_child_that_lives_on_does_not_keep_its_killed_parent_alive(path: str, children: Any) -> None:
+def comes_back(path: str, children: Any, leave_behind: Callable[[], int]) -> None:
+    """A process claims a message, starts another one (its id), and is killed; the message comes back though that one lives on."""
     queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
     queue.put("job")
 
     def parent(talk: Any) -> None:
         mine: mqlite.Queue[Any] = mqlite.Queue("q", path)
         mine.receive(timeout=GUARD)
-        pid = os.fork()
-        if pid == 0:
-            signal.pause()
-        talk.say(pid)
+        talk.say(leave_behind())
         talk.hear(3600)
 
     child = children.fork(parent)
-    orphan = child.hear()
+    left_behind = child.hear()
     try:
         child.kill()
         [message] = queue.receive(timeout=GUARD)
         assert message.delivery_count == 1
         message.ack()
     finally:
-        os.kill(orphan, signal.SIGKILL)
+        os.kill(left_behind, signal.SIGKILL)
     queue.close()
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_its_killed_parent_alive(path: str, children: Any) -> None:
+    def fork() -> int:
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        return pid
+
+    comes_back(path, children, fork)
 
 
 @pytest.mark.parametrize("close_fds", [True, False])
 def test_a_program_started_by_a_killed_holder_does_not_keep_it_alive(close_fds: bool, path: str, children: Any) -> None:
-    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
-    queue.put("job")
-
-    def parent(talk: Any) -> None:
-        mine: mqlite.Queue[Any] = mqlite.Queue("q", path)
-        mine.receive(timeout=GUARD)
+    def start() -> int:
         started = subprocess.Popen([sys.executable, "-c", "import signal; print(1, flush=True); signal.pause()"], close_fds=close_fds, stdout=subprocess.PIPE)
         assert started.stdout is not None
         started.stdout.readline()
-        talk.say(started.pid)
-        talk.hear(3600)
+        return started.pid
 
-    child = children.fork(parent)
-    program = child.hear()
-    try:
-        child.kill()
-        [message] = queue.receive(timeout=GUARD)
-        assert message.delivery_count == 1
-        message.ack()
-    finally:
-        os.kill(program, signal.SIGKILL)
-    queue.close()
+    comes_back(path, children, start)
 
 
 def test_a_thread_that_waits_is_woken_by_the_death_of_a_holder(path: str, children: Any) -> None:

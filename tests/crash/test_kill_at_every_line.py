@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crash.kill_points import SCENARIOS, arm_lines, sweep_lines, sweep_opening, sweep_seed
 
 NAMES = [
     "put",
@@ -41,6 +41,7 @@ NAMES = [
     "wait for room",
     "shutdown",
 ]
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 #: Beyond the longest of the calls.
 END = 5000
 
@@ -60,48 +61,32 @@ def _all_points(seed: int) -> range:
     return range(1 + seed % stride, END + stride, stride)
 
 
-def _seed() -> int:
-    seed = time.time_ns() % 10**6
-    print(f"seed {seed}")
-    return seed
-
-
-def _sweep(kill_points: Any, folder: Path, children: Any, name: str, points: Any, waiting: bool) -> Any:
-    [scenario] = [scenario for scenario in kill_points.SCENARIOS if scenario.name == name]
-    assert scenario.waits or not waiting
-    sweep = kill_points.Sweep(str(folder), children, kill_points.arm_lines)
-    survived = sweep.run(scenario, points, waiting)
-    assert survived, f"no call takes {END} lines"
-    print(f"{name}: {sweep.kills} kills, survived {survived} lines")
-    return sweep
-
-
-def test_the_list_of_scenarios_is_complete(kill_points: Any) -> None:
-    assert [scenario.name for scenario in kill_points.SCENARIOS] == NAMES
+def test_the_list_of_scenarios_is_complete() -> None:
+    assert [scenario.name for scenario in SCENARIOS] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_process_killed_between_two_lines_leaves_each_message_in_one_state(name: str, kill_points: Any, tmp_path: Path, children: Any) -> None:
-    assert _sweep(kill_points, tmp_path, children, name, _some_points(_seed()), False).kills > 1
+def test_a_process_killed_between_two_lines_leaves_each_message_in_one_state(name: str, tmp_path: Path, children: Any) -> None:
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _some_points(sweep_seed()), False) > 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_process_killed_at_every_line_leaves_each_message_in_one_state(name: str, kill_points: Any, tmp_path: Path, children: Any) -> None:
-    assert _sweep(kill_points, tmp_path, children, name, _all_points(_seed()), False).kills > 10
+def test_a_process_killed_at_every_line_leaves_each_message_in_one_state(name: str, tmp_path: Path, children: Any) -> None:
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _all_points(sweep_seed()), False) > 10
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["nack", "release", "close"])
-def test_a_process_killed_at_every_line_leaves_its_message_to_one_that_waits_meanwhile(name: str, kill_points: Any, tmp_path: Path, children: Any) -> None:
-    assert _sweep(kill_points, tmp_path, children, name, _all_points(_seed()), True).kills > 10
+def test_a_process_killed_at_every_line_leaves_its_message_to_one_that_waits_meanwhile(name: str, tmp_path: Path, children: Any) -> None:
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _all_points(sweep_seed()), True) > 10
 
 
 @pytest.mark.parametrize("new", [False, True])
-def test_a_process_killed_while_it_opens_a_store_leaves_one_that_opens(new: bool, kill_points: Any, tmp_path: Path, children: Any) -> None:
-    survived, kills = kill_points.sweep_opening(str(tmp_path), children, kill_points.arm_lines, _some_points(_seed()), new)
+def test_a_process_killed_while_it_opens_a_store_leaves_one_that_opens(new: bool, tmp_path: Path, children: Any) -> None:
+    survived, kills = sweep_opening(str(tmp_path), children, arm_lines, _some_points(sweep_seed()), new)
     assert survived
     assert kills > 1
 
@@ -109,7 +94,7 @@ def test_a_process_killed_while_it_opens_a_store_leaves_one_that_opens(new: bool
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("new", [False, True])
-def test_a_process_killed_at_every_line_of_opening_a_store_leaves_one_that_opens(new: bool, kill_points: Any, tmp_path: Path, children: Any) -> None:
-    survived, kills = kill_points.sweep_opening(str(tmp_path), children, kill_points.arm_lines, _all_points(_seed()), new)
+def test_a_process_killed_at_every_line_of_opening_a_store_leaves_one_that_opens(new: bool, tmp_path: Path, children: Any) -> None:
+    survived, kills = sweep_opening(str(tmp_path), children, arm_lines, _all_points(sweep_seed()), new)
     assert survived
     assert kills > 10

@@ -59,7 +59,7 @@ def _kills(shim: str, *program: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("torn", [False, True], ids=["between writes", "inside long writes"])
 def test_a_process_killed_at_every_write_leaves_each_message_in_one_state(torn: bool, shim: str, tmp_path: Path) -> None:
-    kills = _kills(shim, str(HERE / "kill_points.py"), str(tmp_path), str(int(torn)))
+    kills = _kills(shim, "-m", "crash.kill_points", str(tmp_path), str(int(torn)))
     for writes in ("put", "put_many", "producer", "get", "ack", "ack_many", "nack to dead", "reject", "take back to dead", "create"):
         assert kills[writes] >= 2, f"{writes} made {kills[writes]} calls that write: the shim does not see them"
 

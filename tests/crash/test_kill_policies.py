@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import random
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from crash.kill_points import Sweep, arm_lines
-from crash.policy_points import POLICIES, Transition
+from crash.kill_points import sweep_lines, sweep_seed
+from crash.policy_points import POLICIES
 
 #: Beyond the longest of the calls.
 END = 6000
@@ -23,15 +21,9 @@ BY_NAME = {transition.name: transition for transition in POLICIES}
 WAITED_FOR = [transition.name for transition in POLICIES if transition.waits]
 
 
-def _seed() -> int:
-    seed = int(os.environ.get("MQLITE_SWEEP_SEED", time.time_ns() % 10**6))
-    print(f"MQLITE_SWEEP_SEED={seed}")
-    return seed
-
-
 def _some_points() -> list[int]:
     """Some lines from the first on, ever further apart, and one after the end."""
-    chance = random.Random(_seed())
+    chance = random.Random(sweep_seed())
     points = [chance.randint(1, 20)]
     while points[-1] < 2500:
         points.append(points[-1] + chance.randint(10, 30 + points[-1] // 2))
@@ -41,16 +33,7 @@ def _some_points() -> list[int]:
 def _all_points() -> range:
     """Every line, or every n-th of them."""
     stride = int(os.environ.get("MQLITE_POLICY_STRIDE", "16"))
-    return range(1 + _seed() % stride, END + stride, stride)
-
-
-def _kills(folder: Path, children: Any, transition: Transition, points: Iterable[int], waiting: bool) -> int:
-    """How often the call was killed before it survived."""
-    sweep = Sweep(str(folder), children, arm_lines)
-    survived = sweep.run(transition, points, waiting)
-    assert survived, f"no call takes {END} lines"
-    print(f"{transition.name}: {sweep.kills} kills, survived {survived} lines")
-    return sweep.kills
+    return range(1 + sweep_seed() % stride, END + stride, stride)
 
 
 def test_no_two_transitions_have_the_same_name() -> None:
@@ -59,23 +42,23 @@ def test_no_two_transitions_have_the_same_name() -> None:
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_process_killed_between_two_lines_leaves_a_queue_with_policies_that_goes_on(name: str, tmp_path: Path, children: Any) -> None:
-    assert _kills(tmp_path, children, BY_NAME[name], _some_points(), False) > 1
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _some_points(), False) > 1
 
 
 @pytest.mark.parametrize("name", WAITED_FOR)
 def test_a_process_killed_between_two_lines_leaves_its_group_to_one_that_waits_meanwhile(name: str, tmp_path: Path, children: Any) -> None:
-    assert _kills(tmp_path, children, BY_NAME[name], _some_points(), True) > 1
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _some_points(), True) > 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_process_killed_at_every_line_leaves_a_queue_with_policies_that_goes_on(name: str, tmp_path: Path, children: Any) -> None:
-    assert _kills(tmp_path, children, BY_NAME[name], _all_points(), False) > 10
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _all_points(), False) > 10
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", WAITED_FOR)
 def test_a_process_killed_at_every_line_leaves_its_group_to_one_that_waits_meanwhile(name: str, tmp_path: Path, children: Any) -> None:
-    assert _kills(tmp_path, children, BY_NAME[name], _all_points(), True) > 10
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _all_points(), True) > 10

@@ -9,27 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash.kill_points import arm_lines
+from hand_clock import NOON, HandClock, timed_queue
 
 import mqlite
-from mqlite.channel import Channel
-from mqlite.store import open_store
 
-SECOND = 1_000_000_000
-NOON = 1_800_000_000
 EVERY = 0.01
 
 
-class HandClock:
-    """A clock that stands where it is set."""
-
-    def __init__(self, seconds: float) -> None:
-        self._ns = int(seconds * SECOND)
-
-    def wall_ns(self) -> int:
-        return NOON * SECOND + self._ns
-
-    def monotonic_ns(self) -> int:
-        return 1000 * SECOND + self._ns
+def after(seconds: float) -> HandClock:
+    """A clock that stands so many seconds after noon."""
+    return HandClock(NOON + seconds, 1000 + seconds)
 
 
 def soon() -> float:
@@ -154,28 +144,28 @@ def test_each_firing_is_taken_by_consumers_that_share_them_and_are_killed(path: 
 
 def fire(talk: Any, path: str, name: str, arm: Callable[[int], None], point: int) -> None:
     """Fires what is due after 35 seconds, and dies on the way."""
-    queue = mqlite.Queue.of(Channel.open(open_store(path, clock=HandClock(35)), name, {}, "json"))
+    queue = timed_queue(path, after(35), name)
     arm(point)
     queue.stats()
     arm(0)
     talk.say("survived")
 
 
-def test_a_process_killed_at_any_line_of_firing_fires_all_or_nothing(path: str, children: Any, kill_points: Any, tmp_path: Path) -> None:
+def test_a_process_killed_at_any_line_of_firing_fires_all_or_nothing(path: str, children: Any, tmp_path: Path) -> None:
     seed = time.time_ns() % 10**6
     print(f"seed {seed}")
     chance = random.Random(seed)
     point, kills, survived = chance.randint(1, 10), 0, False
     while not survived:
         name = f"round {point}"
-        with mqlite.Queue.of(Channel.open(open_store(path, clock=HandClock(0)), name, {}, "json")) as queue:
+        with timed_queue(path, after(0), name) as queue:
             queue.schedule("tick", "t", every=10, catch_up="all")
             queue.schedule("once", "o", every=30, ttl=100, group="g")
-        child = children.fork(fire, path, name, kill_points.arm_lines, point)
+        child = children.fork(fire, path, name, arm_lines, point)
         survived = rest(child) == ["survived"]
         child.wait()
         kills += not survived
-        with mqlite.Queue.of(Channel.open(open_store(path, clock=HandClock(35)), name, {}, "json")) as queue:
+        with timed_queue(path, after(35), name) as queue:
             assert queue.check() == []
             assert sorted(message.body for message in drained(queue)) == ["o", "t", "t", "t"]
             assert [schedule.next_at.timestamp() - NOON for schedule in queue.schedules()] == [40, 60]
@@ -230,7 +220,7 @@ def test_when_the_one_who_watches_the_clock_is_killed_another_does(path: str, ch
 
 # ---------------------------------------------------------------------- what expires
 def hold(talk: Any, path: str, seconds: float, name: str) -> None:
-    queue = mqlite.Queue.of(Channel.open(open_store(path, clock=HandClock(seconds)), name, {}, "json"))
+    queue = timed_queue(path, after(seconds), name)
     messages = queue.receive(10, timeout=0)
     talk.say([message.body for message in messages])
     talk.hear(3600)
@@ -238,12 +228,12 @@ def hold(talk: Any, path: str, seconds: float, name: str) -> None:
 
 @pytest.mark.parametrize("look_at", ["qsize", "get"])
 def test_what_a_process_held_when_it_was_killed_expires_if_its_time_is_over(path: str, children: Any, look_at: str) -> None:
-    with mqlite.Queue.of(Channel.open(open_store(path, clock=HandClock(0)), "q", {}, "json")) as queue:
+    with timed_queue(path, after(0)) as queue:
         queue.put("expires", ttl=5)
         queue.put("stays", ttl=50)
     holder = children.fork(hold, path, 0, "q")
     assert holder.hear() == ["expires", "stays"]
-    with mqlite.Queue.of(Channel.open(open_store(path, clock=HandClock(10)), "q", {}, "json")) as queue:
+    with timed_queue(path, after(10)) as queue:
         assert (queue.stats().claimed, queue.stats().dead) == (2, 0)
         holder.kill()
         assert {"qsize": queue.qsize, "get": lambda: queue.get(timeout=0)}[look_at]() in (1, "stays")

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash.storm import Storm
 
 
-def _balanced(storm: Any, folder: Path, children: Any, seconds: float) -> dict[str, Any]:
+def _balanced(folder: Path, children: Any, seconds: float) -> dict[str, Any]:
     seed = int(os.environ.get("MQLITE_STORM_SEED", time.time_ns() % 10**9))
     print(f"MQLITE_STORM_SEED={seed}")
-    books: dict[str, Any] = storm.Storm(str(folder), children, seed).blow(seconds)
+    books = Storm(str(folder), children, seed).blow(seconds)
     print({word: found for word, found in books.items() if not isinstance(found, list)})
     for word in ("lost", "invented", "after ack", "shared", "blameless", "disordered", "twice"):
         assert books[word] == [], (word, books[word][:10])
@@ -22,17 +23,17 @@ def _balanced(storm: Any, folder: Path, children: Any, seconds: float) -> dict[s
     return books
 
 
-def test_a_short_storm_of_kills_loses_nothing(storm: Any, tmp_path: Path, children: Any) -> None:
-    books = _balanced(storm, tmp_path, children, 4)
+def test_a_short_storm_of_kills_loses_nothing(tmp_path: Path, children: Any) -> None:
+    books = _balanced(tmp_path, children, 4)
     assert books["acks"] > 0
     assert books["taken"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_storm_of_kills_loses_nothing(storm: Any, tmp_path: Path, children: Any) -> None:
+def test_a_storm_of_kills_loses_nothing(tmp_path: Path, children: Any) -> None:
     seconds = float(os.environ.get("MQLITE_STORM_SECONDS", "30"))
-    books = _balanced(storm, tmp_path, children, seconds)
+    books = _balanced(tmp_path, children, seconds)
     assert books["kills"] > seconds
     assert books["duplicates"] > 0
     assert books["acks"] > 10 * seconds

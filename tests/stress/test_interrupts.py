@@ -209,6 +209,12 @@ def _in_block(settle: Callable[[mqlite.Message], Any], **options: Any) -> Call:
     return call
 
 
+def _alone(queue: mqlite.Queue[Any]) -> None:
+    """An interrupt before the block of the consumer begins leaves the seat to its queue, which gives it back when it is closed."""
+    with mqlite.Queue[Any](queue.name, queue._channel.store.path) as own:
+        _in_block(lambda message: message.ack(), mode="exclusive")(own)
+
+
 def _until_due(queue: mqlite.Queue[Any]) -> None:
     end = time.monotonic() + GUARD
     while queue.stats().delayed and time.monotonic() < end:
@@ -311,7 +317,7 @@ POLICIES: dict[str, Case] = {
     "configure": Case(lambda queue: queue.configure(maxsize=9, ttl=3600), IN_ORDER),
     "redrive at a rate": Case(lambda queue: queue.redrive(rate=1000), IN_ORDER, _rejected, _redriven),
     "take at a rate": Case(lambda queue: queue.get(timeout=0), FIRST_GONE, options={"rate": (100, 0.001)}),
-    "have the queue alone": Case(_in_block(lambda message: message.ack(), mode="exclusive"), FIRST_GONE),
+    "have the queue alone": Case(_alone, FIRST_GONE),
     "fail over": Case(_in_block(lambda message: message.ack(), mode="failover"), FIRST_GONE),
     "watermarks": Case(_watched, NEW_LAST),
 }

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from contents import fill
 
 import mqlite
 from mqlite.log import space
 from mqlite.system import environment
 
 SIZE = 16 << 20
-
-
-def fill(q: mqlite.Queue[Any], body: bytes = b"x" * 10_000) -> int:
-    """Put until there is no room, at last one by one; the number of messages that were taken."""
-    count, together = 0, 256
-    while together:
-        try:
-            count += len(q.put_many([body] * together))
-        except mqlite.StoreFull:
-            together //= 4
-    return count
 
 
 @pytest.fixture
@@ -187,24 +174,10 @@ def test_a_store_that_could_not_be_made_for_want_of_room_is_made_later(path: str
         assert q.get() == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[str]:
-    """A file system of 48 MiB, where this user may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder)], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting needs privileges; the tests above refuse blocks by other means")
-    yield str(folder)
-    subprocess.run(["umount", "-l", str(folder)], check=True)  # lazily: a failed test may hold files
-
-
-def test_a_really_full_disk_refuses_puts_and_drains_and_takes_puts_again(small_disk: str) -> None:
+def test_a_really_full_disk_refuses_puts_and_drains_and_takes_puts_again(small_disk: str, fill_disk: Callable[[], None]) -> None:
     with mqlite.Queue("q", os.path.join(small_disk, "app.mq")) as q:
         count = fill(q)
-        with open(os.path.join(small_disk, "filler"), "wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while filler.write(bytes(4096)):  # until not a block is left
-                pass
+        fill_disk()
         taken = 0
         while q.qsize():
             q.receive(timeout=0)[0].ack()

@@ -11,14 +11,12 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import Eventually, InThread
 from interrupting import interrupted_at
 
 from mqlite.errors import Full, MqliteError, StoreCorrupted, StoreError, StoreFull
 from mqlite.log import group_commit
 from mqlite.log.group_commit import MAX_BATCH, GroupCommit
-
-InThread = Callable[..., Future[Any]]
-Eventually = Callable[[Callable[[], object]], None]
 
 
 class StorageError(Exception):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import InThread
 from interrupting import interrupted_at
 
 import mqlite
 from mqlite.log.shelf import Shelf
 from mqlite.message import DEFAULT_RANK
-
-InThread = Callable[..., Future[Any]]
 
 
 @pytest.fixture

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from fixture_types import Eventually, InThread
 
 import mqlite
-
-InThread = Callable[..., Future[Any]]
 
 
 def test_a_ring_between_registering_and_looking_is_not_lost_when_others_take_the_message(
     make_queue: Callable[..., mqlite.Queue[Any]],
     in_thread: InThread,
     until_waiting: Callable[..., None],
-    eventually: Callable[[Callable[[], object]], None],
+    eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     queue = make_queue()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixture_types import Eventually, InThread
 
 import mqlite
 from mqlite.system.liveness import Liveness
@@ -17,8 +17,6 @@ from mqlite.wake.fifo import FifoBell
 from mqlite.wake.local import LocalBell
 from mqlite.wake.polling import PollingBell
 
-InThread = Callable[..., Future[Any]]
-Eventually = Callable[[Callable[[], object]], None]
 OWNER = 11
 
 
