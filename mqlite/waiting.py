@@ -201,11 +201,10 @@ class Waiters:
         """Others wait, and there is something for them: ring one."""
         if not self.somebody(queue, kind):
             return
-        times_ns = []
-        if kind is Kind.MESSAGE:
-            with self._claims.read() as c:
-                times_ns = [ns for ns in (c.deadline_ns(queue), self._due_ns(queue)) if ns]
-        if self._promising(queue, kind) or any(self.uncovered(queue, ns) for ns in times_ns):
+        with self._claims.read() as c:
+            deadline_ns = c.deadline_ns(queue)
+        times_ns = [ns for ns in (deadline_ns, self._due_ns(queue)) if ns]
+        if self._promising(queue, kind) or any(self.uncovered(queue, ns, kind) for ns in times_ns):
             self.ring_one(queue, kind)
 
     def somebody(self, queue: int, kind: Kind) -> bool:

@@ -162,7 +162,7 @@ class Reading(Protocol):
         """Whether any consumer has a queue for itself. Free for who knows the generation."""
 
     def observers(self, queue: int) -> list[Kind]:
-        """The kinds, of DONE and LEVEL, for which somebody is registered. One seek where nobody is."""
+        """The kinds, of DONE, LEVEL and STANDBY, for which somebody is registered. One seek where nobody is."""
 
 
 class Writing(Reading, Protocol):

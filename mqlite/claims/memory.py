@@ -208,7 +208,7 @@ class MemoryClaims:
     def observers(self, queue: int) -> list[Kind]:
         """The kinds for which somebody is registered."""
         waiting = self.desk(queue).waiting
-        return [kind for kind in (Kind.DONE, Kind.LEVEL) if waiting[kind]]
+        return [kind for kind in (Kind.DONE, Kind.LEVEL, Kind.STANDBY) if waiting[kind]]
 
     @property
     def token(self) -> int:

@@ -206,7 +206,7 @@ class _Reading:
         prefix = _key(b"w", queue)
         walk = self._txn.cursor()
         found = []
-        for kind in (Kind.DONE, Kind.LEVEL):
+        for kind in (Kind.DONE, Kind.LEVEL, Kind.STANDBY):
             if not walk.set_range(prefix + bytes([kind])) or not walk.key().startswith(prefix):
                 break
             if walk.key()[5] == kind:

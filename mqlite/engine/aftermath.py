@@ -13,7 +13,7 @@ from ..log import DEAD_BIT, Log, Note
 from ..waiting import RUNG_FROM, Ring, Waiters
 from .catalog import Catalog
 from .groups import offer
-from .steps import ARRIVED, DELAYED, EXPIRES, SETTLED
+from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, SETTLED
 from .tasks import shut_mode
 
 
@@ -54,6 +54,8 @@ class Aftermath:
                     expiring[note[1]] = min(note[2], expiring.get(note[1], note[2]))
                 else:
                     changed.add(note[1])
+                    if note[0] is DAMAGED:
+                        self._scan_anew(note[1])
             arrived.update(queue for queue, _ in freed)
             if settled:
                 rings, watched = self._clear(settled, freed, arrived, left | set(delayed))
@@ -81,6 +83,10 @@ class Aftermath:
             self._leftover.extend(notes)
             if not isinstance(error, MqliteError):
                 raise
+
+    def _scan_anew(self, queue: int) -> None:
+        with self._claims.lock, self._claims.guard, self._claims.write() as c:
+            c.forget_cursors(queue)
 
     def _cover_expiry(self, queue: int, wake_ns: int) -> None:
         """What expires makes room, may finish a queue, and becomes a dead letter: one who waits for that looks then."""
@@ -141,7 +147,8 @@ class Aftermath:
         with self._log.read() as snapshot:
             stored = snapshot.counters(queue).total
         if not stored or shut_mode(self._claims, queue) is Shut.IMMEDIATE:
-            self._waiters.ring_all(queue, Kind.DONE)
+            for kind in (Kind.DONE, Kind.STANDBY):
+                self._waiters.ring_all(queue, kind)
 
     def forget(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""

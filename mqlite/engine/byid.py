@@ -55,6 +55,7 @@ def update(engine: Engine, queue: QueueState, number: int, wanted: Update) -> bo
             txn.notes.append((ARRIVED, queue.id))
         else:
             engine.delay(txn, queue.id, rank, draft, number)
+        engine.note_expiry(txn, queue.id, [engine.log.record_of(draft)])
 
     return _take_out(engine, queue, number, put_back)
 
@@ -85,7 +86,6 @@ def _change_waiting(engine: Engine, queue: QueueState, number: int, place: Place
     raw = txn.delayed_at(queue.id, key)
     if raw is None or txn.place(queue.id, number) != place:
         return False
-    group = engine.log.group_of(raw)
     if change is None:
         txn.undelay(queue.id, key)
         txn.notes.append((CHANGED, queue.id))
@@ -94,7 +94,7 @@ def _change_waiting(engine: Engine, queue: QueueState, number: int, place: Place
         txn.reserve(engine.log.footprint(engine.log.prepare(record)))
         txn.undelay(queue.id, key)
         change(txn, rank, attrs.evolve(record, due=(place.line, place.due_ns)))
-    engine.let_go_on(txn, queue.id, group)
+    engine.let_go_on(txn, queue.id, key, raw)
     return True
 
 

@@ -91,8 +91,9 @@ class Claiming(Picking):
         def attempt(seat: Seat) -> bool | None:
             if seats.sit(self, queue, entry.number):
                 return True
-            with self.claims.read() as c:
-                self._raise_if_shut(c, queue)
+            with self.claims.read() as c, self.log.read() as snapshot:
+                if c.shut(queue.id) is Shut.IMMEDIATE or not snapshot.counters(queue.id).total:
+                    self._raise_if_shut(c, queue)
             return None
 
         return timeout != 0 and bool(self.waiters.wait(queue.id, Kind.STANDBY, attempt, timeout, interrupt))
@@ -161,7 +162,10 @@ class Claiming(Picking):
 
     def wake_ns(self, queue: int) -> int:
         """When somebody who waits for a message should look, since one is due or the rate allows it; or 0."""
-        return min(filter(None, (self.schedule.wake_ns(queue), self._pace_ns(queue))), default=0)
+        times = [self.schedule.wake_ns(queue), self._pace_ns(queue)]
+        if queue & DEAD_BIT:  # what expires in its origin comes here
+            times.append(self.schedule.wake_ns(queue & ~DEAD_BIT))
+        return min(filter(None, times), default=0)
 
     def _pace_ns(self, queue: int) -> int:
         """When the rate limit lets the next message go; 0 where it does now."""

@@ -17,7 +17,7 @@ from typing import Any
 from ..claims import Returned
 from ..log import Log, Raw, Snapshot
 from ..message import UNGROUPED, Position
-from .catalog import QueueState
+from .catalog import NO_LIMIT, QueueState
 
 
 class Turnstile:
@@ -103,6 +103,8 @@ def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int, passed_or_n
     if not queue.has_cursors:
         return
     limit = queue.limit_of(group)
+    if limit == NO_LIMIT:
+        return  # nothing is ever passed over
     free = limit if passed_or_not else limit - c.in_flight(queue.id, group)  # what is in flight may be about to end
     for rank, number in snapshot.members(queue.id, group):
         if free <= 0:

@@ -67,11 +67,12 @@ class LocalEngine(Engine):
     def put(self, queue: QueueState, ranked: Ranked, timeout: float | None, interrupt: Interrupt) -> list[int] | None:
         """As the machine's `put`; one message that asks for nothing but room is an append and a ring."""
         rank, record = ranked[0]
-        expires = record.marks is not None and record.marks.expires is not None and self.claims.anybody()
-        if len(ranked) == 1 and record.due is None and not (queue.asks_of_puts or record.asks or expires):
+        if len(ranked) == 1 and record.due is None and not (queue.asks_of_puts or record.asks):
             desk, maxsize = self.claims.desk(queue.id), queue.options.maxsize
+            expires = record.marks is not None and record.marks.expires is not None
             with self.log.lock:
-                if desk.shut is Shut.OPEN and (not maxsize or self.log.shelf(queue.id).total < maxsize):
+                is_simple = desk.shut is Shut.OPEN and not (expires and self.claims.anybody())
+                if is_simple and (not maxsize or self.log.shelf(queue.id).total < maxsize):
                     number = self.log.append(queue.id, rank, record, 0, lineup_of(queue.options, self.timeline))
                     if desk.want_arrivals:
                         self._ring(queue, Kind.MESSAGE)

@@ -13,7 +13,7 @@ from ..waiting import Presence, Waiters
 from .catalog import Catalog, QueueState
 from .groups import offer
 from .order import lineup_of
-from .steps import ARRIVED, EXPIRES
+from .steps import ARRIVED, DAMAGED, EXPIRES
 
 if TYPE_CHECKING:
     from .aftermath import Aftermath
@@ -45,12 +45,15 @@ class Parts:
         number: int = txn.append(queue.id, rank, draft, message_id, lineup_of(queue.options, self.timeline))
         return number
 
-    def let_go_on(self, txn: Any, queue: int, group: int) -> None:
+    def let_go_on(self, txn: Any, queue: int, key: Any, raw: Any) -> None:
         """Under L, at the end of an op that took a waiting message out: the group that it held up goes on. [20]
 
         The claims are committed before the log: a kill in between leaves a position given back that is still held up.
         """
-        state = self.catalog.state(queue, txn)
+        if not self.log.is_whole(key, raw):  # which group it held up cannot be read any more
+            txn.notes.append((DAMAGED, queue))
+            return
+        state, group = self.catalog.state(queue, txn), self.log.group_of(raw)
         if group != UNGROUPED and state.limit_of(group) == 1:
             with self.claims.lock, self.claims.guard, self.claims.write() as c:
                 offer(c, txn, state, group, passed_or_not=not self.log.one_lock)

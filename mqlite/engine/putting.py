@@ -164,7 +164,7 @@ class Admission:
         """The ids, or None where there is no room; then nothing is held."""
         ids = self._attempt(interrupt)
         if ids is None:
-            self._engine.release_all(self.held)
+            self._engine.release_all(self.held, quietly=True)  # else it would ring itself
             self._seized, self._droppable, self.held = {}, [], []
         return ids
 
@@ -327,11 +327,11 @@ class Admission:
         engine, queue = self._engine, self._queue
         lineup = lineup_of(options, engine.timeline)
         ids: dict[int, int] = {}
-        groups: set[int] = set()
+        freed: list[tuple[Any, Any]] = []
         for claim in plan.dropped:
             engine.remove_claimed(txn, claim)
         for key in plan.waiting.values():
-            groups.add(engine.log.group_of(txn.undelay(queue.id, key)))
+            freed.append((key, txn.undelay(queue.id, key)))
         arrived = False
         for index in plan.stored:
             rank, draft = self._ranked[index]
@@ -355,8 +355,8 @@ class Admission:
             rank, draft = self._ranked[index]
             record = self._records[index]
             ids[index] = engine.lay_out(txn, queue, rank, record, "overflow", None, None, 0, has_room=True)
-        for group in groups:
-            engine.let_go_on(txn, queue.id, group)
+        for key, raw in freed:
+            engine.let_go_on(txn, queue.id, key, raw)
         self._remember(txn, options, ids)
         engine.note_expiry(txn, queue.id, self._records)
         if arrived:

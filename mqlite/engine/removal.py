@@ -33,15 +33,12 @@ def purge(engine: Engine, queue: QueueState, interrupt: Interrupt) -> int:
             (key, raw) for line in LINES for key, _, raw in islice(txn.delayed(queue.id, line), schedules + AT_ONCE)
         ]
         count = 0
-        groups: set[int] = set()
         for key, raw in waiting:
             if engine.log.is_schedule(raw):
                 continue
             txn.undelay(queue.id, key)
-            groups.add(engine.log.group_of(raw))
+            engine.let_go_on(txn, queue.id, key, raw)
             count += 1
-        for group in groups:
-            engine.let_go_on(txn, queue.id, group)
         if count:
             txn.notes.append((CHANGED, queue.id))
         return count
@@ -107,6 +104,7 @@ def redrive(engine: Engine, queue: QueueState, claims: list[Claim], delays: list
                 engine.append(txn, queue, rank, draft, claim.record.id)
             else:
                 engine.delay(txn, queue.id, rank, draft, claim.record.id)
+        engine.note_expiry(txn, queue.id, map(engine.log.record_of, drafts))
         txn.notes.append((ARRIVED, queue.id))
 
     engine.log.write(op)

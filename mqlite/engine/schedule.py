@@ -55,7 +55,7 @@ class Moves(Protocol):
     def bury_expired(self, claims: list[Claim]) -> None:
         """See Settling."""
 
-    def let_go_on(self, txn: Any, queue: int, group: int) -> None:
+    def let_go_on(self, txn: Any, queue: int, key: Any, raw: Any) -> None:
         """See Parts."""
 
     def release_all(self, claims: list[Claim], *, quietly: bool) -> None:
@@ -106,7 +106,7 @@ class Schedule:
             return self._first_wake_ns([*due, *expiry]), done
         done = self.move(queue) or done
         with self._log.read() as snapshot:
-            due = self.next_due(queue, snapshot)
+            due, expiry = self.next_due(queue, snapshot), self._next_expiry(queue, snapshot)
         if any(map(self._timeline.is_past, due)):
             return self._timeline.tick_after(RETRY_NS), done
         return self._first_wake_ns([*due, *expiry]), done
@@ -143,7 +143,7 @@ class Schedule:
                         reason = f"MessageCorrupted: {error}"
                         self._moves.bury_delayed(txn, queue, rank, record, "corrupted", reason)
                         txn.undelay(queue, key)
-                        self._moves.let_go_on(txn, queue, self._log.group_of(raw))
+                        self._moves.let_go_on(txn, queue, key, raw)
                         count = 1
                     return count
                 if record.marks is not None and record.marks.timer is not None:
@@ -279,7 +279,6 @@ class Schedule:
     def _expire_waiting(self, queue: int, numbers: list[int], txn: Any) -> int:
         """Under L: of these, what still waits for its time; how many. Raises StoreFull, with nothing changed."""
         count = 0
-        groups: set[int] = set()
         for number in numbers:
             place = txn.place(queue, number)
             if place is None or not place.waits:
@@ -300,10 +299,8 @@ class Schedule:
                     break
                 raise
             txn.undelay(queue, key)
-            groups.add(self._log.group_of(raw))
+            self._moves.let_go_on(txn, queue, key, raw)
             count += 1
-        for group in groups:
-            self._moves.let_go_on(txn, queue, group)
         if count:
             txn.notes.append((CHANGED, queue))
         return count

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ..claims import TASK, Kind, Returned
+from ..claims import TASK, Returned
 from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MqliteError
 from ..log import DEAD_BIT, Snapshot
@@ -23,7 +23,7 @@ from ..options import QueueOptions
 from .catalog import QueueState
 from .groups import offer
 from .parts import Parts, ns_of
-from .steps import ARRIVED, CHANGED, DELAYED, EXPIRES, SETTLED, Claim
+from .steps import ARRIVED, CHANGED, DAMAGED, DELAYED, EXPIRES, SETTLED, Claim
 
 
 class Settling(Parts):
@@ -110,6 +110,7 @@ class Settling(Parts):
             rank = rank_at(claim.position, claim.record.marks)
             txn.remove(claim.queue.id, claim.position)
             self.delay(txn, claim.queue.id, rank, retried, claim.record.id)
+            self.note_expiry(txn, claim.queue.id, [claim.record])
             txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
 
         if wait or not self.log.hold(give_back):
@@ -176,12 +177,6 @@ class Settling(Parts):
         """
         with contextlib.suppress(MqliteError):
             self.bury(claim, "corrupted", error, None)
-            with self.log.read() as snapshot:
-                grouped = snapshot.gauges(claim.queue.id)[2]
-            if grouped:  # which group it held up cannot be read any more
-                with self.claims.lock, self.claims.guard, self.claims.write() as c:
-                    c.forget_cursors(claim.queue.id)
-                self.waiters.ring_all(claim.queue.id, Kind.MESSAGE)
 
     def _bury(
         self,
@@ -203,6 +198,7 @@ class Settling(Parts):
         self.remove_claimed(txn, claim)
         if claim.damaged:
             txn.unmark_unknown(queue.id, in_line(claim.position))
+            txn.notes.append((DAMAGED, queue.id))
 
     @staticmethod
     def _is_kept(queue: QueueState, reason: str, options: QueueOptions) -> bool:

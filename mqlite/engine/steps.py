@@ -17,6 +17,7 @@ ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
 SETTLED: Final = "settled"  # (SETTLED, queue, position, row, commit): gone from the log, its row may go
 DELAYED: Final = "delayed"  # (DELAYED, queue, when to look by the monotonic clock): something will be claimable then
 EXPIRES: Final = "expires"  # (EXPIRES, queue, when to look by the monotonic clock): something will expire then
+DAMAGED: Final = "damaged"  # (DAMAGED, queue): a damaged message is gone, which may have held up any group
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 

@@ -220,6 +220,9 @@ class Log(Protocol):
     def record_of(self, draft: Draft) -> Record:
         """What a draft was made of."""
 
+    def is_whole(self, key: DelayedKey, raw: Raw) -> bool:
+        """Whether a stored record that waits matches its checksum."""
+
     def group_of(self, raw: Raw) -> int:
         """The group of a stored record, unchecked; 0 where it has none."""
 

@@ -101,6 +101,7 @@ class LmdbLog:
         """What a draft was made of."""
         return draft.record
 
+    is_whole = staticmethod(fmt.is_whole)
     group_of = staticmethod(fmt.group_of)
     id_of = staticmethod(fmt.id_of)
 

@@ -82,6 +82,7 @@ class MemoryLog(Indexing):
         return record
 
     stored_bytes = staticmethod(lambda draft: bytes_of(draft.payload))
+    is_whole = staticmethod(lambda key, raw: True)
     record_of = staticmethod(lambda draft: draft)
     id_of = staticmethod(lambda raw: raw.id)
 

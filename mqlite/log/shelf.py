@@ -81,8 +81,9 @@ class NestedIndex:
     def __setitem__(self, parts: Parts, value: Parts) -> None:
         table = self._tables.get(parts[0])
         if table is None:
-            table = self._tables[parts[0]] = SortedDict()
-        table[parts[1:]] = value
+            self._tables[parts[0]] = SortedDict({parts[1:]: value})
+        else:
+            table[parts[1:]] = value
 
     def pop(self, parts: Parts, default: None) -> Parts | None:
         """Remove an entry. O(log n)."""
@@ -97,7 +98,7 @@ class NestedIndex:
     def first(self, part: Any) -> tuple[Any, Any] | None:
         """(second part, first of the value) of the first entry with that first part."""
         table = self._tables.get(part)
-        if table is None:
+        if not table:
             return None
         rest, value = table.peekitem(0)
         return rest[0], value[0]
@@ -170,16 +171,21 @@ class Shelf:
             self.first_rank, self.first = self.lanes.peekitem(0)
         elif not in_order and not isinstance(lane, SortedLane):
             return self._sorted(rank, lane)
+        elif rank == self.first_rank and lane is not self.first:  # an interrupt struck while it was replaced
+            self._find_first()
         return lane
 
     def _sorted(self, rank: int, lane: deque[Entry]) -> SortedLane:
         """The lane of a rank, once for all as a SortedLane. O(n log n)."""
-        new = self.lanes[rank] = SortedLane()
+        new = SortedLane()
         for entry in lane:
             new.append(entry)
-        if rank == self.first_rank:
-            self.first = new
+        self.lanes[rank] = new  # only now: an interrupt (Ctrl-C) before this has changed nothing
+        self._find_first()
         return new
+
+    def _find_first(self) -> None:
+        self.first_rank, self.first = self.lanes.peekitem(0)
 
     def absorb(self) -> None:
         """What came without the lock goes into its lane. The caller holds the lock. O(1) each."""

@@ -258,8 +258,8 @@ def _redriven(queue: mqlite.Queue[Any]) -> None:
 
 def _due_to_fire(queue: mqlite.Queue[Any]) -> None:
     _first_and_second(queue)
-    queue.schedule("tick", "new", every=3600, start=time.time() + 0.002)
-    time.sleep(0.004)
+    queue.schedule("tick", "new", every=3600, start=time.time() + 0.05)
+    time.sleep(0.06)
 
 
 def _paused(queue: mqlite.Queue[Any]) -> None:
