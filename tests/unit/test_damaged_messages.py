@@ -141,3 +141,52 @@ def test_damaged_counters_are_never_served(path: str, key_of: Callable[[int], by
 
     with pytest.raises(mqlite.StoreCorrupted, match="counters"):
         use()
+
+
+# ---------------------------------------------------------------------- in groups
+PARTS = {"flags": 7, "id": 19, "group": 43, "body": -1}
+
+
+def flip_a_byte(path: str, body: bytes, at: int, kind: bytes) -> None:
+    """Damage one byte of the stored message that holds `body`; the store is closed."""
+    environment = lmdb.open(f"{path}/log.mdb", subdir=False, lock=False, map_size=256 << 30)
+    with environment.begin(write=True) as txn:
+        for key, value in txn.cursor():
+            if key.startswith(kind) and body in value:
+                damaged = bytearray(value)
+                damaged[at] ^= 1
+                txn.put(key, bytes(damaged))
+    environment.close()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_group_of_a_damaged_message_goes_on(path: str, part: str) -> None:
+    with mqlite.Queue("q", path) as q:
+        q.put_many([b"damaged", b"second", b"third"], group="g", ttl=3600)
+    flip_a_byte(path, b"damaged", PARTS[part], fmt.MESSAGE)
+    with mqlite.Queue("q", path) as q:
+        assert [q.get(timeout=10), q.get(timeout=10)] == [b"second", b"third"]
+        assert q.dead.qsize() == 1
+        assert q.check() == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("how", ["due", "purged"])
+def test_the_group_of_a_damaged_retry_goes_on(path: str, part: str, how: str) -> None:
+    with mqlite.Queue("q", path) as q:
+        q.put_many([b"damaged", b"second", b"third"], group="g")
+        [first] = q.receive()
+        first.nack(delay=0.01 if how == "due" else 3600)
+        q.pause()
+    flip_a_byte(path, b"damaged", PARTS[part], fmt.DELAYED)
+    with mqlite.Queue("q", path) as other, mqlite.Queue("q", path) as q:
+        if how == "purged":
+            q.resume()
+            with pytest.raises(mqlite.Empty):
+                q.receive(timeout=0)  # the claimer passes over the rest
+            assert q.purge() == 3
+            q.put_many([b"second", b"third"], group="g")
+        else:
+            q.resume()
+        assert [q.get(timeout=10), other.get(timeout=10)] == [b"second", b"third"]
+        assert q.check() == []
