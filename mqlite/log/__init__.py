@@ -226,9 +226,6 @@ class Log(Protocol):
     def group_of(self, raw: Raw) -> int:
         """The group of a stored record, unchecked; 0 where it has none."""
 
-    def id_of(self, raw: Raw) -> int:
-        """The id of a stored record, unchecked."""
-
     def is_schedule(self, raw: Raw) -> bool:
         """Whether a stored record is the template of a schedule, unchecked."""
 

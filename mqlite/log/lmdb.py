@@ -103,7 +103,6 @@ class LmdbLog:
 
     is_whole = staticmethod(fmt.is_whole)
     group_of = staticmethod(fmt.group_of)
-    id_of = staticmethod(fmt.id_of)
 
     @staticmethod
     def is_schedule(raw: bytes) -> bool:

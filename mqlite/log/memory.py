@@ -84,7 +84,6 @@ class MemoryLog(Indexing):
     stored_bytes = staticmethod(lambda draft: bytes_of(draft.payload))
     is_whole = staticmethod(lambda key, raw: True)
     record_of = staticmethod(lambda draft: draft)
-    id_of = staticmethod(lambda raw: raw.id)
 
     def group_of(self, raw: Record) -> int:
         """The group of a record; 0 where it has none."""
