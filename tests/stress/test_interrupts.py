@@ -36,7 +36,7 @@ def _some_points(seed: int) -> list[int]:
     chance = random.Random(seed)
     points = [chance.randint(1, 6)]
     while points[-1] < 300:
-        points.append(points[-1] + chance.randint(2, 12))
+        points.append(points[-1] + chance.randint(4, 36))
     return [*points, END]
 
 
