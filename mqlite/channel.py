@@ -128,7 +128,8 @@ class Channel:
             )
         if dedup_id is not None:
             terms = attrs.evolve(terms or Terms(), dedup=digest(check_key(dedup_id, "dedup_id")))
-        return extras, self.due(options.get("delay"), options.get("eta")), marks, terms
+        due = self.due(options.get("delay"), options.get("eta")) if "delay" in options or "eta" in options else None
+        return extras, due, marks, terms
 
     @staticmethod
     def extras(options: PutOptions) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ def priority_of(rank: int) -> int:
     return PRIORITY_MAX - rank
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1 << 14)
 def group_key(name: str) -> int:
     """The number that stands for a group: 64 bits of a hash, never 0. Two names with one number would only wait for
     each other.

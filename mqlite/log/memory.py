@@ -147,6 +147,8 @@ class MemoryLog(Indexing):
 
     def next_due(self, queue: int, line: int) -> int | None:
         """When the earliest message that waits on a line of time is due. O(log n)."""
+        if not self.shelf_and_inbox(queue).delayed:
+            return None
         return next((due_ns for _, due_ns, _ in self.delayed(queue, line)), None)
 
     def delayed(self, queue: int, line: int, until_ns: int | None = None) -> Iterator[tuple[Waiting, int, Record]]:
@@ -270,10 +272,11 @@ class MemoryLog(Indexing):
         return draft.id
 
     def _index(self, shelf: Shelf, queue: int, position: Position, rank: int, draft: Record) -> None:
-        if not follows(position, draft.id):
-            self.enter(PLACE, queue, (draft.id,), in_line(position))
+        place = in_line(position)
+        if place.low != draft.id and not follows(position, draft.id):
+            self.enter(PLACE, queue, (draft.id,), place)
         if draft.marks is not None:
-            self.mark(queue, rank, draft.id, draft.marks, in_line(position), False)
+            self.mark(queue, rank, draft.id, draft.marks, place, False)
             shelf.marked += 1
 
     def replace(self, queue: int, position: Position, draft: Record) -> int:
