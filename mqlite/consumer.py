@@ -235,11 +235,16 @@ class Consumer(Handle):
 
     def give_back_buffered(self) -> None:
         """What is not yet in the user's hands goes back to the queue."""
-        with self._lock:
-            buffered = list(self._buffer)
-            self._buffer.clear()
-            self._changed.notify_all()
-        self._engine.release_all(buffered)
+        buffered: list[Claim] = []
+        try:
+            with self._lock:
+                buffered.extend(self._buffer)
+                self._buffer.clear()
+                self._changed.notify_all()
+            self._engine.release_all(buffered)
+        except KeyboardInterrupt:
+            self._engine.release_all(buffered)  # what is given back already is passed over
+            raise
 
     def close(self) -> None:
         """Give back what is unsettled, and end the iteration of all threads. Settling it later raises LeaseLost."""
