@@ -54,7 +54,7 @@ class DiskStore:
                     )
                 self.log = LmdbLog(self._environment, marker.store_id)
                 if stored_format < FORMAT:
-                    upgrade(self.log)
+                    upgrade(self.log, stored_format)
                 if marker.format < FORMAT:
                     directory.write_marker(attrs.evolve(marker, format=FORMAT))
                 session = directory.session(marker.store_id)

@@ -60,6 +60,7 @@ class Marks:
     replace, unique, timer   digests of its replace_key, of its unique key, of the name of a schedule
     rank     that of its priority, where the position does not tell it
     order    its number in its group, where the position does not tell it: of one that is tried again
+    source   (topic, bytes of the body) of a reference: the body is kept by the topic, under the message's id
     """
 
     group: int | None = None
@@ -69,6 +70,7 @@ class Marks:
     timer: bytes | None = None
     rank: int | None = None
     order: int | None = None
+    source: tuple[int, int] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -83,9 +85,10 @@ class Terms:
 class Record:
     """One message as the log keeps it.
 
-    payload is a codec's (tag, bytes) on disk, and the body itself in memory.
+    payload is a codec's (tag, bytes) on disk, None of a reference there, and the body itself in memory.
     id is 0 until the log gives it one. extras holds what few messages have:
-    headers, type, group, reply_to, correlation_id, death, and the recurrence of a schedule. due: of a message that
+    headers, type, group, routing_key, reply_to, correlation_id, death, and the recurrence of a schedule; what a topic
+    keeps has "due", "expires" and "rank" there, too, for those it goes to later. due: of a message that
     is put now and waits for its time, and of no other; terms: of one that is put now.
     """
 

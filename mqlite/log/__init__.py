@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from ..message import Position, Record
+from ..message import Marks, Position, Record
 from .index import Indexed, Indexing, Place
 
 T = TypeVar("T")
@@ -50,7 +50,8 @@ class Counters:
 
     put and removed only grow; a message that moves between places counts as both. The others
     say what there is now: delayed, messages that wait for their time, which are among `total`;
-    grouped, expiring, entries of those indexes; timers, schedules, which are not among `total`.
+    grouped, expiring, entries of those indexes; timers, schedules, which are not among `total`; feeds, 1 while
+    a topic has something to replay to this queue.
     """
 
     put_total: int = 0
@@ -62,6 +63,7 @@ class Counters:
     grouped: int = 0
     expiring: int = 0
     timers: int = 0
+    feeds: int = 0
 
     def copy(self) -> Counters:
         """The same numbers, to be changed."""
@@ -75,12 +77,13 @@ class Counters:
             self.grouped,
             self.expiring,
             self.timers,
+            self.feeds,
         )
 
     @property
     def gauges(self) -> Gauges:
         """What a claimer asks first."""
-        return self.settings_version, self.delayed + self.expiring + self.timers, self.grouped
+        return self.settings_version, self.delayed + self.expiring + self.timers + self.feeds, self.grouped
 
     @property
     def total(self) -> int:
@@ -94,13 +97,42 @@ class Counters:
 
 
 @attrs.define
+class TopicNumbers:
+    """Exact numbers of one topic, changed in the same commit as what it keeps.
+
+    version grows with every change of the topic's options or members. stored: bodies that are kept, for whatever
+    reason. retained: those that are kept for replay; none before the id `first`; up to `trimmed`, put at trimmed_ns,
+    some have gone. last: the newest id. forgettable: entries of FORGOTTEN; removed: subscriptions among REMOVED.
+    """
+
+    version: int = 0
+    stored: int = 0
+    stored_bytes: int = 0
+    first: int = 0
+    retained: int = 0
+    retained_bytes: int = 0
+    trimmed: int = 0
+    trimmed_ns: int = 0
+    last: int = 0
+    published: int = 0
+    forgettable: int = 0
+    removed: int = 0
+
+
+@attrs.define
 class Definition:
-    """A declared queue: its id, the stored options, and how often they were changed."""
+    """Something declared, by its name: its id, the stored options, and how often they were changed.
+
+    kind     "queue", "topic", "subscription" (a queue of a topic), or "binding" (of a topic to a queue)
+    details  what else is known of the last three, see engine/topics.py
+    """
 
     id: int
     name: str
     options: dict[str, Any]
     version: int = 1
+    kind: str = "queue"
+    details: dict[str, Any] = attrs.field(factory=dict)
 
 
 class Snapshot(Indexed, Protocol):
@@ -147,6 +179,15 @@ class Snapshot(Indexed, Protocol):
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Raw]]:
         """All stored records from a position on, in delivery order."""
 
+    def kept(self, topic: int, number: int) -> Raw | None:
+        """The body that a topic keeps under an id."""
+
+    def all_kept(self, topic: int, start: int = 0) -> Iterator[tuple[int, Raw]]:
+        """(id, body) of all that a topic keeps, from an id on. To be used up before the snapshot ends."""
+
+    def topic_numbers(self, topic: int) -> TopicNumbers:
+        """The numbers of a topic; to be changed in the write transaction only."""
+
     def oldest_ns(self, queue: int) -> int | None:
         """When the oldest stored message was put, among the first and the last of each rank."""
 
@@ -168,11 +209,15 @@ class Txn(Snapshot, Indexing, Protocol):
     def reserve(self, size_bytes: int) -> None:
         """Raises StoreFull unless there is room for that much more, and for acknowledgements after it."""
 
-    def append(self, queue: int, rank: int, draft: Draft, message_id: int = 0, lineup: Lineup = None) -> int:
-        """Store at a new position; returns the message's id, a new one unless it has one."""
+    def append(
+        self, queue: int, rank: int, draft: Draft, message_id: int = 0, lineup: Lineup = None, seq: int = 0
+    ) -> int:
+        """Store at a new position; returns the message's id, a new one unless it has one. seq: that of `keep` in this
+        very transaction; it becomes the id.
+        """
 
-    def replace(self, queue: int, position: Position, draft: Draft) -> int:
-        """Store in the place of the message at a position; returns the new one's id."""
+    def replace(self, queue: int, position: Position, draft: Draft, seq: int = 0) -> int:
+        """Store in the place of the message at a position; returns the new one's id. seq: see `append`."""
 
     def delay(self, queue: int, rank: int, draft: Draft, message_id: int = 0) -> int:
         """Store a message that waits until `draft.due`; returns its id, as `append`."""
@@ -184,7 +229,16 @@ class Txn(Snapshot, Indexing, Protocol):
         """Take a record out; None (and no change) where there is none."""
 
     def define(self, definition: Definition) -> None:
-        """Store a definition, new or changed. A new one has id 0 and is given one."""
+        """Store a definition, new or changed. A new one has id 0 and is given one, which was never used."""
+
+    def undefine(self, definition: Definition) -> None:
+        """Remove a definition."""
+
+    def wipe(self, queue: int) -> None:
+        """Remove the numbers of a queue that is gone."""
+
+    def keep(self, topic: int, draft: Draft) -> int:
+        """A topic keeps a body as long as anybody refers to it; its id, a new one."""
 
 
 class Log(Protocol):
@@ -237,3 +291,21 @@ class Log(Protocol):
 
     def salvage(self, queue: int, position: Position, raw: Raw, now_ns: int) -> Record:
         """A record that carries the bytes of a damaged one."""
+
+    def refer_to(self, record: Record, topic: int, number: int, marks: Marks) -> Draft:
+        """A reference to what a topic keeps; its marks but for the source."""
+
+    def decode_kept(self, topic: int, number: int, raw: Raw) -> Record:
+        """The record of what a topic keeps. Raises MessageCorrupted."""
+
+    def resolved(self, snapshot: Snapshot, record: Record) -> Record:
+        """A record with its body, which a topic may keep. Raises MessageCorrupted."""
+
+    def key_of(self, raw: Raw) -> bytes | None:
+        """The digest of the key of what a topic keeps, unchecked."""
+
+    def size_of_kept(self, raw: Raw) -> int:
+        """Bytes of what a topic keeps."""
+
+    def enqueued_ns(self, raw: Raw) -> int:
+        """When a stored record was put, unchecked."""

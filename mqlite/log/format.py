@@ -1,16 +1,19 @@
-"""The bytes of the log, format version 2. All integers are big-endian: byte order is delivery order.
+"""The bytes of the log, format version 3. All integers are big-endian: byte order is delivery order.
 
 One LMDB tree; the first byte of a key says what it is:
 
     01                                   format u32 | store id 16 bytes | crc u32
     02 | name utf-8                      crc u32 | JSON {id, name, options, version}
     04 | queue u32                       name utf-8
+    05                                   the last number given to a queue u32 | crc u32
     10 | queue u32                       removed: total u64 | bytes u64 | crc u32
     10 | queue u32 | rank u32 | seq u64  a message, see below
     10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | delayed u64 |
-                                         grouped u64 | expiring u64 | timers u32 | crc u32
+                                         grouped u64 | expiring u64 | timers u32 | feeds u32 | crc u32
+    11 | topic u32 | id u64              what a topic keeps: a message, see below
+    11 | topic u32 | 9 x ff              its numbers: TopicNumbers, u64 each | crc u32
     18 | queue u32 | line u8 | due u64 | rank u32 | seq u64     a message that waits for its time
-    20..27 | queue u32 | ...             an entry of an index, see index.py
+    20..2d | queue u32 | ...             an entry of an index, see index.py
     7f                                   last seq u64 | crc u32
 
 A message:
@@ -23,7 +26,8 @@ The flags say which marks there are, and each takes its bytes in this order:
 
     1  group u64      2  expires: line u8 | ns u64      4  replace 16      8  unique 16      16  timer 16
     32 rank u32       64 (no bytes) the index says where it is, since its key does not follow from its id
-    128 order u64
+    128 order u64     256 topic u32 | bytes of the body u32: the last of all, in a message that has neither extras nor
+    body, since the topic keeps them
 
 The crc (zlib's CRC-32) covers body, extras, marks, the rest of the header, and the key,
 in this order: what is long is summed outside of the lock, before the key is known.
@@ -43,8 +47,8 @@ a queue with a backlog wrote two pages more (25.0 KB instead of 16.8 KB for a pu
 L1  seq is never used again, even after everything was acknowledged: it is counted, not searched.
 L2  counters and index entries are changed in the commit that changes the messages.
 
-Format 1 had neither marks nor an index, and shorter counters: it is read as it is, and becomes format 2 when
-the store is opened.
+Format 1 had neither marks nor an index, and shorter counters; format 2 no topics, and no feeds among the counters. They
+are read as they are, and become format 3 when the store is opened.
 """
 
 from __future__ import annotations
@@ -60,31 +64,38 @@ import attrs
 from ..codecs import BYTES, Payload
 from ..errors import MessageCorrupted, StoreCorrupted
 from ..message import Due, Marks, Position, Record
-from . import Counters, Definition, index
+from . import Counters, Definition, TopicNumbers, index
 
-FORMAT = 2
+FORMAT = 3
 
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"
 NAME = b"\x04"
+LAST_QUEUE_KEY = b"\x05"
 MESSAGE = b"\x10"
+KEPT = b"\x11"
 DELAYED = b"\x18"
 SEQ_KEY = b"\x7f"
 POSITION_BYTES = 12
 MESSAGE_KEY_BYTES = 1 + 4 + POSITION_BYTES
+KEPT_KEY_BYTES = 1 + 4 + 8
 
 _HEADER = struct.Struct(">BBHIQQII")
 _CRC = struct.Struct(">I")
 _SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
 _REMOVED = struct.Struct(">QQI")
-_PUT = struct.Struct(">QQIQQQII")
-_PUT_1 = struct.Struct(">QQIQI")
+_PUT = struct.Struct(">QQIQQQIII")
+#: Shorter ones, of formats 1 and 2: what is missing is zero.
+_OLD_PUT_BYTES = (struct.calcsize(">QQIQI"), struct.calcsize(">QQIQQQII"))
+_TOPIC = struct.Struct(f">{len(attrs.fields(TopicNumbers))}QI")
+_LAST_QUEUE = struct.Struct(">II")
+_SOURCE = struct.Struct(">II")
 _DELAYED = struct.Struct(">BQIQ")
 _GROUP = struct.Struct(">Q")
 _DUE = struct.Struct(">BQ")
 _FLAGS = struct.Struct(">H")
-GROUP, EXPIRES, REPLACE, UNIQUE, TIMER, RANK, PLACED, ORDER = 1, 2, 4, 8, 16, 32, 64, 128
+GROUP, EXPIRES, REPLACE, UNIQUE, TIMER, RANK, PLACED, ORDER, SOURCE = 1, 2, 4, 8, 16, 32, 64, 128, 256
 _DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
 _VERSION = 1
@@ -110,9 +121,25 @@ def position_of(key: bytes) -> Position:
     return int.from_bytes(key[5:], "big")
 
 
+def kept_key(topic: int, number: int) -> bytes:
+    """Of what a topic keeps."""
+    return queue_key(KEPT, topic) + _GROUP.pack(number)
+
+
+def kept_number(key: bytes) -> int:
+    """The id in a kept_key."""
+    return int.from_bytes(key[5:], "big")
+
+
+@functools.lru_cache(maxsize=1024)
+def topic_key(topic: int) -> bytes:
+    """Behind the last message that a topic keeps."""
+    return KEPT + _ID.pack(topic) + b"\xff" * 9
+
+
 @attrs.define(eq=False)
 class Draft:
-    """A record as bytes, all but its key and id."""
+    """A record as bytes, all but its key and id. elsewhere: bytes of its body that a topic keeps."""
 
     record: Record
     tag: int
@@ -123,10 +150,15 @@ class Draft:
     due: Due | None
     flags: int = 0
     asks: bool = False
+    elsewhere: int = 0
 
 
 def draft_of(record: Record) -> Draft:
     """The work on a record that needs neither key nor lock."""
+    if record.marks is not None and record.marks.source is not None:
+        flags, block = packed_marks(record.marks)
+        size = record.marks.source[1]
+        return Draft(record, 0, block, _crc32(block), 0, size, record.due, flags, record.asks, size)
     tag, tail = record.payload
     body_bytes, extras_bytes, flags = len(tail), 0, 0
     if record.extras:
@@ -153,6 +185,8 @@ def packed_marks(marks: Marks) -> tuple[int, bytes]:
         flags, block = flags | RANK, block + _ID.pack(marks.rank)
     if marks.order is not None:
         flags, block = flags | ORDER, block + _GROUP.pack(marks.order)
+    if marks.source is not None:
+        flags, block = flags | SOURCE, block + _SOURCE.pack(*marks.source)
     return flags, block
 
 
@@ -176,6 +210,9 @@ def unpacked_marks(value: bytes, flags: int) -> tuple[Marks | None, int]:
     if flags & ORDER:
         (found["order"],) = _GROUP.unpack_from(value, at)
         at += _GROUP.size
+    if flags & SOURCE:
+        found["source"] = _SOURCE.unpack_from(value, at)
+        at += _SOURCE.size
     return (Marks(**found) if found else None), at
 
 
@@ -207,9 +244,25 @@ def failures_of(value: bytes) -> int:
     return int(_ID.unpack_from(value, 28)[0]) if len(value) >= _HEADER_BYTES else 0
 
 
+def weight(value: bytes) -> int:
+    """Bytes of a stored message, and of its body where a topic keeps that, unchecked."""
+    if len(value) >= _HEADER_BYTES + _SOURCE.size and value[6] & SOURCE >> 8:
+        return len(value) + int(_SOURCE.unpack_from(value, len(value) - _SOURCE.size)[1])
+    return len(value)
+
+
 def stored_bytes(draft: Draft) -> int:
-    """Bytes of the value that a draft becomes."""
-    return _HEADER_BYTES + len(draft.tail)
+    """The weight of the value that a draft becomes."""
+    return _HEADER_BYTES + len(draft.tail) + draft.elsewhere
+
+
+def key_of(value: bytes) -> bytes | None:
+    """The digest of the key of a stored message, unchecked."""
+    flags = flags_of(value)
+    if not flags & REPLACE:
+        return None
+    marks, _ = unpacked_marks(value, flags)
+    return None if marks is None else marks.replace
 
 
 def sealed(draft: Draft, key: bytes, placed: int = 0) -> bytes:
@@ -240,7 +293,9 @@ def decoded(key: bytes, value: bytes) -> Record:
                 if flags:
                     marks, end = unpacked_marks(value, flags)
                     tail = value[end:]
-                payload: Payload = (tag, tail[extras_bytes:] if extras_bytes else tail)
+                payload: Payload | None = (tag, tail[extras_bytes:] if extras_bytes else tail)
+                if flags & SOURCE:
+                    payload = None
                 extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
                 return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
     raise MessageCorrupted(
@@ -286,6 +341,7 @@ def packed_put(counters: Counters) -> bytes:
         counters.grouped,
         counters.expiring,
         counters.timers,
+        counters.feeds,
         0,
     )[: -_CRC.size]
     return head + _CRC.pack(_crc32(head))
@@ -295,9 +351,9 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     """Raises StoreCorrupted."""
     counters = Counters()
     if put is not None:
-        if len(put) == _PUT_1.size:  # of format 1
-            _check(put, _PUT_1.size, "the counters of a queue")
-            put = put[: -_CRC.size] + bytes(_PUT.size - _PUT_1.size + _CRC.size)
+        if len(put) in _OLD_PUT_BYTES:
+            _check(put, len(put), "the counters of a queue")
+            put = _lengthened(put)
         else:
             _check(put, _PUT.size, "the counters of a queue")
         (
@@ -308,6 +364,7 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
             counters.grouped,
             counters.expiring,
             counters.timers,
+            counters.feeds,
             _,
         ) = _PUT.unpack(put)
     if removed is not None:
@@ -319,9 +376,30 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
 def gauges(put: bytes | None) -> tuple[int, int, int]:
     """Counters.gauges of what is under a put_key, unchecked; zeros where there is nothing."""
     if put is None or len(put) != _PUT.size:
-        return (0, 0, 0) if put is None or len(put) != _PUT_1.size else (*_PUT_1.unpack(put)[2:4], 0)
-    _, _, version, delayed, grouped, expiring, timers, _ = _PUT.unpack(put)
-    return version, delayed + expiring + timers, grouped
+        if put is None or len(put) not in _OLD_PUT_BYTES:
+            return 0, 0, 0
+        put = _lengthened(put)
+    _, _, version, delayed, grouped, expiring, timers, feeds, _ = _PUT.unpack(put)
+    return version, delayed + expiring + timers + feeds, grouped
+
+
+def _lengthened(put: bytes) -> bytes:
+    """Counters of an older format, without their checksum."""
+    return put[: -_CRC.size].ljust(_PUT.size, b"\0")
+
+
+def packed_topic(numbers: TopicNumbers) -> bytes:
+    """The value of a topic_key."""
+    head = _TOPIC.pack(*attrs.astuple(numbers), 0)[: -_CRC.size]
+    return head + _CRC.pack(_crc32(head))
+
+
+def unpacked_topic(value: bytes | None) -> TopicNumbers:
+    """Raises StoreCorrupted."""
+    if value is None:
+        return TopicNumbers()
+    _check(value, _TOPIC.size, "the numbers of a topic")
+    return TopicNumbers(*_TOPIC.unpack(value)[:-1])
 
 
 def delayed_key(prefix: bytes, due: Due, rank: int, seq: int) -> bytes:
@@ -360,6 +438,12 @@ _PARTS = {
     index.DEDUP: struct.Struct(">16s"),
     index.DEDUP_END: struct.Struct(">Q16s"),
     index.TIMER: struct.Struct(">16s"),
+    index.MEMBER: struct.Struct(">I"),
+    index.REFERENCES: struct.Struct(">Q"),
+    index.FEED: struct.Struct(">I"),
+    index.RETAINED: struct.Struct(">16s"),
+    index.FORGOTTEN: struct.Struct(">BQI"),
+    index.REMOVED: struct.Struct(">I"),
 }
 _VALUES = {
     index.PLACE: struct.Struct(">BBQIQ"),
@@ -368,6 +452,11 @@ _VALUES = {
     index.REPLACE: struct.Struct(">Q"),
     index.DEDUP: struct.Struct(">QQ"),
     index.TIMER: struct.Struct(">Q"),
+    index.MEMBER: struct.Struct(">I"),
+    index.REFERENCES: struct.Struct(">Q"),
+    index.FEED: struct.Struct(">QB"),
+    index.RETAINED: struct.Struct(">Q"),
+    index.REMOVED: struct.Struct(">I"),
 }
 _NOTHING = struct.Struct("")
 #: The first part alone: what entries that have it in common begin with.
@@ -424,6 +513,20 @@ def unpacked_seq(value: bytes | None) -> int:
         return 0
     _check(value, _SEQ.size, "the counter of message numbers")
     return int(_SEQ.unpack(value)[0])
+
+
+def packed_last_queue(number: int) -> bytes:
+    """The value of LAST_QUEUE_KEY."""
+    head = _LAST_QUEUE.pack(number, 0)[: -_CRC.size]
+    return head + _CRC.pack(_crc32(head))
+
+
+def unpacked_last_queue(value: bytes | None) -> int:
+    """Raises StoreCorrupted."""
+    if value is None:
+        return 0
+    _check(value, _LAST_QUEUE.size, "the counter of queues")
+    return int(_LAST_QUEUE.unpack(value)[0])
 
 
 def packed_store(store_id: str) -> bytes:

@@ -14,6 +14,18 @@ put, claim or ack pays nothing for them.
     DEDUP_END  until when, digest
     TIMER      digest                   -> id of the schedule of that name
 
+Of a topic, whose number stands in the place of a queue's (see engine/topics.py):
+
+    MEMBER     binding                  -> the queue that it feeds
+    REFERENCES id                       -> how many refer to the body that is kept under it; no entry: one
+    FEED       queue                    -> the next id to replay to it, 1 if what it holds goes first
+    RETAINED   digest of a routing key  -> id of the message for new subscriptions
+    FORGOTTEN  line, time, queue        : when a subscription goes that nobody uses
+
+And of queue 0, which is the whole store:
+
+    REMOVED    queue                    -> its topic; a subscription whose messages are still to be removed
+
 A message that waits for its time is in GROUP only if it failed before: then its group waits for it, and it keeps
 its number in it.
 
@@ -22,14 +34,15 @@ On disk the entries carry no checksum of their own: whoever follows one looks at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..message import Marks, Position
 
 PLACE, GROUP, EXPIRY, REPLACE, UNIQUE, DEDUP, DEDUP_END, TIMER = range(8)
-KINDS: Final = range(8)
+MEMBER, REFERENCES, FEED, RETAINED, FORGOTTEN, REMOVED = range(8, 14)
+KINDS: Final = range(14)
 Parts = tuple[Any, ...]
 LOW_MASK: Final = (1 << 64) - 1
 
@@ -159,6 +172,11 @@ class Indexing(Indexed, Protocol):
     def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
         """Change these counters."""
 
+    def refer(self, topic: int, number: int, change: int) -> None:
+        """So many more refer to a body that a topic keeps. At the end of the commit one that has none goes, unless it
+        is still to be replayed to somebody.
+        """
+
     def mark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
         """Make the entries of a message but for PLACE. failed: it failed before, which counts where it waits."""
         in_group = marks.group is not None and (failed or not place.waits)
@@ -174,6 +192,8 @@ class Indexing(Indexed, Protocol):
             self.enter(UNIQUE, queue, (marks.unique, number))
         if marks.timer is not None:
             self.enter(TIMER, queue, (marks.timer,), (number,))
+        if marks.source is not None:
+            self.refer(marks.source[0], number, 1)
         self.count(queue, int(in_group), int(marks.expires is not None), int(marks.timer is not None))
 
     def unmark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
@@ -189,6 +209,8 @@ class Indexing(Indexed, Protocol):
             self.strike(UNIQUE, queue, (marks.unique, number))
         if marks.timer is not None and self.entry(TIMER, queue, (marks.timer,)) == (number,):
             self.strike(TIMER, queue, (marks.timer,))
+        if marks.source is not None:
+            self.refer(marks.source[0], number, -1)
         self.count(queue, -int(in_group), -int(marks.expires is not None), -int(marks.timer is not None))
 
     def unmark_unknown(self, queue: int, place: Place) -> None:
@@ -218,3 +240,40 @@ class Indexing(Indexed, Protocol):
 
 #: More than one, so that the window never holds more than was put in one window.
 _FORGOTTEN_AT_ONCE = 3
+
+
+class Tally:
+    """References that one commit changes, told at its end: a message that moves gives up its reference and takes it
+    again, and nothing must go meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int, int], tuple[bool, int]] = {}  # (whether there is an entry, references)
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def begin(self, topic: int, number: int) -> None:
+        """A new body, to which nobody refers yet."""
+        self._counts[topic, number] = False, 0
+
+    def add(self, txn: Indexing, topic: int, number: int, change: int) -> None:
+        """See Indexing.refer."""
+        known = self._counts.get((topic, number))
+        if known is None:
+            entry = txn.entry(REFERENCES, topic, (number,))
+            known = (False, 1) if entry is None else (True, entry[0])
+        self._counts[topic, number] = known[0], known[1] + change
+
+    def settle(self, txn: Indexing, forget: Callable[[int, int], None]) -> None:
+        """Store the numbers; bodies without references go, by `forget(topic, number)`."""
+        while self._counts:
+            (topic, number), (entered, count) = next(iter(self._counts.items()))
+            gone = count <= 0 and not any(feed[1][0] <= number for feed in txn.entries(FEED, topic))
+            if count != 1 and not gone:
+                txn.enter(REFERENCES, topic, (number,), (max(0, count),))
+            elif entered:
+                txn.strike(REFERENCES, topic, (number,))
+            if gone:
+                forget(topic, number)
+            del self._counts[topic, number]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
 import lmdb
 
-from ..errors import NotSupported, StoreCorrupted
-from ..message import Position, Record
+from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
+from ..message import Marks, Position, Record
 from ..system.environment import Environment
-from . import Note
+from . import Note, Snapshot
 from . import format as fmt
 from .group_commit import GroupCommit
 from .lmdb_reading import Known, LmdbSnapshot
@@ -120,6 +121,36 @@ class LmdbLog:
     def salvage(self, queue: int, position: Position, raw: bytes, now_ns: int) -> Record:
         """A record that carries the bytes of a damaged one."""
         return fmt.salvaged(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position), raw, now_ns)
+
+    @staticmethod
+    def refer_to(record: Record, topic: int, number: int, marks: Marks) -> fmt.Draft:
+        """A reference to what a topic keeps: its marks and no more."""
+        size = len(record.payload[1])
+        marks = attrs.evolve(marks, source=(topic, size))
+        return fmt.draft_of(Record(None, record.enqueued_ns, number, 0, 0, None, None, marks))
+
+    @staticmethod
+    def decode_kept(topic: int, number: int, raw: bytes) -> Record:
+        """The record of what a topic keeps. Raises MessageCorrupted."""
+        return fmt.decoded(fmt.kept_key(topic, number), raw)
+
+    @staticmethod
+    def resolved(snapshot: Snapshot, record: Record) -> Record:
+        """A record with its body, and all else that the topic keeps of it. Raises MessageCorrupted."""
+        if record.payload is not None:
+            return record
+        assert record.marks is not None
+        assert record.marks.source is not None
+        topic = record.marks.source[0]
+        raw = snapshot.kept(topic, record.id)
+        if raw is None:
+            raise MessageCorrupted(f"the body of message {record.id} is gone: restore the store from a backup")
+        kept = fmt.decoded(fmt.kept_key(topic, record.id), raw)
+        return attrs.evolve(record, payload=kept.payload, extras=kept.extras)
+
+    key_of = staticmethod(fmt.key_of)
+    size_of_kept = staticmethod(len)
+    enqueued_ns = staticmethod(fmt.enqueued_ns)
 
     # ------------------------------------------------------------------ lifetime
     def initialise(self) -> None:

@@ -10,7 +10,7 @@ import attrs
 from ..message import Position
 from ..system.environment import Environment
 from ..system.snapshot import LmdbView
-from . import Counters, Definition, Gauges
+from . import Counters, Definition, Gauges, TopicNumbers
 from . import format as fmt
 from .index import LOW_MASK, Indexed, Parts, Place
 
@@ -162,6 +162,27 @@ class LmdbReading(Indexed):
         while found and is_message(walk.key(), prefix):
             yield fmt.position_of(walk.key()), walk.value()
             found = walk.next()
+
+    def kept(self, topic: int, number: int) -> bytes | None:
+        """The stored bytes of what a topic keeps, or None."""
+        value: bytes | None = self._txn.get(fmt.kept_key(topic, number))
+        return value
+
+    def all_kept(self, topic: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """All that a topic keeps, from an id on. O(1) each."""
+        prefix = fmt.queue_key(fmt.KEPT, topic)
+        walk = self._txn.cursor()
+        found = walk.set_range(fmt.kept_key(topic, start))
+        while found:
+            key = walk.key()
+            if not key.startswith(prefix) or len(key) != fmt.KEPT_KEY_BYTES:
+                return
+            yield fmt.kept_number(key), walk.value()
+            found = walk.next()
+
+    def topic_numbers(self, topic: int) -> TopicNumbers:
+        """The numbers of a topic."""
+        return fmt.unpacked_topic(self._txn.get(fmt.topic_key(topic)))
 
     def oldest_ns(self, queue: int) -> int | None:
         """The smallest time of put among the first and the last of each rank: two seeks per rank."""

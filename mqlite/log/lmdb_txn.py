@@ -7,9 +7,9 @@ from typing import Any
 import lmdb
 
 from ..message import Position, rank_at
-from . import Counters, Definition, Gauges, Lineup, Note
+from . import Counters, Definition, Gauges, Lineup, Note, TopicNumbers
 from . import format as fmt
-from .index import LOW_MASK, PLACE, Indexing, Parts, Place, follows, in_line
+from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .lmdb_reading import NOTHING_KNOWN, Known, LmdbReading
 from .space import PAGE, Space
 
@@ -33,6 +33,8 @@ class LmdbTxn(LmdbReading, Indexing):
         self._counters: dict[int, Counters] = {}
         self._put_to: set[int] = set()
         self._removed_from: set[int] = set()
+        self._topics: dict[int, TopicNumbers] = {}
+        self._references = Tally()
         self._seq = 0
         self.changed = False
         self.notes: list[Note] = []
@@ -51,13 +53,15 @@ class LmdbTxn(LmdbReading, Indexing):
         self._space.ensure(pages)
         self._pages = pages
 
-    def append(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0, lineup: Lineup = None) -> int:
+    def append(
+        self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0, lineup: Lineup = None, seq: int = 0
+    ) -> int:
         """Store at a new position. O(log n).
 
         The counters behind the messages are taken out and come back in `seal`: LMDB leaves a full page behind
         where the new entry is the last of it, and two half full ones otherwise.
         """
-        seq = self._next_seq()
+        seq = seq or self._next_seq()
         counters = self.counters(queue)
         if queue not in self._put_to:
             self._put_to.add(queue)
@@ -73,7 +77,7 @@ class LmdbTxn(LmdbReading, Indexing):
             assert draft.record.marks is not None
             self.mark(queue, rank, message_id, draft.record.marks, in_line(position), False)
         counters.put_total += 1
-        counters.put_bytes += len(value)
+        counters.put_bytes += len(value) + draft.elsewhere
         return message_id
 
     def _store(self, queue: int, position: Position, draft: fmt.Draft) -> bytes:
@@ -86,17 +90,17 @@ class LmdbTxn(LmdbReading, Indexing):
             self.enter(PLACE, queue, (number,), in_line(position))
         return value
 
-    def replace(self, queue: int, position: Position, draft: fmt.Draft) -> int:
+    def replace(self, queue: int, position: Position, draft: fmt.Draft, seq: int = 0) -> int:
         """Store in the place of another. O(log n)."""
         self.remove(queue, position)
         counters = self.counters(queue)
-        draft.record.id = self._next_seq()
+        draft.record.id = seq or self._next_seq()
         value = self._store(queue, position, draft)
         if draft.record.marks is not None:
             rank = rank_at(position, draft.record.marks)
             self.mark(queue, rank, draft.record.id, draft.record.marks, in_line(position), False)
         counters.put_total += 1
-        counters.put_bytes += len(value)
+        counters.put_bytes += len(value) + draft.elsewhere
         self._put_to.add(queue)
         return draft.record.id
 
@@ -124,7 +128,7 @@ class LmdbTxn(LmdbReading, Indexing):
             self.mark(queue, rank, message_id, record.marks, place, record.delivery_count > 0)
         if not draft.flags & fmt.TIMER:
             counters.put_total += 1
-            counters.put_bytes += len(value)
+            counters.put_bytes += len(value) + draft.elsewhere
             counters.delayed += 1
         self._put_to.add(queue)
         return message_id
@@ -138,7 +142,7 @@ class LmdbTxn(LmdbReading, Indexing):
             flags = self._unmark_stored(queue, key, value, Place(1, *fmt.delayed_parts(key)))
             if not flags & fmt.TIMER:
                 counters.removed_total += 1
-                counters.removed_bytes += len(value)
+                counters.removed_bytes += fmt.weight(value)
                 counters.delayed -= 1
                 self._removed_from.add(queue)
             self._put_to.add(queue)
@@ -169,7 +173,8 @@ class LmdbTxn(LmdbReading, Indexing):
             counters.removed_total += 1
             counters.removed_bytes += len(value)
             self._removed_from.add(queue)
-            if value[7:8] > b"\0":
+            if value[6:8] > b"\0\0":
+                counters.removed_bytes += fmt.weight(value) - len(value)
                 self._unmark_stored(queue, key, value, in_line(position))
         return value
 
@@ -200,16 +205,75 @@ class LmdbTxn(LmdbReading, Indexing):
     def define(self, definition: Definition) -> None:
         """Store a definition, new or changed."""
         if not definition.id:
-            walk = self._txn.cursor()
-            found = walk.set_range(bytes([fmt.NAME[0] + 1]))
-            last = walk.prev() if found else walk.last()
-            key = walk.key() if last else b""
-            definition.id = int.from_bytes(key[1:], "big") + 1 if key.startswith(fmt.NAME) else 1
+            definition.id = (fmt.unpacked_last_queue(self._txn.get(fmt.LAST_QUEUE_KEY)) or self._last_named()) + 1
+            self._txn.put(fmt.LAST_QUEUE_KEY, fmt.packed_last_queue(definition.id))
             self._txn.put(fmt.queue_key(fmt.NAME, definition.id), definition.name.encode())
         self.changed = True
         self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
-        self.counters(definition.id).settings_version = definition.version
-        self._put_to.add(definition.id)
+        if definition.kind in ("queue", "subscription"):
+            self.counters(definition.id).settings_version = definition.version
+            self._put_to.add(definition.id)
+
+    def _last_named(self) -> int:
+        """The greatest number of a queue of an older format, which removed none."""
+        walk = self._txn.cursor()
+        found = walk.set_range(bytes([fmt.NAME[0] + 1]))
+        last = walk.prev() if found else walk.last()
+        key = walk.key() if last else b""
+        return int.from_bytes(key[1:], "big") if key.startswith(fmt.NAME) else 0
+
+    def undefine(self, definition: Definition) -> None:
+        """Remove a definition; who knows the queue sees by its version that it is gone."""
+        self.changed = True
+        self._txn.delete(fmt.DEFINITION + definition.name.encode())
+        self._txn.delete(fmt.queue_key(fmt.NAME, definition.id))
+        if definition.kind == "subscription":
+            self.counters(definition.id).settings_version += 1
+            self._put_to.add(definition.id)
+
+    def wipe(self, queue: int) -> None:
+        """Remove the numbers of a queue that is gone."""
+        self.changed = True
+        for key in (fmt.put_key(queue), fmt.removed_key(queue)):
+            self._txn.delete(key)
+        self._put_to.discard(queue)
+        self._removed_from.discard(queue)
+        self._counters[queue] = Counters()
+
+    # ------------------------------------------------------------------ topics
+    def topic_numbers(self, topic: int) -> TopicNumbers:
+        """The numbers of a topic, to be changed; stored before the commit if the transaction changes anything."""
+        numbers = self._topics.get(topic)
+        if numbers is None:
+            numbers = self._topics[topic] = super().topic_numbers(topic)
+        return numbers
+
+    def keep(self, topic: int, draft: fmt.Draft) -> int:
+        """Store a body. O(log n). The numbers behind it are out of the way meanwhile, as in `append`."""
+        number = draft.record.id = self._next_seq()
+        numbers = self.topic_numbers(topic)
+        self._txn.delete(fmt.topic_key(topic))
+        key = fmt.kept_key(topic, number)
+        value = fmt.sealed(draft, key)
+        self._txn.put(key, value)
+        self._references.begin(topic, number)
+        numbers.stored += 1
+        numbers.stored_bytes += len(value)
+        numbers.published += 1
+        numbers.last = number
+        return number
+
+    def refer(self, topic: int, number: int, change: int) -> None:
+        """So many more refer to a body; told in `seal`."""
+        self.changed = True
+        self._references.add(self, topic, number, change)
+
+    def _forget_body(self, topic: int, number: int) -> None:
+        value = self._txn.pop(fmt.kept_key(topic, number))
+        if value is not None:
+            numbers = self.topic_numbers(topic)
+            numbers.stored -= 1
+            numbers.stored_bytes -= len(value)
 
     # ------------------------------------------------------------------ for upgrade.py
     def put_raw(self, key: bytes, value: bytes) -> None:
@@ -225,6 +289,10 @@ class LmdbTxn(LmdbReading, Indexing):
 
     def seal(self) -> Any:
         """Store the counters; what is left is the commit itself."""
+        if self._references:
+            self._references.settle(self, self._forget_body)
+        for topic, numbers in self._topics.items():
+            self._txn.put(fmt.topic_key(topic), fmt.packed_topic(numbers))
         for queue in self._put_to:
             self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
         if self._seq:

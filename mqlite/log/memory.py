@@ -29,11 +29,12 @@ from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+import attrs
 from sortedcontainers import SortedDict
 
-from ..message import UNGROUPED, Position, Record, rank_at
-from . import Counters, Definition, Gauges, Lineup, Note
-from .index import GROUP, LOW_MASK, PLACE, Indexing, Parts, Place, follows, in_line
+from ..message import UNGROUPED, Marks, Position, Record, rank_at
+from . import Counters, Definition, Gauges, Lineup, Note, Snapshot, TopicNumbers
+from .index import GROUP, LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .shelf import Entry, NestedIndex, Shelf, Waiting, bytes_of, record_in
 
 T = TypeVar("T")
@@ -51,12 +52,19 @@ class MemoryLog(Indexing):
         self.seqs = itertools.count(1)
         self._shelves: dict[int, Shelf] = {}
         self._definitions: dict[str, Definition] = {}
+        self._by_id: dict[int, Definition] = {}
+        self._queues = itertools.count(1)
+        self._kept: dict[int, SortedDict[int, Record]] = {}
+        self._topics: dict[int, TopicNumbers] = {}
+        self._references = Tally()
 
     # ------------------------------------------------------------------ log
     def write(self, op: Callable[[Any], T]) -> T:
         """Run `op` under the lock. An op that raises has changed nothing (its contract)."""
         with self.lock:
             result = op(self)
+            if self._references:
+                self._references.settle(self, self._forget_body)
             if self.notes:
                 notes, self.notes = self.notes, []
                 self.after_commit(notes)
@@ -242,7 +250,7 @@ class MemoryLog(Indexing):
 
     def definition_by_id(self, queue: int) -> Definition | None:
         """The queue of that id."""
-        return next((d for d in self._definitions.values() if d.id == queue), None)
+        return self._by_id.get(queue)
 
     def definitions(self) -> list[Definition]:
         """All declared queues, by name."""
@@ -252,10 +260,12 @@ class MemoryLog(Indexing):
     def reserve(self, size_bytes: int) -> None:
         """Memory is not reserved."""
 
-    def append(self, queue: int, rank: int, draft: Record, message_id: int = 0, lineup: Lineup = None) -> int:
+    def append(
+        self, queue: int, rank: int, draft: Record, message_id: int = 0, lineup: Lineup = None, seq: int = 0
+    ) -> int:
         """Store at a new position. O(1), O(log r) at the first message of a rank; O(log n) in a SortedLane."""
         shelf = self.shelf(queue)
-        seq = low = next(self.seqs)
+        seq = low = seq or next(self.seqs)
         draft.id = message_id or seq
         if lineup is None:
             lane = shelf.lane(rank, in_order=draft.marks is None)
@@ -279,11 +289,11 @@ class MemoryLog(Indexing):
             self.mark(queue, rank, draft.id, draft.marks, place, False)
             shelf.marked += 1
 
-    def replace(self, queue: int, position: Position, draft: Record) -> int:
+    def replace(self, queue: int, position: Position, draft: Record, seq: int = 0) -> int:
         """Store in the place of another, which was handed out. O(log n)."""
         shelf = self.shelf(queue)
         self.remove(queue, position)
-        draft.id = next(self.seqs)
+        draft.id = seq or next(self.seqs)
         shelf.held[position] = draft
         self._index(shelf, queue, position, rank_at(position, draft.marks), draft)
         shelf.total += 1
@@ -425,9 +435,92 @@ class MemoryLog(Indexing):
     def define(self, definition: Definition) -> None:
         """Store a definition."""
         if not definition.id:
-            definition.id = len(self._definitions) + 1
-        self._definitions[definition.name] = definition
-        self.shelf(definition.id).numbers.settings_version = definition.version
+            definition.id = next(self._queues)
+        self._definitions[definition.name] = self._by_id[definition.id] = definition
+        if definition.kind in ("queue", "subscription"):
+            self.shelf(definition.id).numbers.settings_version = definition.version
+
+    def undefine(self, definition: Definition) -> None:
+        """Remove a definition."""
+        self._definitions.pop(definition.name, None)
+        self._by_id.pop(definition.id, None)
+        if definition.kind == "subscription":
+            self.shelf(definition.id).numbers.settings_version += 1
+
+    def wipe(self, queue: int) -> None:
+        """Remove what is left of a queue that is gone. Handles that still look at it find it empty."""
+        self._shelves.pop(queue, None)
+
+    # ------------------------------------------------------------------ topics
+    def topic_numbers(self, topic: int) -> TopicNumbers:
+        """The numbers of a topic."""
+        numbers = self._topics.get(topic)
+        return self._topics.setdefault(topic, TopicNumbers()) if numbers is None else numbers
+
+    def _kept_by(self, topic: int) -> SortedDict[int, Record]:
+        kept = self._kept.get(topic)
+        return self._kept.setdefault(topic, SortedDict()) if kept is None else kept
+
+    def kept(self, topic: int, number: int) -> Record | None:
+        """What a topic keeps under an id, or None."""
+        return self._kept_by(topic).get(number)
+
+    def all_kept(self, topic: int, start: int = 0) -> Iterator[tuple[int, Record]]:
+        """All that a topic keeps, from an id on. O(log n), and O(1) each."""
+        kept = self._kept_by(topic)
+        for number in kept.irange(start):
+            yield number, kept[number]
+
+    def keep(self, topic: int, draft: Record) -> int:
+        """Keep a body. O(log n)."""
+        number = draft.id = next(self.seqs)
+        numbers = self.topic_numbers(topic)
+        self._references.begin(topic, number)
+        self._kept_by(topic)[number] = draft
+        numbers.stored += 1
+        numbers.stored_bytes += bytes_of(draft.payload)
+        numbers.published += 1
+        numbers.last = number
+        return number
+
+    def refer(self, topic: int, number: int, change: int) -> None:
+        """So many more refer to a body; told at the end of `write`."""
+        self._references.add(self, topic, number, change)
+
+    def _forget_body(self, topic: int, number: int) -> None:
+        record = self._kept_by(topic).pop(number, None)
+        if record is not None:
+            numbers = self.topic_numbers(topic)
+            numbers.stored -= 1
+            numbers.stored_bytes -= bytes_of(record.payload)
+
+    @staticmethod
+    def refer_to(record: Record, topic: int, number: int, marks: Marks) -> Record:
+        """The message itself, and what counts it."""
+        marks = attrs.evolve(marks, source=(topic, bytes_of(record.payload)))
+        return Record(record.payload, record.enqueued_ns, number, 0, 0, record.extras, None, marks)
+
+    def decode_kept(self, topic: int, number: int, raw: Record) -> Record:
+        """The record itself."""
+        return raw
+
+    def resolved(self, snapshot: Snapshot, record: Record) -> Record:
+        """The record itself: it has its body."""
+        return record
+
+    @staticmethod
+    def key_of(raw: Record) -> bytes | None:
+        """The digest of the key of what a topic keeps."""
+        return None if raw.marks is None else raw.marks.replace
+
+    def size_of_kept(self, raw: Record) -> int:
+        """Bytes of a body, as far as they are known."""
+        return bytes_of(raw.payload)
+
+    @staticmethod
+    def enqueued_ns(raw: Record) -> int:
+        """When it was put."""
+        return raw.enqueued_ns
 
     def after_fork(self) -> None:
         """In a forked child: locks held by threads that are no more."""

@@ -10,7 +10,7 @@ from sortedcontainers import SortedDict
 
 from ..message import DEFAULT_RANK, Position, Record
 from . import Counters
-from .index import DEDUP_END, EXPIRY, GROUP, KINDS, LOW_MASK, UNIQUE, Parts
+from .index import DEDUP_END, EXPIRY, FORGOTTEN, GROUP, KINDS, LOW_MASK, UNIQUE, Parts
 
 #: the lower half of its position (the seq, as a rule), body, enqueued_ns, and the Record where there is more to know
 Entry = tuple[int, Any, int, Record | None]
@@ -118,7 +118,7 @@ class NestedIndex:
 
 
 Index = dict[Parts, Parts] | SortedDict[Parts, Parts] | NestedIndex
-_SORTED = frozenset({EXPIRY, DEDUP_END})
+_SORTED = frozenset({EXPIRY, DEDUP_END, FORGOTTEN})
 _NESTED = frozenset({GROUP, UNIQUE})
 
 

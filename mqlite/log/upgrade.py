@@ -2,7 +2,7 @@
 
 Format 1 -> 2: messages whose place does not follow from their id get an entry of the index that
 tells it. Done some at a time, and again from the start after a crash: what has its entry is passed
-over. The number of the format is changed last.
+over. Format 2 -> 3: nothing changes but the number, which is always changed last.
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ if TYPE_CHECKING:
 _AT_ONCE = 512
 
 
-def upgrade(log: LmdbLog) -> None:
-    """The caller is alone with the log. Raises StoreFull; then it can be tried again. Cost: a walk over all."""
+def upgrade(log: LmdbLog, stored_format: int) -> None:
+    """The caller is alone with the log. Raises StoreFull; then it can be tried again. Cost: from format 1, a walk over
+    all.
+    """
+    if stored_format < 2:
+        _enter_places(log)
+    log.write(lambda txn: txn.set_format())
+
+
+def _enter_places(log: LmdbLog) -> None:
     with log.read() as snapshot:
         queues = [number for each in snapshot.definitions() for number in (each.id, each.id | DEAD_BIT)]
     for queue in queues:
         while log.write(lambda txn, queue=queue: _enter_some(txn, queue)):  # type: ignore[misc]
             pass
-    log.write(lambda txn: txn.set_format())
 
 
 def _enter_some(txn: Any, queue: int) -> int:
