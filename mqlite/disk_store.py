@@ -77,7 +77,7 @@ class DiskStore:
         self.max_store_bytes = marker.max_store_bytes
         try:
             _ = self.presence.owner
-            self.engine.takeback.look_around()
+            self.engine.look_around()
         except BaseException:
             self.claims.environment.close()
             self._environment.close()
@@ -87,7 +87,7 @@ class DiskStore:
         """Give back what this process holds, and close. Threads that are inside finish first; later ones get Closed."""
         try:
             if self.presence.joined:
-                self.engine.takeback.leave()
+                self.engine.leave()
         finally:
             self.presence.leave()
             with contextlib.ExitStack() as undo:

@@ -50,6 +50,18 @@ class QueueLocked(MqliteError):
     """Another consumer has the queue for itself (mode="exclusive" or "failover")."""
 
 
+class OutOfRange(MqliteError, ValueError):
+    """A position from which a topic cannot replay: what was there is not kept any more, or was never published."""
+
+
+class Unroutable(MqliteError):
+    """Nobody subscribes to a message that was published with mandatory=True; it was not stored."""
+
+
+class NoSuchSubscription(MqliteError, LookupError):
+    """A topic has no subscription of that name (any more)."""
+
+
 class CodecError(MqliteError):
     """The codec cannot carry this body, or cannot read what is stored."""
 

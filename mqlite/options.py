@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal
 
 import attrs
@@ -269,6 +269,11 @@ class QueueOptions:
         if self.overflow == "dead_letter" and not self.dead_letter:
             raise ValueError('overflow="dead_letter" needs the dead letters that dead_letter=False drops: choose one')
 
+    def stored_of(self, names: Iterable[str]) -> dict[str, Any]:
+        """Some of `stored`."""
+        stored = self.stored()
+        return {name: stored[name] for name in names}
+
     def stored(self) -> dict[str, Any]:
         """As JSON has it: what QueueOptions takes again."""
         fields = attrs.asdict(self, recurse=False)
@@ -278,17 +283,69 @@ class QueueOptions:
             fields["backoff"] = attrs.asdict(self.backoff)
         return fields
 
-    def check_named(self, named: dict[str, Any], queue: str) -> None:
+    def check_named(self, named: dict[str, Any], what: str) -> None:
         """Raise SettingsMismatch where `named` asks for another value than this, the stored one."""
-        wanted = attrs.evolve(self, **named)
-        for name in named:
-            stored, asked = getattr(self, name), getattr(wanted, name)
-            if stored != asked:
-                raise SettingsMismatch(
-                    f"queue {queue!r} is stored with {name}={stored!r}, not {asked!r}: leave {name} out to take "
-                    "what is stored, "
-                    f"or change it for everybody with configure({name}=...)"
-                )
+        _check_named(self, attrs.evolve(self, **named), named, what)
+
+
+def _check_named(stored: Any, wanted: Any, names: Iterable[str], what: str) -> None:
+    for name in names:
+        if getattr(stored, name) != getattr(wanted, name):
+            raise SettingsMismatch(
+                f"{what} is stored with {name}={getattr(stored, name)!r}, not {getattr(wanted, name)!r}: leave {name} "
+                f"out to take what is stored, or change it for everybody with configure({name}=...)"
+            )
+
+
+def _inherited(value: Any) -> Any:
+    return QueueOptions(**value).stored_of(value) if isinstance(value, dict) else value
+
+
+@attrs.frozen(kw_only=True)
+class TopicOptions:
+    """How a topic behaves; stored with it and the same for every process.
+
+    retention          "interest": a message is kept until all subscriptions that got it have settled it; "limits": it
+                       is kept for replay as well, within the three limits below
+    max_age            seconds for which a message is kept for replay; None = for ever
+    max_messages       messages kept for replay at most; None = no limit
+    max_bytes          bytes kept for replay at most, as stored (in memory: of bytes and str bodies); None = no limit
+    compact            of the messages with one key (replace_key, or else the routing key) only the newest is kept for
+                       replay; retention "interest" keeps that one too
+    max_message_bytes, dedup_window, codec   as of a queue
+    queue              options of queues, which subscriptions inherit
+    """
+
+    retention: str = attrs.field(default="interest", validator=_one_of("interest", "limits"))
+    max_age: float | None = attrs.field(default=None, converter=_seconds_to_float, validator=_or_none(_seconds))
+    max_messages: int | None = attrs.field(default=None, validator=_or_none(_whole(1)))
+    max_bytes: int | None = attrs.field(default=None, validator=_or_none(_whole(1)))
+    compact: bool = attrs.field(default=False, validator=_flag)
+    max_message_bytes: int = attrs.field(default=16 << 20, validator=_whole(1))
+    dedup_window: float = attrs.field(default=300.0, converter=_seconds_to_float, validator=_seconds)
+    codec: str = attrs.field(default="json")
+    queue: dict[str, Any] = attrs.field(factory=dict, converter=_inherited)
+
+    def __attrs_post_init__(self) -> None:
+        limits = [name for name in ("max_age", "max_messages", "max_bytes") if getattr(self, name) is not None]
+        if limits and not self.keeps_for_replay:
+            raise ValueError(
+                f'{", ".join(limits)} limits what is kept for replay, and retention="interest" keeps nothing for it: '
+                'use retention="limits"'
+            )
+
+    @property
+    def keeps_for_replay(self) -> bool:
+        """Whether messages stay when all subscriptions have settled them."""
+        return self.retention == "limits" or self.compact
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON has it: what TopicOptions takes again."""
+        return attrs.asdict(self, recurse=False)
+
+    def check_named(self, named: dict[str, Any], what: str) -> None:
+        """Raise SettingsMismatch where `named` asks for another value than this, the stored one."""
+        _check_named(self, attrs.evolve(self, **named), named, what)
 
 
 #: A dead-letter queue never loses a message by itself.

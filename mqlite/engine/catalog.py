@@ -6,13 +6,20 @@ from typing import Any
 
 import attrs
 
-from ..errors import MqliteError
+from ..errors import NoSuchSubscription
 from ..log import DEAD_BIT, Definition, Log, Snapshot
 from ..message import group_key
 from ..options import DEAD_OPTIONS, Named, QueueOptions
 from .steps import CHANGED
 
 NO_LIMIT = 1 << 62
+#: Between the name of a topic and that of what belongs to it: no name that a user gives has it.
+SEPARATOR = "\x1f"
+
+
+def shown(key: str) -> str:
+    """A name as users see it, of what is stored under that key."""
+    return key.replace(SEPARATOR, "/")
 
 
 class QueueState:
@@ -26,6 +33,9 @@ class QueueState:
     has_cursors    what is put lies behind all that is there of its priority, and what is first in line is taken first:
                    the claims may remember how far they have come
     marks_all      every message has marks
+
+    key is what it is stored under, name what users see; topic: the number of the one that it subscribes to, or 0.
+    removed: it is a subscription that is no more.
     """
 
     __slots__ = (
@@ -35,17 +45,34 @@ class QueueState:
         "has_cursors",
         "id",
         "is_plain",
+        "key",
         "marks_all",
         "name",
         "options",
+        "removed",
+        "topic",
         "version",
     )
 
-    def __init__(self, number: int, name: str, options: QueueOptions, version: int) -> None:
+    def __init__(self, number: int, key: str, options: QueueOptions, version: int, topic: int = 0) -> None:
         self.id = number
-        self.name = name
+        self.key = key
+        self.name = shown(key)
         self.options = options
+        self.topic = topic
+        self.removed = False
         self.adopt(options, version)
+
+    @classmethod
+    def of(cls, definition: Definition) -> QueueState:
+        """The queue of a definition."""
+        options = QueueOptions(**definition.options)
+        return cls(definition.id, definition.name, options, definition.version, definition.details.get("topic", 0))
+
+    def remove(self) -> None:
+        """Nothing comes into it or out of it any more."""
+        self.removed = True
+        self.is_plain = False  # so that whoever looks at it takes the long way, and sees
 
     def adopt(self, options: QueueOptions, version: int) -> None:
         """These options hold from now on. A function that this process was given for them stays."""
@@ -61,7 +88,7 @@ class QueueState:
         self.marks_all = options.fair or options.aging is not None or options.ttl is not None
         self.asks_of_puts = options.maxbytes > 0 or options.overflow != "block"
         held_up = options.paused or options.rate is not None
-        self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or held_up)
+        self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or held_up or self.removed)
         self.options, self.version = options, version
 
     @property
@@ -71,8 +98,8 @@ class QueueState:
 
     @property
     def origin(self) -> str:
-        """The name of the declared queue: its own, or that of the queue whose dead letters it holds."""
-        return self.name.removesuffix(".dead") if self.is_dead else self.name
+        """The key of the declared queue: its own, or that of the queue whose dead letters it holds."""
+        return self.key.removesuffix(".dead") if self.is_dead else self.key
 
     def limit_of(self, group: int) -> int:
         """How many messages of a group may be in flight."""
@@ -87,9 +114,9 @@ class Catalog:
         self._states: dict[int, QueueState] = {}
 
     def declare(self, name: str, named: dict[str, Any]) -> QueueState:
-        """The queue of that name, made with the options `named` if it is new.
+        """The queue of that name, made with the options `named` if it is new; or the subscription of that key.
 
-        Raises SettingsMismatch where a stored option differs from a named one.
+        Raises SettingsMismatch where a stored option differs from a named one, NoSuchSubscription.
         """
 
         def op(txn: Any) -> None:
@@ -100,18 +127,21 @@ class Catalog:
         with self._log.read() as snapshot:
             definition = snapshot.definition(name)
         if definition is None:
+            if SEPARATOR in name:
+                raise NoSuchSubscription(f"the subscription {shown(name)!r} was removed: subscribe again")
             self._log.write(op)
             with self._log.read() as snapshot:
                 definition = snapshot.definition(name)
         assert definition is not None
-        options = QueueOptions(**definition.options)
-        options.check_named(named, name)
-        state = self._remember(QueueState(definition.id, name, options, definition.version))
+        state = self.remember(QueueState.of(definition))
+        options = state.options
+        options.check_named(named, f"queue {shown(name)!r}")
         if "backoff" in named:  # with the function that is not stored, if it is one
             state.adopt(attrs.evolve(options, backoff=named["backoff"]), definition.version)
         return state
 
-    def _remember(self, state: QueueState) -> QueueState:
+    def remember(self, state: QueueState) -> QueueState:
+        """The one state that all handles of this process share, brought up to date."""
         known = self._states.setdefault(state.id, state)
         known.adopt(state.options, state.version)
         return known
@@ -124,7 +154,9 @@ class Catalog:
         """Change options for every process. One commit. Blocked puts look again."""
 
         def op(txn: Any) -> None:
-            definition = txn.definition(queue.name)
+            definition = txn.definition(queue.key)
+            if definition is None or definition.id != queue.id:
+                raise NoSuchSubscription(f"the subscription {queue.name!r} was removed: subscribe again")
             definition.options = attrs.evolve(QueueOptions(**definition.options), **changes).stored()
             definition.version += 1
             txn.define(definition)
@@ -142,17 +174,22 @@ class Catalog:
 
     def options_at(self, queue: QueueState, version: int, snapshot: Snapshot) -> QueueOptions:
         """The same, for who knows the version of the settings in `snapshot`."""
-        if version > queue.version and not queue.id & DEAD_BIT:  # not those of an older snapshot
-            definition = snapshot.definition(queue.name)
-            if definition is not None:
-                queue.adopt(QueueOptions(**definition.options), definition.version)
+        if version != queue.version and not queue.id & DEAD_BIT:
+            if version > queue.version:  # not those of an older snapshot
+                definition = snapshot.definition(queue.key)
+                if definition is not None and definition.id == queue.id:
+                    queue.adopt(QueueOptions(**definition.options), definition.version)
+                else:
+                    queue.remove()
+            elif not version:  # even its numbers are gone
+                queue.remove()
         return queue.options
 
     def dead_of(self, queue: QueueState) -> QueueState:
         """The dead-letter queue of a queue."""
-        return self._remember(
+        return self.remember(
             QueueState(
-                queue.id | DEAD_BIT, f"{queue.name}.dead", attrs.evolve(DEAD_OPTIONS, codec=queue.options.codec), 0
+                queue.id | DEAD_BIT, f"{queue.key}.dead", attrs.evolve(DEAD_OPTIONS, codec=queue.options.codec), 0
             )
         )
 
@@ -161,11 +198,11 @@ class Catalog:
         state = self._states.get(queue)
         if state is None:
             definition = snapshot.definition_by_id(queue & ~DEAD_BIT)
-            if definition is None:
-                raise MqliteError(f"the store speaks of a queue {queue} that it does not have: run check()")
-            state = self._remember(
-                QueueState(definition.id, definition.name, QueueOptions(**definition.options), definition.version)
-            )
+            if definition is None:  # a subscription that was removed
+                state = QueueState(queue, f"removed {queue & ~DEAD_BIT}", QueueOptions(), 0)
+                state.remove()
+                return state
+            state = self.remember(QueueState.of(definition))
             if queue & DEAD_BIT:
                 state = self.dead_of(state)
         self.options(state, snapshot)

@@ -12,11 +12,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from ..claims import AUTO, STARTED, TASK, Kind, Row, Shut
-from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError, QueueLocked, ShutDown, StoreFull
+from ..errors import (
+    CodecError,
+    LeaseLost,
+    MessageCorrupted,
+    MqliteError,
+    NoSuchSubscription,
+    QueueLocked,
+    ShutDown,
+    StoreFull,
+)
 from ..log import DEAD_BIT
 from ..message import Position, Record
 from ..waiting import Interrupt, Seat
-from . import pace, seats
+from . import pace, replay, seats
 from .catalog import QueueState
 from .parts import ns_of
 from .picking import NOTHING, Picking
@@ -152,6 +161,11 @@ class Claiming(Picking):
         deadline_ns, took_back = self.takeback.care(queue)
         due_ns, moved = self.schedule.care(queue)
         times = [deadline_ns, due_ns]
+        state = self.catalog.known(queue)
+        if kind is Kind.MESSAGE and state is not None and state.topic:
+            again_ns, replayed = replay.top_up(self, state)
+            times.append(again_ns)
+            moved = moved or replayed
         if queue & DEAD_BIT:  # what expires in its origin comes here
             origin_ns, moved_there = self.schedule.care(queue & ~DEAD_BIT)
             times.append(origin_ns)
@@ -184,7 +198,11 @@ class Claiming(Picking):
                 return True
             state = self.catalog.state(queue, snapshot)
             options = state.options
+            if state.removed:
+                return True
             if kind is Kind.MESSAGE:
+                if state.topic and snapshot.counters(queue).feeds:
+                    return True
                 if not state.is_plain and self._held_up(c, state):
                     return False
                 return bool(self._pick(c, snapshot, state, 1).taken)
@@ -257,9 +275,19 @@ class Claiming(Picking):
                 if timed and due_too and self.schedule.is_due(queue.id, snapshot):
                     return None
                 options = self.catalog.options_at(queue, version, snapshot)
+                if queue.removed:
+                    raise NoSuchSubscription(f"the subscription {queue.name!r} was removed: subscribe again")
                 if entry is not REMOVER and (entry.number or c.any_seat(generation) or not queue.is_plain):
                     count = self._admitted(c, queue, count, entry)
                 picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else NOTHING
+                if (
+                    timed
+                    and due_too
+                    and queue.topic
+                    and len(picked.taken) < count
+                    and snapshot.counters(queue.id).feeds
+                ):
+                    return None  # its topic has more for it
                 held_up = not count and c.shut(queue.id) is Shut.DRAINING
                 if held_up and self._pick(c, snapshot, queue, 1, grouped, True).taken:
                     return False  # not empty: the rest comes when it is resumed, or at its rate
@@ -382,7 +410,7 @@ class Claiming(Picking):
 
     def _open(self, claims: list[Claim], timed: int) -> None:
         """Read the records; what is damaged or has expired goes to the dead-letter queue, and out of `claims`."""
-        expired = []
+        expired, referring = [], []
         for claim in list(claims):
             queue, row = claim.queue, claim.row
             try:
@@ -404,8 +432,14 @@ class Claiming(Picking):
                 None,
                 marks,
             )
-            if timed and marks is not None and marks.expires is not None and self.timeline.is_past(marks.expires):
-                expired.append(claim)
+            if marks is not None:
+                if marks.source is not None and claim.record.payload is None:
+                    referring.append(claim)
+                if timed and marks.expires is not None and self.timeline.is_past(marks.expires):
+                    expired.append(claim)
+        if referring:
+            self._fetch(referring, claims)
+            expired = [claim for claim in expired if claim in claims]
         if expired:  # it came back, or its time came a moment ago
             try:
                 self.bury_expired(expired)
@@ -416,6 +450,20 @@ class Claiming(Picking):
             for claim in expired:
                 claims.remove(claim)
             self.schedule.care(expired[0].queue.id)
+
+    def _fetch(self, referring: list[Claim], claims: list[Claim]) -> None:
+        """The bodies that topics keep. One that is damaged goes to the dead letters, as a message does."""
+        lost = []
+        with self.log.read() as snapshot:
+            for claim in referring:
+                try:
+                    claim.record = self.log.resolved(snapshot, claim.record)
+                except MessageCorrupted as error:
+                    lost.append((claim, error if snapshot.has(claim.queue.id, claim.position) else None))
+        for claim, damage in lost:
+            claims.remove(claim)
+            if damage is not None:  # else it was taken away meanwhile (seek, unsubscribe)
+                self._bury_unreadable(claim, f"MessageCorrupted: {damage}")
 
     @staticmethod
     def _raise_if_shut(c: Any, queue: QueueState) -> None:

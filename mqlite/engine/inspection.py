@@ -11,7 +11,8 @@ from ..claims import Claims, Returned, Shut
 from ..errors import MessageCorrupted
 from ..log import DEAD_BIT, Log
 from ..message import Position, Record
-from .catalog import QueueState
+from .catalog import Catalog, QueueState
+from .replay import unfed
 from .schedule import Schedule
 
 
@@ -29,8 +30,11 @@ def remembered(record: Record, returned: Returned | None) -> Record:
 class Inspection:
     """Reads the claims first and then the log, so that the numbers lag rather than lie."""
 
-    def __init__(self, log: Log, claims: Claims, notice_deaths: Callable[[], None], schedule: Schedule) -> None:
+    def __init__(
+        self, log: Log, claims: Claims, notice_deaths: Callable[[], None], schedule: Schedule, catalog: Catalog
+    ) -> None:
         self._log = log
+        self._catalog = catalog
         self._claims = claims
         self._notice_deaths = notice_deaths
         self._schedule = schedule
@@ -47,7 +51,8 @@ class Inspection:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return 0
             counters = snapshot.counters(queue.id)
-            return max(0, counters.total - counters.delayed - int(c.claimed(queue.id)))
+            ahead = unfed(self._log, self._catalog, snapshot, queue)[0] if counters.feeds else 0
+            return max(0, counters.total - counters.delayed - int(c.claimed(queue.id))) + ahead
 
     def browse(self, queue: QueueState, start: Position, count: int) -> list[tuple[Position, Record | None]]:
         """The first `count` messages from a position on that are not claimed, in delivery order; None for a
@@ -61,7 +66,7 @@ class Inspection:
             for position, raw in snapshot.scan(queue.id, start):
                 if c.row(queue.id, position) is None:
                     try:
-                        record = self._log.decode(queue.id, position, raw)
+                        record = self._log.resolved(snapshot, self._log.decode(queue.id, position, raw))
                     except MessageCorrupted:
                         found.append((position, None))
                     else:
@@ -77,13 +82,15 @@ class Inspection:
             counters = snapshot.counters(queue.id)
             undelayed = counters.total - counters.delayed
             claimed = min(int(c.claimed(queue.id)), undelayed)
+            ahead, ahead_ns = unfed(self._log, self._catalog, snapshot, queue) if counters.feeds else (0, None)
+            times = [ns for ns in (snapshot.oldest_ns(queue.id), ahead_ns) if ns is not None]
             return {
-                "ready": undelayed - claimed,
+                "ready": undelayed - claimed + ahead,
                 "delayed": counters.delayed,
                 "claimed": claimed,
                 "dead": 0 if queue.id & DEAD_BIT else snapshot.counters(queue.id | DEAD_BIT).total,
                 "bytes": counters.bytes,
-                "oldest_ns": snapshot.oldest_ns(queue.id),
+                "oldest_ns": min(times, default=None),
             }
 
     def total(self, queue: QueueState) -> int:

@@ -125,6 +125,8 @@ class LocalEngine(Engine):
                 self.schedule.care(queue.id)
             entry = self.log.take(shelf)
             if entry is None:
+                if shelf.numbers.feeds:
+                    return THE_LONG_WAY
                 self._raise_if_shut(self.claims, queue)
                 return None
             desk.open_tasks += 1

@@ -15,12 +15,14 @@ claims'. No user code runs under either.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from ..claims import Claims, Kind
 from ..log import Log
 from ..system.clock import Clock
 from ..waiting import Presence, Waiters
+from . import legacies
 from .aftermath import Aftermath
 from .catalog import QueueState
 from .inspection import Inspection
@@ -28,6 +30,7 @@ from .putting import Putting
 from .schedule import Schedule
 from .takeback import TakeBack
 from .tasks import Tasks
+from .topics import Topics
 
 
 class Engine(Putting):
@@ -35,11 +38,13 @@ class Engine(Putting):
 
     def __init__(self, log: Log, claims: Claims, presence: Presence, clock: Clock, anchor_ns: int) -> None:
         super().__init__(log, claims, presence, clock, anchor_ns)
-        self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury)
+        self.topics = Topics(log, self.catalog)
+        self.settling = threading.Lock()  # see legacies.py
+        self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury, lambda: legacies.settle(self))
         self.schedule = Schedule(log, claims, self.timeline, self.catalog, self)
         self.waiters = Waiters(claims, presence, clock, self.care, self.promising, self.wake_ns)
         self.tasks = Tasks(log, claims, presence, self.waiters)
-        self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule)
+        self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule, self.catalog)
         self.aftermath = Aftermath(log, claims, self.waiters, self.catalog)
 
     def configure(self, queue: QueueState, changes: dict[str, Any]) -> None:
@@ -50,6 +55,18 @@ class Engine(Putting):
                 c.forget_cursors(queue.id)
             self.waiters.ring_all(queue.id, Kind.MESSAGE)
 
+    def look_around(self) -> None:
+        """A new process: what the dead hold comes back, and what they have left to be done is done."""
+        self.takeback.look_around()
+        legacies.settle(self)
+
+    def leave(self) -> None:
+        """This process stops using the store: all it holds goes back, without blame."""
+        legacies.give_up(self, self.presence.owner)
+        self.takeback.leave()
+
     def after_fork(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""
+        self.settling = threading.Lock()
+        self.topics.after_fork()
         self.aftermath.forget()

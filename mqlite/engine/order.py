@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..log import Lineup
 from ..log.index import LOW_MASK
-from ..message import UNGROUPED, Marks, Position, Record, group_key
+from ..message import UNGROUPED, Due, Marks, Position, Record, group_key
 from ..options import QueueOptions
 from ..system.clock import STABLE, Timeline
 from .catalog import QueueState
@@ -49,14 +49,35 @@ def _first_in(rank: int, seq: int) -> Position:
 
 def marks_again(queue: QueueState, rank: int, record: Record, timeline: Timeline) -> Marks | None:
     """The marks of a record that comes into a queue again, from its dead letters."""
-    name = (record.extras or {}).get("group")
-    group = group_key(name) if name is not None and queue.options.order != "lifo" else None
-    if group is None and queue.options.fair:
-        group = UNGROUPED
-    marks = Marks(
-        group=group,
-        expires=None if queue.options.ttl is None else timeline.after(queue.options.ttl),
-        unique=None if record.marks is None else record.marks.unique,
-        rank=rank if queue.options.aging is not None else None,
-    )
+    group = (record.extras or {}).get("group")
+    unique = None if record.marks is None else record.marks.unique
+    marks = marks_in(queue, rank, timeline, group=group, unique=unique)
     return None if marks == Marks() else marks
+
+
+def marks_in(
+    queue: QueueState,
+    rank: int,
+    timeline: Timeline,
+    *,
+    group: str | None = None,
+    expires: Due | None = None,
+    replace: bytes | None = None,
+    unique: bytes | None = None,
+) -> Marks:
+    """The marks that a message has in a queue, as the options of that are. A queue that is last in, first out knows no
+    groups.
+    """
+    options = queue.options
+    number = group_key(group) if group is not None and options.order != "lifo" else None
+    if number is None and options.fair:
+        number = UNGROUPED
+    if expires is None and options.ttl is not None:
+        expires = timeline.after(options.ttl)
+    return Marks(
+        group=number,
+        expires=expires,
+        replace=replace,
+        unique=unique,
+        rank=rank if options.aging is not None else None,
+    )

@@ -117,6 +117,6 @@ class Picking(Settling):
             if c.shut(queue.id) is not Shut.IMMEDIATE:
                 for position, raw, returned in self._pick(c, snapshot, queue, count).taken:
                     with contextlib.suppress(MessageCorrupted):
-                        record = self.log.decode(queue.id, position, raw)
+                        record = self.log.resolved(snapshot, self.log.decode(queue.id, position, raw))
                         found.append((position, remembered(record, returned)))
         return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import attrs
 
@@ -23,6 +23,7 @@ from .steps import ARRIVED, Claim
 from .tasks import shut_mode
 
 Ranked = list[tuple[int, Draft]]
+T = TypeVar("T")
 
 
 class Putting(Claiming):
@@ -77,26 +78,52 @@ class Putting(Claiming):
     ) -> list[int] | None:
         admission = Admission(self, queue, ranked)
 
+        def op(txn: Any) -> list[int] | None:
+            if not admission.plan(txn):
+                return None
+            txn.reserve(admission.size)
+            return admission.store(txn)
+
         def attempt(seat: Seat) -> list[int] | None:
-            ids = admission.attempt(interrupt)
+            ids = self.admit([admission], op, interrupt)
             return _REFUSED if ids is None and queue.options.overflow != "block" else ids
 
         if queue.options.overflow in ("drop_oldest", "dead_letter"):
             self.schedule.care(queue.id)  # what has expired makes room before anything else does
         try:  # a message that another one took the place of is given back at the end
-            ids = admission.attempt(interrupt)
+            ids = self.admit([admission], op, interrupt)
             if ids is None and queue.options.maxsize + queue.options.maxbytes and self.schedule.care(queue.id)[1]:
-                ids = admission.attempt(interrupt)  # what had expired made room
+                ids = self.admit([admission], op, interrupt)  # what had expired made room
             if ids is not None or timeout == 0 or queue.options.overflow != "block":
                 return ids
             ids = self.waiters.wait(queue.id, Kind.SPACE, attempt, timeout, interrupt)
             return None if ids is _REFUSED else ids
         finally:
-            try:
-                self.release_all(admission.held)  # what was removed is held no more, and passed over
-            except BaseException:  # an interrupt: nobody would do it later
-                self.release_all(admission.held)
-                raise
+            self.end_admissions([admission])
+
+    def admit(self, admissions: list[Admission], op: Callable[[Any], T | None], interrupt: Interrupt) -> T | None:
+        """Run an op that plans and stores these, claiming in between what they are to remove, until it gives
+        something. None where there is no room; then nothing is held.
+        """
+        while True:
+            result = self.log.write(op)
+            if result is not None:
+                return result
+            if not any([admission.wants_more for admission in admissions]) or not all(
+                [admission.claim_more(interrupt) for admission in admissions if admission.wants_more]
+            ):
+                for admission in admissions:
+                    admission.let_go()
+                return None
+
+    def end_admissions(self, admissions: Iterable[Admission]) -> None:
+        """What they hold and have not removed goes back."""
+        held = [claim for admission in admissions for claim in admission.held]
+        try:
+            self.release_all(held)  # what was removed is held no more, and passed over
+        except BaseException:  # an interrupt: nobody would do it later
+            self.release_all(held)
+            raise
 
     def check_open(self, queue: QueueState) -> None:
         """Under L. Raises ShutDown."""
@@ -158,32 +185,41 @@ class Admission:
         self._to_drop = 0
         self._seized: dict[int, Claim] = {}  # by position
         self._droppable: list[Claim] = []
+        self._plan = _Plan()
+        self._options = queue.options
         self.held: list[Claim] = []
 
-    def attempt(self, interrupt: Interrupt) -> list[int] | None:
-        """The ids, or None where there is no room; then nothing is held."""
-        ids = self._attempt(interrupt)
-        if ids is None:
-            self._engine.release_all(self.held, quietly=True)  # else it would ring itself
-            self._seized, self._droppable, self.held = {}, [], []
-        return ids
+    @property
+    def queue(self) -> QueueState:
+        """The one that it puts into."""
+        return self._queue
 
-    def _attempt(self, interrupt: Interrupt) -> list[int] | None:
-        engine = self._engine
-        while True:
-            ids = engine.log.write(self._op)
-            if self._wanted:
-                new: list[Claim] = []
-                try:
-                    engine.seize(self._queue, self._wanted, new, blank=True)
-                finally:
-                    self.held.extend(new)
-                self._seized |= {claim.position: claim for claim in new}
-            elif self._to_drop:
-                if not self._claim_oldest(interrupt):
-                    return None
-            else:
-                return ids
+    @property
+    def size(self) -> int:
+        """Bytes that the plan needs in the log."""
+        return self._plan.size
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the plan failed only because there is something to claim first."""
+        return bool(self._wanted or self._to_drop)
+
+    def claim_more(self, interrupt: Interrupt) -> bool:
+        """Claim what is to be removed. False where nothing can be that nobody holds."""
+        if not self._wanted:
+            return self._claim_oldest(interrupt)
+        new: list[Claim] = []
+        try:
+            self._engine.seize(self._queue, self._wanted, new, blank=True)
+        finally:
+            self.held.extend(new)
+        self._seized |= {claim.position: claim for claim in new}
+        return True
+
+    def let_go(self) -> None:
+        """Give back what is held, since there is no room."""
+        self._engine.release_all(self.held, quietly=True)  # else it would ring itself
+        self._seized, self._droppable, self.held = {}, [], []
 
     def _claim_oldest(self, interrupt: Interrupt) -> bool:
         """More messages to drop. False where there is none that nobody holds."""
@@ -197,18 +233,16 @@ class Admission:
         return bool(new)
 
     # ------------------------------------------------------------------ under L
-    def _op(self, txn: Any) -> list[int] | None:
+    def plan(self, txn: Any) -> bool:
+        """Whether it can be stored now, with nothing changed yet. Raises ShutDown."""
         self._wanted, self._to_drop = [], 0
         engine, queue = self._engine, self._queue
         engine.check_open(queue)
-        options = engine.catalog.options(queue, txn)
-        plan = _Plan()
+        self._options = engine.catalog.options(queue, txn)
+        self._plan = plan = _Plan()
         self._find_repeats(txn, plan)
         self._find_replaced(txn, plan)
-        if self._wanted or not self._find_room(txn, options, plan):
-            return None
-        txn.reserve(plan.size)
-        return self._store(txn, options, plan)
+        return not self._wanted and self._find_room(txn, self._options, plan)
 
     def _find_repeats(self, txn: Any, plan: _Plan) -> None:
         """What was put before under the same dedup_id, or is there under the same unique key."""
@@ -323,8 +357,9 @@ class Admission:
     def _bytes(self, raw: Any) -> int:
         return len(raw) if isinstance(raw, bytes) else self._engine.log.stored_bytes(raw)
 
-    def _store(self, txn: Any, options: QueueOptions, plan: _Plan) -> list[int]:
-        engine, queue = self._engine, self._queue
+    def store(self, txn: Any, seqs: Sequence[int] = ()) -> list[int]:
+        """Do as planned; the ids. seqs: those of the bodies that the drafts refer to. The caller has reserved room."""
+        engine, queue, options, plan = self._engine, self._queue, self._options, self._plan
         lineup = lineup_of(options, engine.timeline)
         ids: dict[int, int] = {}
         freed: list[tuple[Any, Any]] = []
@@ -333,8 +368,11 @@ class Admission:
         for key in plan.waiting.values():
             freed.append((key, txn.undelay(queue.id, key)))
         arrived = False
+        for record, number in zip(self._records, seqs, strict=False):
+            record.id = number
         for index in plan.stored:
             rank, draft = self._ranked[index]
+            seq = seqs[index] if seqs else 0
             claim_or_none = plan.claimed.get(index)
             arrived = arrived or draft.due is None
             if (
@@ -343,14 +381,14 @@ class Admission:
                 and rank_at(claim_or_none.position, claim_or_none.record.marks) == rank
             ):
                 claim_or_none.row = claim_or_none.row._replace(failures=0, acquired=0)  # that was the old one's
-                ids[index] = txn.replace(queue.id, claim_or_none.position, draft)  # its row is given back later
+                ids[index] = txn.replace(queue.id, claim_or_none.position, draft, seq)  # its row is given back later
                 continue
             if claim_or_none is not None:
                 engine.remove_claimed(txn, claim_or_none)
             if draft.due is None:
-                ids[index] = txn.append(queue.id, rank, draft, 0, lineup)
+                ids[index] = txn.append(queue.id, rank, draft, 0, lineup, seq)
             else:
-                ids[index] = engine.delay(txn, queue.id, rank, draft)
+                ids[index] = engine.delay(txn, queue.id, rank, draft, seq)
         for index in plan.dead:
             rank, draft = self._ranked[index]
             record = self._records[index]

@@ -15,7 +15,7 @@ import attrs
 
 from ..claims import TASK, Returned
 from ..codecs import BYTES
-from ..errors import CodecError, LeaseLost, MqliteError
+from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError
 from ..log import DEAD_BIT, Snapshot
 from ..log.index import in_line, order_of
 from ..message import Marks, Record, rank_at
@@ -225,6 +225,11 @@ class Settling(Parts):
 
         Raises StoreFull, with nothing changed, unless has_room says that room was reserved.
         """
+        try:
+            record = self.log.resolved(txn, record)
+        except MessageCorrupted as damage:
+            record = attrs.evolve(record, payload=(BYTES, b""))
+            reason, error = "corrupted", f"MessageCorrupted: {damage}"
         death = {
             "reason": reason,
             "queue": queue.name,
@@ -253,7 +258,8 @@ class Settling(Parts):
             self.check_claims(txn, claims)
             kept = [c for c in claims if self._is_kept(c.queue, "expired", self.catalog.options(c.queue, txn))]
             if len(claims) > 1:  # one alone finds room in the reserve, as what is due does
-                self.reserve_to_move(txn, sum(self.log.footprint(self.log.prepare(claim.record)) for claim in kept))
+                copies = [attrs.evolve(claim.record, marks=None) for claim in kept]
+                self.reserve_to_move(txn, sum(self.log.footprint(self.log.prepare(copy)) for copy in copies))
             for claim in claims:
                 self._bury(txn, claim, "expired", None, None, claim.record.delivery_count, has_room=True)
 

@@ -26,7 +26,14 @@ class TakeBack:
     """Revokes claims, always under L then C. [2] [15]"""
 
     def __init__(
-        self, log: Log, claims: Claims, presence: Presence, clock: Clock, catalog: Catalog, bury: Bury
+        self,
+        log: Log,
+        claims: Claims,
+        presence: Presence,
+        clock: Clock,
+        catalog: Catalog,
+        bury: Bury,
+        settle: Callable[[], None],
     ) -> None:
         self._log = log
         self._claims = claims
@@ -34,6 +41,7 @@ class TakeBack:
         self._clock = clock
         self._catalog = catalog
         self._bury = bury
+        self._settle = settle
 
     def care(self, queue: int) -> tuple[int, bool]:
         """Watch all owners, take back what the dead and the hung hold. (next deadline or 0, whether anything
@@ -135,6 +143,7 @@ class TakeBack:
         self._log.hold(op)
         if doomed:
             self._log.write(bury)
+        self._settle()
 
     def _last_failure(
         self, txn: Any, queue: int, position: Position, raw: Raw, row: Row, failures: int

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from ..message import Marks, Position, Record
+from ..message import Due, Marks, Position, Record
 from .index import Indexed, Indexing, Place
 
 T = TypeVar("T")
@@ -228,6 +228,9 @@ class Txn(Snapshot, Indexing, Protocol):
     def remove(self, queue: int, position: Position) -> Raw | None:
         """Take a record out; None (and no change) where there is none."""
 
+    def pull(self, queue: int, position: Position) -> Raw | None:
+        """As `remove`, also of what nobody was handed yet."""
+
     def define(self, definition: Definition) -> None:
         """Store a definition, new or changed. A new one has id 0 and is given one, which was never used."""
 
@@ -292,8 +295,11 @@ class Log(Protocol):
     def salvage(self, queue: int, position: Position, raw: Raw, now_ns: int) -> Record:
         """A record that carries the bytes of a damaged one."""
 
-    def refer_to(self, record: Record, topic: int, number: int, marks: Marks) -> Draft:
-        """A reference to what a topic keeps; its marks but for the source."""
+    def refer_to(self, record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> Draft:
+        """A reference to what a topic keeps (under that number; 0 where it is not kept yet); marks: but for the source."""
+
+    def is_reference(self, raw: Raw) -> bool:
+        """Whether a stored record is one, unchecked."""
 
     def decode_kept(self, topic: int, number: int, raw: Raw) -> Record:
         """The record of what a topic keeps. Raises MessageCorrupted."""

@@ -169,7 +169,7 @@ class Indexing(Indexed, Protocol):
     def strike(self, kind: int, queue: int, parts: Parts) -> bool:
         """Remove an entry; whether there was one."""
 
-    def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
+    def count(self, queue: int, grouped: int, expiring: int, timers: int, feeds: int = 0) -> None:
         """Change these counters."""
 
     def refer(self, topic: int, number: int, change: int) -> None:

@@ -9,7 +9,7 @@ import attrs
 import lmdb
 
 from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
-from ..message import Marks, Position, Record
+from ..message import Due, Marks, Position, Record
 from ..system.environment import Environment
 from . import Note, Snapshot
 from . import format as fmt
@@ -123,11 +123,11 @@ class LmdbLog:
         return fmt.salvaged(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position), raw, now_ns)
 
     @staticmethod
-    def refer_to(record: Record, topic: int, number: int, marks: Marks) -> fmt.Draft:
+    def refer_to(record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> fmt.Draft:
         """A reference to what a topic keeps: its marks and no more."""
         size = len(record.payload[1])
         marks = attrs.evolve(marks, source=(topic, size))
-        return fmt.draft_of(Record(None, record.enqueued_ns, number, 0, 0, None, None, marks))
+        return fmt.draft_of(Record(None, record.enqueued_ns, number, 0, 0, None, due, marks))
 
     @staticmethod
     def decode_kept(topic: int, number: int, raw: bytes) -> Record:
@@ -147,6 +147,11 @@ class LmdbLog:
             raise MessageCorrupted(f"the body of message {record.id} is gone: restore the store from a backup")
         kept = fmt.decoded(fmt.kept_key(topic, record.id), raw)
         return attrs.evolve(record, payload=kept.payload, extras=kept.extras)
+
+    @staticmethod
+    def is_reference(raw: bytes) -> bool:
+        """Whether a stored record is a reference, unchecked."""
+        return bool(fmt.flags_of(raw) & fmt.SOURCE)
 
     key_of = staticmethod(fmt.key_of)
     size_of_kept = staticmethod(len)

@@ -178,6 +178,8 @@ class LmdbTxn(LmdbReading, Indexing):
                 self._unmark_stored(queue, key, value, in_line(position))
         return value
 
+    pull = remove
+
     def gauges(self, queue: int) -> Gauges:
         """Of this transaction."""
         return self.counters(queue).gauges
@@ -193,13 +195,14 @@ class LmdbTxn(LmdbReading, Indexing):
         self.changed = True
         return bool(self._txn.delete(fmt.index_key(kind, queue, parts)))
 
-    def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
+    def count(self, queue: int, grouped: int, expiring: int, timers: int, feeds: int = 0) -> None:
         """Change these counters."""
-        if grouped or expiring or timers:
+        if grouped or expiring or timers or feeds:
             counters = self.counters(queue)
             counters.grouped += grouped
             counters.expiring += expiring
             counters.timers += timers
+            counters.feeds += feeds
             self._put_to.add(queue)
 
     def define(self, definition: Definition) -> None:

@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 import attrs
 from sortedcontainers import SortedDict
 
-from ..message import UNGROUPED, Marks, Position, Record, rank_at
+from ..message import UNGROUPED, Due, Marks, Position, Record, rank_at
 from . import Counters, Definition, Gauges, Lineup, Note, Snapshot, TopicNumbers
 from .index import GROUP, LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .shelf import Entry, NestedIndex, Shelf, Waiting, bytes_of, record_in
@@ -407,6 +407,13 @@ class MemoryLog(Indexing):
                 self._unmark(shelf, queue, in_line(position), record)
         return record
 
+    def pull(self, queue: int, position: Position) -> Record | None:
+        """Take a record out, handed out or not."""
+        if self.look_up(queue, position) is None:
+            return None
+        self.hand_out(queue, position)
+        return self.remove(queue, position)
+
     def drain(self, queue: int) -> None:
         """Remove all that was not handed out, but for the schedules."""
         shelf = self.shelf(queue)
@@ -414,8 +421,7 @@ class MemoryLog(Indexing):
             if record.marks is None or record.marks.timer is None:
                 self.undelay(queue, key)
         for position, _ in list(self.ahead(queue, lambda rank: -1)):
-            self.hand_out(queue, position)
-            self.remove(queue, position)
+            self.pull(queue, position)
 
     def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
         """Make an entry of an index, or change its value. O(log n)."""
@@ -425,12 +431,13 @@ class MemoryLog(Indexing):
         """Remove an entry. O(log n)."""
         return self.shelf_and_inbox(queue).indexes[kind].pop(parts, None) is not None
 
-    def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
+    def count(self, queue: int, grouped: int, expiring: int, timers: int, feeds: int = 0) -> None:
         """Change these counters."""
         numbers = self.shelf_and_inbox(queue).numbers
         numbers.grouped += grouped
         numbers.expiring += expiring
         numbers.timers += timers
+        numbers.feeds += feeds
 
     def define(self, definition: Definition) -> None:
         """Store a definition."""
@@ -495,10 +502,10 @@ class MemoryLog(Indexing):
             numbers.stored_bytes -= bytes_of(record.payload)
 
     @staticmethod
-    def refer_to(record: Record, topic: int, number: int, marks: Marks) -> Record:
+    def refer_to(record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> Record:
         """The message itself, and what counts it."""
         marks = attrs.evolve(marks, source=(topic, bytes_of(record.payload)))
-        return Record(record.payload, record.enqueued_ns, number, 0, 0, record.extras, None, marks)
+        return Record(record.payload, record.enqueued_ns, number, 0, 0, record.extras, due, marks)
 
     def decode_kept(self, topic: int, number: int, raw: Record) -> Record:
         """The record itself."""
@@ -507,6 +514,11 @@ class MemoryLog(Indexing):
     def resolved(self, snapshot: Snapshot, record: Record) -> Record:
         """The record itself: it has its body."""
         return record
+
+    @staticmethod
+    def is_reference(raw: Record) -> bool:
+        """Whether a record is a reference."""
+        return raw.marks is not None and raw.marks.source is not None
 
     @staticmethod
     def key_of(raw: Record) -> bytes | None:

@@ -1,0 +1,137 @@
+"""What is done when a process dies without leaving: its last wills are published, its ephemeral subscriptions go, and
+those that it used may be forgotten. [25]
+
+A legacy is a message of queue 0 that waits on a line of time of its own, at its owner: nobody
+looks there for what is due. An owner is a process for the time that it uses the store, and its
+number never repeats, also not in another boot; so a legacy whose owner does not live is open.
+Whoever notices a death, or opens the store, settles what is open; each is gone in the commit that
+does what it says, so it is done once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..codecs import BYTES
+from ..errors import Full, MessageCorrupted, MqliteError, ShutDown
+from ..log import Snapshot
+from ..message import DEFAULT_RANK, Record
+from ..waiting import Interrupt
+
+if TYPE_CHECKING:
+    from .machine import Engine
+
+#: The queue of the whole store, and the line on which its legacies wait.
+STORE, LEGACY_LINE = 0, 255
+
+
+def found(engine: Engine, snapshot: Snapshot) -> Iterator[tuple[Any, int, Record, dict[str, Any]]]:
+    """(key, owner, record, what it says) of all legacies."""
+    for key, owner, raw in list(snapshot.delayed(STORE, LEGACY_LINE)):
+        with contextlib.suppress(MessageCorrupted):
+            _, record = engine.log.decode_delayed(key, raw)
+            yield key, owner, record, (record.extras or {})["legacy"]
+
+
+def leave(engine: Engine, txn: Any, owner: int, said: dict[str, Any], payload: Any = (BYTES, b"")) -> int:
+    """Under L: what is to be done when that process dies; its id."""
+    record = Record(payload, engine.clock.wall_ns(), extras={"legacy": said}, due=(LEGACY_LINE, owner))
+    draft = engine.log.prepare(record)
+    txn.reserve(engine.log.footprint(draft))
+    number: int = txn.delay(STORE, DEFAULT_RANK, draft)
+    return number
+
+
+def strike(engine: Engine, txn: Any, owner: int, said: dict[str, Any]) -> bool:
+    """Under L: nothing is to be done of this any more; whether there was something."""
+    for key, by, _, what in found(engine, txn):
+        if by == owner and what == said:
+            txn.undelay(STORE, key)
+            return True
+    return False
+
+
+def withdraw(engine: Engine, number: int) -> bool:
+    """The legacy with that id goes; False where it is gone. One commit."""
+
+    def op(txn: Any) -> bool:
+        return _take(txn, number)
+
+    return engine.log.write(op)
+
+
+def _take(txn: Any, number: int) -> bool:
+    place = txn.place(STORE, number)
+    return place is not None and txn.undelay(STORE, txn.delayed_key(STORE, place)) is not None
+
+
+def settle(engine: Engine) -> None:
+    """Do what the dead have left to be done. What finds no room is left for later. By one thread at a time: the others
+    need not wait for it, and publishing may notice a death itself.
+    """
+    if engine.settling.acquire(blocking=False):
+        try:
+            _settle_all(engine)
+        finally:
+            engine.settling.release()
+
+
+def _settle_all(engine: Engine) -> None:
+    with engine.log.read() as snapshot:
+        open_ones = [
+            (record, said) for _, owner, record, said in found(engine, snapshot) if not engine.presence.is_alive(owner)
+        ]
+    for record, said in open_ones:
+        with contextlib.suppress(Full, ShutDown, MqliteError):
+            _settle(engine, record, said)
+
+
+def give_up(engine: Engine, owner: int) -> None:
+    """This process leaves in good order: its wills are void, the rest is as when it dies."""
+    with engine.log.read() as snapshot:
+        own = [(record, said) for _, by, record, said in found(engine, snapshot) if by == owner]
+    for record, said in own:
+        if "will" in said:
+            withdraw(engine, record.id)
+        else:
+            _settle(engine, record, said)
+
+
+def _settle(engine: Engine, record: Record, said: dict[str, Any]) -> None:
+    from . import subscriptions  # they leave legacies
+
+    def op(txn: Any) -> None:
+        if not _take(txn, record.id):
+            return
+        number = said.get("unsubscribe", said.get("used"))
+        definition = txn.definition_by_id(number)
+        if "used" in said:
+            subscriptions.stop_using(engine, txn, said["topic"], number)
+        elif definition is not None:
+            subscriptions.remove(engine, txn, said["topic"], definition)
+
+    if "will" in said:
+        _publish(engine, record, said)
+        return
+    engine.log.write(op)
+    with engine.log.read() as snapshot, contextlib.suppress(LookupError):
+        topic = engine.topics.state(said["topic"], snapshot)
+    subscriptions.care(engine, topic)
+
+
+def _publish(engine: Engine, record: Record, said: dict[str, Any]) -> None:
+    from .publishing import Publication, Publishing
+
+    with engine.log.read() as snapshot:
+        topic = engine.topics.state(said["topic"], snapshot)
+    will = dict(said["will"])
+    ttl, replace = will.pop("ttl"), will.pop("replace")
+    publication = Publication(
+        payloads=[record.payload],
+        expires=None if ttl is None else engine.timeline.after(ttl),
+        replace=None if replace is None else bytes.fromhex(replace),
+        **will,
+    )
+    Publishing(engine, topic, publication, lambda txn: _take(txn, record.id)).publish(0, Interrupt("a last will"))

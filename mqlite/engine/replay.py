@@ -1,0 +1,306 @@
+"""What a topic keeps, given to a subscription that starts in the past: replay, and seek. [22]
+
+A feed is a subscription's place among what its topic keeps. While there is one, a publish does
+not append to the subscription; whoever takes from it first moves the next messages of the feed
+into the queue, some at a time, so that a long replay opens at once. The commit that reaches the
+end removes the feed, and from then on publishes append again: nothing comes between the two.
+
+What a feed has not reached is kept, whoever has settled it (`Tally.settle`). Each message that
+is moved gets a new seq: what is given out by then may lie behind a cursor (L1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..claims import Claims
+from ..errors import MessageCorrupted, OutOfRange, StoreFull
+from ..log import Log, Raw, Snapshot
+from ..log.index import FEED, REPLACE
+from ..message import DEFAULT_RANK, Due, Position, Record, priority_of
+from ..system.clock import LINES, WALL
+from .catalog import Catalog, QueueState
+from .order import marks_in
+from .steps import ARRIVED, CHANGED
+from .topics import Binding, TopicState, binding_of
+
+if TYPE_CHECKING:
+    from .claiming import Claiming
+    from .machine import Engine
+
+#: What is moved in one commit: so many messages looked at, or so many bytes of them, whichever comes first.
+FED_AT_ONCE = 512
+FED_BYTES = 512 << 10
+#: How soon to look again where there was no room.
+RETRY_NS = 500_000_000
+#: Where to start, as users say it, or an id, or a moment in ns since the epoch.
+Start = str | int | Due
+
+
+# ---------------------------------------------------------------------- where to start
+def place_of(log: Log, snapshot: Snapshot, topic: TopicState, start: Start) -> int:
+    """The first id to replay. Raises OutOfRange. O(1), O(log n) for a moment."""
+    numbers = snapshot.topic_numbers(topic.id)
+    end = numbers.last + 1
+    if start == "latest":
+        return end
+    first = max(numbers.first, 0)
+    if start == "earliest":
+        return first
+    if isinstance(start, tuple):
+        return _place_at(log, snapshot, topic, start[1], first, end)
+    assert isinstance(start, int)
+    oldest = next((number for number, _ in snapshot.all_kept(topic.id, first)), end)
+    lost = start <= numbers.trimmed or (start < oldest and not topic.options.keeps_for_replay and _lost_some(numbers))
+    if lost or start > end:
+        kept = f"{oldest} to {numbers.last}" if oldest < end else "nothing"
+        raise OutOfRange(
+            f"topic {topic.name!r} cannot replay from {start}: it keeps {kept}; start at one of these, or at "
+            '"earliest" or "latest"'
+        )
+    return max(start, first)
+
+
+def _lost_some(numbers: Any) -> bool:
+    return bool(numbers.stored < numbers.published)
+
+
+def _place_at(log: Log, snapshot: Snapshot, topic: TopicState, moment_ns: int, low: int, high: int) -> int:
+    numbers = snapshot.topic_numbers(topic.id)
+    if numbers.trimmed and numbers.trimmed_ns >= moment_ns:
+        raise OutOfRange(
+            f'topic {topic.name!r} does not keep all that was published since then any more: start at "earliest" to '
+            "get what is there"
+        )
+    while low < high:  # ids grow with time
+        middle = (low + high) // 2
+        found = next(snapshot.all_kept(topic.id, middle), None)
+        if found is None or log.enqueued_ns(found[1]) >= moment_ns:
+            high = middle
+        else:
+            low = found[0] + 1
+    return low
+
+
+# ---------------------------------------------------------------------- changing it
+def begin(txn: Any, queue: int, topic: int, start: int, voids: bool) -> None:
+    """Under L: the subscription gets what its topic keeps from `start` on. voids: what it holds goes first."""
+    if txn.entry(FEED, topic, (queue,)) is None:
+        txn.count(queue, 0, 0, 0, 1)
+    txn.enter(FEED, topic, (queue,), (start, int(voids)))
+    txn.notes.append((CHANGED, queue))
+
+
+def end(txn: Any, queue: int, topic: int) -> None:
+    """Under L: it gets what is published from now on."""
+    if txn.strike(FEED, topic, (queue,)):
+        txn.count(queue, 0, 0, 0, -1)
+
+
+def seek(engine: Engine, topic: TopicState, queue: QueueState, start: Start) -> None:
+    """The subscription goes on from there; what it holds is dropped, claims on it are lost.
+
+    The first commit decides; what remains is done by whoever comes by, should this process die. Raises OutOfRange.
+    """
+
+    def op(txn: Any) -> None:
+        begin(txn, queue.id, topic.id, place_of(engine.log, txn, topic, start), True)
+
+    _ = engine.presence.owner
+    engine.log.write(op)
+    while engine.log.write(lambda txn: _void_some(engine, queue, txn)):
+        pass
+
+
+def _void_some(engine: Claiming, queue: QueueState, txn: Any) -> bool:
+    """Under L: some of what the subscription held before a seek goes; False where all of it is gone."""
+    feed = txn.entry(FEED, queue.topic, (queue.id,))
+    if feed is None or not feed[1]:
+        return False
+    if not drop_some(engine, txn, queue.id, FED_AT_ONCE, only_references=True):
+        txn.enter(FEED, queue.topic, (queue.id,), (feed[0], 0))
+    return True
+
+
+def drop_some(engine: Claiming, txn: Any, queue: int, count: int, *, only_references: bool = False) -> int:
+    """Under L: remove messages, whoever holds them; how many. The claims are committed before the log: a kill in
+    between leaves them without their holder, who will find his claim lost.
+    """
+    log, claims = engine.log, engine.claims
+    in_line = []
+    for position, raw in txn.scan(queue):
+        if not only_references or log.is_reference(raw):
+            in_line.append(position)
+            if len(in_line) == count:
+                break
+    waiting: list[Any] = []
+    for line in LINES:
+        for key, _, raw in txn.delayed(queue, line):
+            if len(in_line) + len(waiting) < count and (not only_references or log.is_reference(raw)):
+                waiting.append(key)
+    if in_line:
+        _drop_rows(claims, queue, in_line)
+    for position in in_line:
+        txn.pull(queue, position)
+    for key in waiting:
+        txn.undelay(queue, key)
+    return len(in_line) + len(waiting)
+
+
+def _drop_rows(claims: Claims, queue: int, positions: list[Position]) -> None:
+    with claims.lock, claims.guard, claims.write() as c:
+        for position in positions:
+            row = c.row(queue, position)
+            if row is not None:
+                c.drop(queue, position, row.group)
+            elif c.returned_at(queue, position) is not None:
+                c.take_returned(queue, position)
+
+
+# ---------------------------------------------------------------------- moving on
+def top_up(engine: Claiming, queue: QueueState) -> tuple[int, bool]:
+    """Move what is next into the queue, until something has come or the feed has ended. (when to look again by the
+    monotonic clock, in ns, or 0; whether anything was moved)
+    """
+    while True:
+        with engine.log.read() as snapshot:
+            if not snapshot.counters(queue.id).feeds:
+                return 0, False
+        try:
+            moved = engine.log.write(lambda txn: _move_some(engine, queue, txn))
+        except StoreFull:  # what is there can still be taken, which makes room
+            moved = None
+        if moved is None:
+            return engine.timeline.tick_after(RETRY_NS), False
+        if moved:
+            return 0, True
+
+
+def _move_some(engine: Claiming, queue: QueueState, txn: Any) -> int | None:
+    """Under L: the next messages of a feed that the subscription wants, into it; how many. None where it has no room.
+    Raises StoreFull, with nothing changed.
+    """
+    feed = txn.entry(FEED, queue.topic, (queue.id,))
+    if feed is None:
+        return 1  # another one was faster
+    if feed[1]:
+        _void_some(engine, queue, txn)
+        return 0
+    options = engine.catalog.options(queue, txn)
+    room = options.maxsize - txn.counters(queue.id).total if options.maxsize else FED_AT_ONCE
+    if room <= 0:
+        return None
+    some, is_all = _some(engine.log, txn, queue.topic, feed[0])
+    binding = _binding(txn, queue)
+    drafts: list[tuple[int, Due | None, int, Any]] = []
+    for number, raw in some:
+        record = _wanted(engine.log, txn, queue.topic, binding, number, raw)
+        if record is not None:
+            if len(drafts) == room:
+                is_all = False
+                break
+            drafts.append((number, *reference_to(engine, queue, record)))
+    else:
+        number = some[-1][0] + 1 if some else feed[0]
+    txn.reserve(sum(engine.log.footprint(draft) for _, _, _, draft in drafts))
+    passed = {each for each, _ in some if each < number}
+    for seq, due, rank, draft in drafts:
+        if due is None:
+            engine.append(txn, queue, rank, draft, seq)
+        else:
+            engine.delay(txn, queue.id, rank, draft, seq)
+        passed.discard(seq)
+    for seq in passed:
+        txn.refer(queue.topic, seq, 0)  # it goes if it was kept for this feed only
+    if is_all:
+        end(txn, queue.id, queue.topic)
+    else:
+        txn.enter(FEED, queue.topic, (queue.id,), (number, 0))
+    engine.note_expiry(txn, queue.id, (engine.log.record_of(draft) for _, _, _, draft in drafts))
+    if drafts:
+        txn.notes.append((ARRIVED, queue.id))
+    return len(drafts)
+
+
+def _some(log: Log, txn: Any, topic: int, start: int) -> tuple[list[tuple[int, Raw]], bool]:
+    """(what is kept from there on, not much more than FED_BYTES of it; whether that is all)."""
+    some: list[tuple[int, Raw]] = []
+    size = 0
+    for number, raw in txn.all_kept(topic, start):
+        if len(some) == FED_AT_ONCE or size > FED_BYTES:
+            return some, False
+        some.append((number, raw))
+        size += log.size_of_kept(raw)
+    return some, True
+
+
+def _binding(snapshot: Snapshot, queue: QueueState) -> Binding | None:
+    definition = snapshot.definition_by_id(queue.id)
+    return None if definition is None else binding_of(snapshot, definition)
+
+
+def _wanted(log: Log, snapshot: Snapshot, topic: int, binding: Binding | None, number: int, raw: Raw) -> Record | None:
+    """What a topic keeps, if it is to be replayed. One that is damaged is: then the subscriber is told."""
+    key = log.key_of(raw)
+    if binding is None or (key is not None and snapshot.entry(REPLACE, topic, (key,)) != (number,)):
+        return None
+    try:
+        record = log.decode_kept(topic, number, raw)
+    except MessageCorrupted:
+        return Record((0, b""), log.enqueued_ns(raw), number, extras={})
+    extras = record.extras or {}
+    return attrs.evolve(record, id=number) if binding.wants(extras.get("rank", DEFAULT_RANK), extras) else None
+
+
+def reference_to(engine: Claiming, queue: QueueState, record: Record) -> tuple[Due | None, int, Any]:
+    """(when it is due, its rank, a reference to it)."""
+    extras = record.extras or {}
+    rank = extras.get("rank", DEFAULT_RANK)
+    marks = marks_in(
+        queue, rank, engine.timeline, group=extras.get("group"), expires=due_in(extras, "expires"), replace=None
+    )
+    due = due_in(extras, "due")
+    if due is not None and engine.timeline.is_past(due):
+        due = None
+    draft = engine.log.refer_to(record, queue.topic, record.id, marks, due)
+    return due, rank, draft
+
+
+def priority_in(record: Record) -> int:
+    """The priority of what a topic keeps."""
+    return priority_of((record.extras or {}).get("rank", DEFAULT_RANK))
+
+
+def due_in(extras: dict[str, Any], name: str) -> Due | None:
+    """A time that is stored with what a topic keeps."""
+    found = extras.get(name)
+    return None if found is None else (found[0], found[1])
+
+
+# ---------------------------------------------------------------------- looking
+def unfed(log: Log, catalog: Catalog, snapshot: Snapshot, queue: QueueState) -> tuple[int, int | None]:
+    """(how many messages a feed has still to move, when the first was published). O(what is kept from there)."""
+    feed = snapshot.entry(FEED, queue.topic, (queue.id,))
+    if feed is None:
+        return 0, None
+    binding = _binding(snapshot, queue)
+    count, first_ns = 0, None
+    for record in _ahead(log, snapshot, queue.topic, binding, feed[0]):
+        count += 1
+        first_ns = record.enqueued_ns if first_ns is None else first_ns
+    return count, first_ns
+
+
+def _ahead(log: Log, snapshot: Snapshot, topic: int, binding: Binding | None, start: int) -> Iterator[Record]:
+    for number, raw in snapshot.all_kept(topic, start):
+        record = _wanted(log, snapshot, topic, binding, number, raw)
+        if record is not None:
+            yield record
+
+
+def moment(seconds: float) -> Due:
+    """A time of day, as a Start."""
+    return WALL, int(seconds * 1e9)
