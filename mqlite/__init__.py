@@ -1,11 +1,12 @@
 """mqlite: the message queue you import.
 
-Queues with priorities and acknowledgements, in memory or in one directory on disk,
+Queues with priorities and acknowledgements, and topics, in memory or in one directory on disk,
 shared by the threads and processes of a machine; no server.
 
 The map of the package, from the top; each floor uses only those below it:
 
-    broker.py                         open(): many queues over one store
+    broker.py                         open(): many queues and topics over one store
+    topic.py  subscription.py         publishing; a queue of what is published
     queue.py  operations.py           what the user holds: putting and taking; looking and operating
     producer.py  consumer.py          buffering puts; prefetching messages
     schedules.py  watermarks.py       messages that come again and again; callbacks on the level
@@ -27,6 +28,7 @@ The map of the package, from the top; each floor uses only those below it:
     system/                           LMDB environments, the store's directory, signs of life, clocks
     recurrence.py                     when something periodic is due
     message.py  handle.py             what travels; what is closed at the end of a block
+    patterns.py  filters.py           what a subscription wants
     options.py  codecs.py  checks.py
     errors.py
 """
@@ -45,21 +47,26 @@ from .errors import (
     MessageTooLarge,
     MqliteError,
     NetworkFilesystemWarning,
+    NoSuchSubscription,
     NotClaimed,
     NotSupported,
+    OutOfRange,
     QueueLocked,
     SettingsMismatch,
     ShutDown,
     StoreCorrupted,
     StoreError,
     StoreFull,
+    Unroutable,
 )
 from .message import Death, Message
 from .operations import QueueStats
-from .options import Backoff, QueueOptions
+from .options import Backoff, QueueOptions, TopicOptions
 from .producer import Producer, Receipt
 from .queue import Queue
 from .schedules import Schedule
+from .subscription import Subscription, SubscriptionStats
+from .topic import BoundQueue, Published, Topic, TopicStats, Will
 from .watermarks import Watermarks
 
 __version__ = "0.1.0"
@@ -67,6 +74,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyClaimed",
     "Backoff",
+    "BoundQueue",
     "Broker",
     "Closed",
     "Codec",
@@ -81,9 +89,12 @@ __all__ = [
     "MessageTooLarge",
     "MqliteError",
     "NetworkFilesystemWarning",
+    "NoSuchSubscription",
     "NotClaimed",
     "NotSupported",
+    "OutOfRange",
     "Producer",
+    "Published",
     "Queue",
     "QueueLocked",
     "QueueOptions",
@@ -95,6 +106,13 @@ __all__ = [
     "StoreCorrupted",
     "StoreError",
     "StoreFull",
+    "Subscription",
+    "SubscriptionStats",
+    "Topic",
+    "TopicOptions",
+    "TopicStats",
+    "Unroutable",
     "Watermarks",
+    "Will",
     "open",
 ]

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .audit_topics import References, topic_problems
 from .claims import Row
 from .engine import Engine, QueueState
 from .errors import MessageCorrupted
@@ -21,6 +22,7 @@ from .log.index import (
     GROUP,
     KINDS,
     PLACE,
+    REMOVED,
     REPLACE,
     TIMER,
     UNIQUE,
@@ -39,17 +41,24 @@ def problems(engine: Engine) -> list[str]:
 
     Looked at: checksums; counters and indexes against messages; every message reachable (ahead of its
     cursor, claimed, given back, or waiting for its group: L1); claims and returns not on one position;
-    the numbers of claims; claims of living owners only on messages that exist.
+    the numbers of claims; claims of living owners only on messages that exist; what topics keep against the references
+    to it.
     """
 
     def op(txn: Any) -> list[str]:
         found: list[str] = []
         with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
-            names = {definition.id: definition.name for definition in txn.definitions()}
-            for number, name in list(names.items()):
-                for queue, label in ((number, name), (number | DEAD_BIT, f"{name}.dead")):
-                    audit = _Audit(engine, txn, c, engine.catalog.state(queue, txn))
-                    found.extend(f"queue {label!r}: {problem}" for problem in audit.problems())
+            definitions = txn.definitions()
+            references: References = Counter()
+            for number in [each.id for each in definitions if each.kind in ("queue", "subscription")]:
+                for queue in (number, number | DEAD_BIT):
+                    state = engine.catalog.state(queue, txn)
+                    audit = _Audit(engine, txn, c, state, references)
+                    found.extend(f"queue {state.name!r}: {problem}" for problem in audit.problems())
+            for (number,), _ in txn.entries(REMOVED, 0):  # they still refer to bodies
+                state = engine.catalog.state(number, txn)
+                found.extend(_Audit(engine, txn, c, state, references).problems())
+            found.extend(topic_problems(engine, txn, definitions, references))
         return found
 
     return engine.log.write(op)
@@ -58,12 +67,13 @@ def problems(engine: Engine) -> list[str]:
 class _Audit:
     """One queue."""
 
-    def __init__(self, engine: Engine, txn: Any, c: Any, queue: QueueState) -> None:
+    def __init__(self, engine: Engine, txn: Any, c: Any, queue: QueueState, references: References) -> None:
         self._log = engine.log
         self._txn = txn
         self._c = c
         self._state = queue
         self._queue = queue.id
+        self._references = references  # to bodies, of all queues: added to
         self._found: list[str] = []
         self._ids: set[int] = set()
         self._entries: dict[int, dict[Parts, Parts]] = {kind: {} for kind in KINDS}  # as the messages have it
@@ -80,7 +90,7 @@ class _Audit:
         behind: dict[int, int] = {}  # id -> position, of what can only be waiting for its group
         for position, raw in txn.scan(queue):
             seen.add(position)
-            size += self._size(raw)
+            size += self._log.weight(raw)
             record = self._read(self._log.decode, queue, position, raw)
             if record is None:
                 continue
@@ -93,7 +103,7 @@ class _Audit:
                 record = self._read(lambda *stored: self._log.decode_delayed(*stored)[1], key, raw)
                 if not self._log.is_schedule(raw):
                     waiting += 1
-                    size += self._size(raw)
+                    size += self._log.weight(raw)
                 else:
                     self._timers += 1
                 if record is not None:
@@ -105,9 +115,6 @@ class _Audit:
         self._found.extend(self._counts(len(seen), waiting, size, rows))
         self._found.extend(self._indexes())
         return self._found
-
-    def _size(self, raw: Any) -> int:
-        return len(raw) if isinstance(raw, bytes) else self._log.size_of(raw)
 
     @staticmethod
     def _low(key: Any) -> int:
@@ -141,6 +148,8 @@ class _Audit:
             entries[REPLACE][(marks.replace,)] += (number,)
         if marks.unique is not None:
             entries[UNIQUE][(marks.unique, number)] = ()
+        if marks.source is not None:
+            self._references[marks.source[0], number] += 1
         if marks.timer is not None:
             entries[TIMER][(marks.timer,)] = (number,)
 

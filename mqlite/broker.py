@@ -9,21 +9,25 @@ from .audit import problems
 from .channel import Channel
 from .checks import check_name
 from .codecs import BodyCodec
+from .engine import QueueState
+from .engine.catalog import shown
 from .errors import Closed
 from .handle import Handle
 from .operations import QueueStats, stats_of
 from .options import UNSET, QueueOptions
 from .queue import Queue
 from .store import open_store, release, retain
+from .topic import Topic
 
 
 class Broker(Handle):
-    """A store and its queues. Made by `mqlite.open`; free for any thread; survives fork; pickles as its path."""
+    """A store, its queues and topics. From `mqlite.open`; free for any thread; survives fork; pickles as its path."""
 
     def __init__(self, path: str | os.PathLike[str] | None, durability: str, max_store_bytes: int | None) -> None:
         self._durability = durability
         self._store = open_store(path, durability=durability, max_store_bytes=max_store_bytes)
         self._queues: list[Queue[Any]] = []
+        self._topics: list[Topic[Any]] = []
         self._closed = False
 
     @property
@@ -56,13 +60,32 @@ class Broker(Handle):
         """The names of all queues of the store, sorted."""
         self._check_open()
         with self._store.engine.log.read() as snapshot:
-            return sorted(definition.name for definition in snapshot.definitions())
+            return sorted(definition.name for definition in snapshot.definitions() if definition.kind == "queue")
+
+    def topic(self, name: str, **options: Any) -> Topic[Any]:
+        """The topic of that name, declared if it is new; options as of `Topic`. It is closed with the broker."""
+        self._check_open()
+        for wrong in ("path", "durability", "max_store_bytes"):
+            if wrong in options:
+                raise TypeError(f"{wrong} belongs to mqlite.open, not to a topic of a broker")
+        retain(self._store)
+        topic = Topic.open(self._store, check_name(name, "a topic's name"), options)
+        self._topics.append(topic)
+        return topic
+
+    def topics(self) -> list[str]:
+        """The names of all topics of the store, sorted."""
+        self._check_open()
+        with self._store.engine.log.read() as snapshot:
+            return sorted(shown(each.name)[:-1] for each in snapshot.definitions() if each.kind == "topic")
 
     def stats(self) -> dict[str, QueueStats]:
-        """The state of every queue, by name."""
+        """The state of every queue, and of every subscription ("topic/name"), by name."""
         self._check_open()
         engine = self._store.engine
-        return {name: stats_of(engine, engine.catalog.declare(name, {})) for name in self.queues()}
+        with engine.log.read() as snapshot:
+            there = [each for each in snapshot.definitions() if each.kind in ("queue", "subscription")]
+        return {shown(each.name): stats_of(engine, engine.catalog.remember(QueueState.of(each))) for each in there}
 
     def check(self) -> list[str]:
         """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while
@@ -72,13 +95,15 @@ class Broker(Handle):
         return problems(self._store.engine)
 
     def close(self) -> None:
-        """Close the broker and the queues made by it. What this process holds goes back when the last handle is
-        closed.
+        """Close the broker, and the queues and topics made by it. What this process holds goes back when the last handle
+        is closed.
         """
         if not self._closed:
             self._closed = True
             for queue in self._queues:
                 queue.close()
+            for topic in self._topics:
+                topic.close()
             release(self._store)
 
     def __reduce__(self) -> Any:

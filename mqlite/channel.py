@@ -12,9 +12,10 @@ import attrs
 
 from .checks import LIVE_STATES, check_delay, check_eta, check_key, check_states, check_ttl
 from .codecs import BodyCodec, check_json
-from .engine import QueueState
+from .engine import Claim, QueueState, Refused
 from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
+from .lease import Accept, is_accepted
 from .log import DEAD_BIT, Draft
 from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key
 from .options import UNSET, Named, QueueOptions
@@ -58,6 +59,7 @@ class Channel:
         self.codec = codec
         self.decode: Callable[[Any], Any] = _identity if store.in_memory else codec.decode
         self._encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
+        self.accept: Accept | None = None  # the user's filter, of a subscription
         self._reference = [store]  # popped by the one thread that closes
 
     @classmethod
@@ -94,7 +96,21 @@ class Channel:
         origin = self.engine.catalog.known(self.state.id & ~DEAD_BIT) or self.state
         backoff = origin.options.backoff
         function = backoff.function if isinstance(backoff, Named) else None
-        return _reopen, (self.store.path, self.state.origin, self.codec.codec, self.state.is_dead, function)
+        return _reopen, (
+            self.store.path,
+            self.state.origin,
+            self.codec.codec,
+            self.state.is_dead,
+            function,
+            self.accept,
+        )
+
+    def read(self, claim: Claim) -> Any:
+        """The body of a claimed message. Raises CodecError, Refused."""
+        body = self.decode(claim.record.payload)
+        if self.accept is not None and not is_accepted(self.engine, claim, body, self.accept):
+            raise Refused
+        return body
 
     # ------------------------------------------------------------------ putting
     def due(self, delay: float | None, eta: datetime | float | None) -> Due | None:
@@ -241,10 +257,13 @@ class LocalChannel(Channel):
         return number
 
 
-def _reopen(path: str, name: str, codec: object, dead: bool, backoff: Callable[[int], float] | None) -> Channel:
+def _reopen(
+    path: str, name: str, codec: object, dead: bool, backoff: Callable[[int], float] | None, accept: Accept | None
+) -> Channel:
     """A pickled channel again, in this process."""
     named = {} if backoff is None else {"backoff": backoff}
     channel = Channel.open(open_store(path), name, named, codec)
+    channel.accept = accept
     if not dead:
         return channel
     letters = channel.dead()

@@ -13,16 +13,16 @@ NAME_MAX_BYTES: Final = 255
 MAX_SECONDS: Final = 1e9
 
 
-def check_name(name: object) -> str:
-    """A name for a queue: a str of 1 to 255 bytes in UTF-8, without control characters."""
+def check_name(name: object, what: str = "a queue's name") -> str:
+    """A name: a str of 1 to 255 bytes in UTF-8, without control characters."""
     if not isinstance(name, str):
-        raise TypeError(f"a queue's name is a str, not {name!r}")
+        raise TypeError(f"{what} is a str, not {name!r}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise ValueError(f"a queue's name must be encodable in UTF-8, {name!r} is not") from error
+        raise ValueError(f"{what} must be encodable in UTF-8, {name!r} is not") from error
     if not 1 <= size <= NAME_MAX_BYTES or any(ord(c) < 32 or ord(c) == 127 for c in name):
-        raise ValueError(f"a queue's name has 1 to {NAME_MAX_BYTES} bytes and no control characters, unlike {name!r}")
+        raise ValueError(f"{what} has 1 to {NAME_MAX_BYTES} bytes and no control characters, unlike {name!r}")
     return name
 
 
@@ -55,12 +55,12 @@ def check_delay(delay: object) -> float:
     return float(delay)
 
 
-def check_ttl(ttl: object) -> float:
-    """Seconds until a message expires."""
+def check_ttl(ttl: object, what: str = "ttl") -> float:
+    """Seconds until something expires."""
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        raise TypeError(f"ttl is a number of seconds or None, not {ttl!r}")
+        raise TypeError(f"{what} is a number of seconds or None, not {ttl!r}")
     if not 0 < ttl < 1e300:
-        raise ValueError(f"ttl is a positive, finite number of seconds, not {ttl}")
+        raise ValueError(f"{what} is a positive, finite number of seconds, not {ttl}")
     return float(ttl)
 
 

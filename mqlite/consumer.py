@@ -13,7 +13,7 @@ from typing import Any
 
 from .channel import Channel
 from .checks import check_timeout
-from .engine import Claim, seats
+from .engine import Claim, Refused, seats
 from .engine.claiming import ANYBODY, Pass
 from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
 from .handle import Handle
@@ -195,23 +195,23 @@ class Consumer(Handle):
         if not self._engine.start(claim):
             self._drop(claim)
             return None
-        message = claimed_message(self._engine, claim, self._decode, self._settled)
+        message = claimed_message(self._engine, claim, self._decode, self._settled, self._channel.accept)
         if message is None:
             self._drop(claim)
         return message
 
     def _settle_and_hand_out(self, claim: Claim) -> Message | None:
         try:
-            body = self._decode(claim.record.payload)
+            body = self._channel.read(claim)
             self._engine.ack([claim])
         except CodecError as error:
             self._engine.bury_undecodable(claim, error)
             return None
-        except LeaseLost:
+        except (LeaseLost, Refused):
             return None
         finally:
             self._drop(claim)
-        return message_of(self._state, claim.position, claim.record, body, None)
+        return message_of(self._state.name, claim.position, claim.record, body, None)
 
     def _settled(self, lease: Lease) -> None:
         self._drop(lease.claim)

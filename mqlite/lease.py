@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from .checks import check_delay
-from .engine import Claim, Engine, QueueState
+from .engine import Claim, Engine
 from .errors import CodecError, LeaseLost, NotClaimed
 from .message import Death, Message, Record, error_texts, priority_of, rank_at, utc
 
 Decode = Callable[[Any], Any]
+#: The user's filter: whether he wants a message.
+Accept = Callable[[Message], object]
 _NO_EXTRAS: dict[str, Any] = {}
 
 
@@ -117,7 +120,7 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
         lease.end("acknowledged")
 
 
-def message_of(queue: QueueState, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
+def message_of(queue: str, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
     """A Message for the user."""
     extras = record.extras or _NO_EXTRAS
     return Message(
@@ -134,7 +137,7 @@ def message_of(queue: QueueState, position: int, record: Record, body: Any, leas
         None if record.marks is None or record.marks.expires is None else utc(record.marks.expires[1]),
         extras.get("reply_to"),
         extras.get("correlation_id"),
-        queue.name,
+        queue,
         _death(extras["death"]) if "death" in extras else None,
         lease,
     )
@@ -152,12 +155,33 @@ def _death(fields: dict[str, Any]) -> Death:
 
 
 def claimed_message(
-    engine: Engine, claim: Claim, decode: Decode, on_end: Callable[[Lease], None] | None
+    engine: Engine,
+    claim: Claim,
+    decode: Decode,
+    on_end: Callable[[Lease], None] | None,
+    accept: Accept | None = None,
 ) -> Message | None:
-    """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue."""
+    """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue, or where
+    `accept` refuses it.
+    """
     try:
         body = decode(claim.record.payload)
     except CodecError as error:
         engine.bury_undecodable(claim, error)
         return None
-    return message_of(claim.queue, claim.position, claim.record, body, Lease(engine, claim, on_end))
+    if accept is not None and not is_accepted(engine, claim, body, accept):
+        return None
+    return message_of(claim.queue.name, claim.position, claim.record, body, Lease(engine, claim, on_end))
+
+
+def is_accepted(engine: Engine, claim: Claim, body: Any, accept: Accept) -> bool:
+    """What the user's filter says of a message. One that it refuses is settled now; if it raises, that is a failure."""
+    with contextlib.suppress(LeaseLost):
+        try:
+            if accept(message_of(claim.queue.name, claim.position, claim.record, body, None)):
+                return True
+        except Exception as error:
+            engine.nack(claim, *error_texts(error), None)
+        else:
+            engine.ack([claim])
+    return False

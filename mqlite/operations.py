@@ -92,9 +92,11 @@ class Operations(Handle, Generic[T]):
     def _looked_at(self, position: int, record: Record) -> Message | None:
         """An unclaimed message; None where its body cannot be decoded."""
         try:
-            return message_of(self._state, position, record, self._channel.decode(record.payload), None)
+            message = message_of(self._state.name, position, record, self._channel.decode(record.payload), None)
         except CodecError:
             return None
+        accept = self._channel.accept
+        return message if accept is None or accept(message) else None
 
     def browse(self, filter: Callable[[Message], bool] | None = None) -> Iterator[Message]:
         """All ready messages in delivery order, unclaimed; those that `filter` accepts.
@@ -175,7 +177,7 @@ class Operations(Handle, Generic[T]):
             body = self._channel.decode(claim.record.payload)
         except CodecError:
             return False
-        message = message_of(dead, claim.position, claim.record, body, None)
+        message = message_of(dead.name, claim.position, claim.record, body, None)
         if filter is not None:
             return bool(filter(message))
         return message.death is None or message.death.reason != "corrupted"

@@ -116,7 +116,8 @@ class Named:
         return float(wait)
 
 
-def _name_of(function: Any) -> str:
+def name_of(function: Any) -> str:
+    """What a function of the user's is stored as."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
@@ -142,7 +143,7 @@ def _backoff(value: Any) -> Any:
             _within("each wait in backoff", wait, 0.0, MAX_SECONDS)
         return Waits(tuple(waits))
     if callable(value) and not isinstance(value, type):
-        return Named(_name_of(value), value)
+        return Named(name_of(value), value)
     return value
 
 
@@ -345,7 +346,10 @@ class TopicOptions:
 
     def check_named(self, named: dict[str, Any], what: str) -> None:
         """Raise SettingsMismatch where `named` asks for another value than this, the stored one."""
-        _check_named(self, attrs.evolve(self, **named), named, what)
+        own = {name: value for name, value in named.items() if name != "queue"}
+        _check_named(self, attrs.evolve(self, **own), own, what)
+        wanted = named.get("queue", {})
+        _check_named(QueueOptions(**self.queue), QueueOptions(**{**self.queue, **wanted}), wanted, what)
 
 
 #: A dead-letter queue never loses a message by itself.

@@ -207,7 +207,7 @@ class Queue(Operations[T]):
         if self._interrupt.closed:
             self._interrupt.check()
         wait = None if block and timeout is None else check_timeout(timeout) if block else 0
-        body: tuple[T] | None = self._engine.get(self._state, wait, self._interrupt, self._channel.decode)
+        body: tuple[T] | None = self._engine.get(self._state, wait, self._interrupt, self._channel.read)
         if body is None:
             raise Empty(f"queue {self.name!r} had no message in time")
         return body[0]
@@ -227,7 +227,7 @@ class Queue(Operations[T]):
         if self._interrupt.closed:
             self._interrupt.check()
         end = None if wait is None else time.monotonic() + wait
-        engine, decode = self._engine, self._channel.decode
+        engine, decode, accept = self._engine, self._channel.decode, self._channel.accept
         claims: list[Claim] = []
         messages: list[Message] = []
         try:
@@ -236,7 +236,7 @@ class Queue(Operations[T]):
                 if not claims:
                     raise Empty(f"queue {self.name!r} had no message in time")
                 for claim in claims:
-                    message = claimed_message(engine, claim, decode, None)
+                    message = claimed_message(engine, claim, decode, None, accept)
                     if message is not None:
                         messages.append(message)
                 if messages:
@@ -352,6 +352,11 @@ class Queue(Operations[T]):
             return self._dead
 
     # ------------------------------------------------------------------ lifetime
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._interrupt.closed
+
     def close(self) -> None:
         """Close this handle, its producers and consumers, and the store if it is the last one.
 

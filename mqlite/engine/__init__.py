@@ -16,6 +16,10 @@
     local.py       put and get fused, for memory
     tasks.py       task_done, join, shutdown
     catalog.py     declared queues and their options
+    topics.py subscriptions.py  declared topics, and who gets what; members that come and go
+    publishing.py  one message to all that want it
+    retention.py replay.py  what a topic keeps, and gives to those that start in the past
+    legacies.py    what is done when a process dies: wills, and what it alone used
     inspection.py  counts and browsing
     parts.py steps.py   what these work with; claims and notes, handed between them
 
@@ -24,6 +28,6 @@ The numbers in brackets in the code are the rules of docs/protocol.md.
 
 from .catalog import QueueState
 from .machine import Engine
-from .steps import Claim
+from .steps import Claim, Refused
 
-__all__ = ["Claim", "Engine", "QueueState"]
+__all__ = ["Claim", "Engine", "QueueState", "Refused"]

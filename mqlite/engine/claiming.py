@@ -29,7 +29,7 @@ from . import pace, replay, seats
 from .catalog import QueueState
 from .parts import ns_of
 from .picking import NOTHING, Picking
-from .steps import Claim
+from .steps import Claim, Refused
 
 T = TypeVar("T")
 #: How often a claimer looks around for the dead and for what is due before it takes what is there.
@@ -108,17 +108,17 @@ class Claiming(Picking):
         return timeout != 0 and bool(self.waiters.wait(queue.id, Kind.STANDBY, attempt, timeout, interrupt))
 
     def get(
-        self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
+        self, queue: QueueState, timeout: float | None, interrupt: Interrupt, read: Callable[[Claim], T]
     ) -> tuple[T] | None:
         """(the body of the next message,), settled before it is returned; None when none came in time.
 
-        The message counts as unfinished until `task_done`. One whose body `decode`
-        refuses goes to the dead-letter queue. Raises ShutDown, QueueLocked. [14]
+        The message counts as unfinished until `task_done`. One whose body `read` cannot decode (CodecError) goes to the
+        dead-letter queue. Raises ShutDown, QueueLocked. [14]
         """
         claims: list[Claim] = []
 
         def attempt(seat: Seat) -> tuple[T] | None:
-            return self._claim_and_settle(queue, seat, claims, decode)
+            return self._claim_and_settle(queue, seat, claims, read)
 
         try:
             return self._take(queue, attempt, timeout, interrupt)
@@ -127,17 +127,19 @@ class Claiming(Picking):
             raise
 
     def _claim_and_settle(
-        self, queue: QueueState, seat: Seat, claims: list[Claim], decode: Callable[[Any], T]
+        self, queue: QueueState, seat: Seat, claims: list[Claim], read: Callable[[Claim], T]
     ) -> tuple[T] | None:
         """One attempt of `get`; what is claimed and not settled is in `claims`, the caller's."""
         while self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat, claims):
             [claim] = claims
             try:
-                body = decode(claim.record.payload)
+                body = read(claim)
                 self.ack(claims)
                 return (body,)
             except CodecError as error:
                 self.bury_undecodable(claim, error)
+            except Refused:
+                pass
             except LeaseLost:  # this process was stopped for longer than ack_timeout
                 pass
             claims.clear()

@@ -44,13 +44,9 @@ def leave(engine: Engine, txn: Any, owner: int, said: dict[str, Any], payload: A
     return number
 
 
-def strike(engine: Engine, txn: Any, owner: int, said: dict[str, Any]) -> bool:
-    """Under L: nothing is to be done of this any more; whether there was something."""
-    for key, by, _, what in found(engine, txn):
-        if by == owner and what == said:
-            txn.undelay(STORE, key)
-            return True
-    return False
+def strike(txn: Any, key: Any) -> None:
+    """Under L: nothing is to be done of this any more."""
+    txn.undelay(STORE, key)
 
 
 def withdraw(engine: Engine, number: int) -> bool:
@@ -88,6 +84,14 @@ def _settle_all(engine: Engine) -> None:
             _settle(engine, record, said)
 
 
+def give_up_one(engine: Engine, number: int) -> None:
+    """The legacy with that id is settled in good order, if it is still there."""
+    with engine.log.read() as snapshot:
+        own = [(record, said) for _, _, record, said in found(engine, snapshot) if record.id == number]
+    for record, said in own:
+        _settle(engine, record, said)
+
+
 def give_up(engine: Engine, owner: int) -> None:
     """This process leaves in good order: its wills are void, the rest is as when it dies."""
     with engine.log.read() as snapshot:
@@ -105,11 +109,11 @@ def _settle(engine: Engine, record: Record, said: dict[str, Any]) -> None:
     def op(txn: Any) -> None:
         if not _take(txn, record.id):
             return
-        number = said.get("unsubscribe", said.get("used"))
-        definition = txn.definition_by_id(number)
         if "used" in said:
-            subscriptions.stop_using(engine, txn, said["topic"], number)
-        elif definition is not None:
+            subscriptions.stop_using(engine, txn, said["topic"], said["used"])
+            return
+        definition = txn.definition_by_id(said["unsubscribe"])
+        if definition is not None:
             subscriptions.remove(engine, txn, said["topic"], definition)
 
     if "will" in said:

@@ -93,7 +93,7 @@ class LocalEngine(Engine):
         self.waiters.ring_all(queue.id, Kind.LEVEL)
 
     def get(
-        self, queue: QueueState, timeout: float | None, interrupt: Interrupt, decode: Callable[[Any], T]
+        self, queue: QueueState, timeout: float | None, interrupt: Interrupt, read: Callable[[Claim], T]
     ) -> tuple[T] | None:
         """As the machine's `get`; bodies in memory need no decoding."""
         found = self._take_out(queue, NO_SEAT)
@@ -103,7 +103,7 @@ class LocalEngine(Engine):
 
         def attempt(seat: Seat) -> tuple[T] | None:
             found = self._take_out(queue, seat)
-            return self._claim_and_settle(queue, seat, claims, decode) if found is THE_LONG_WAY else found
+            return self._claim_and_settle(queue, seat, claims, read) if found is THE_LONG_WAY else found
 
         try:
             return self._take(queue, attempt, timeout, interrupt)
@@ -117,7 +117,7 @@ class LocalEngine(Engine):
         """
         shelf, desk = self.log.shelf_and_inbox(queue.id), self.claims.desk(queue.id)
         with self.log.lock:
-            if not queue.is_plain or shelf.marked or desk.returned or self.claims.any_seat(0):
+            if not queue.is_plain or queue.topic or shelf.marked or desk.returned or self.claims.any_seat(0):
                 return THE_LONG_WAY
             if desk.shut is Shut.IMMEDIATE:
                 self._raise_if_shut(self.claims, queue)
@@ -125,8 +125,6 @@ class LocalEngine(Engine):
                 self.schedule.care(queue.id)
             entry = self.log.take(shelf)
             if entry is None:
-                if shelf.numbers.feeds:
-                    return THE_LONG_WAY
                 self._raise_if_shut(self.claims, queue)
                 return None
             desk.open_tasks += 1

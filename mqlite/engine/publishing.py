@@ -184,7 +184,7 @@ class Publishing:
         receivers = len(self._plain) + len(self._admissions)
         if not receivers and said.mandatory:
             raise Unroutable(
-                f"nobody subscribes to {said.extras['routing_key']!r} of topic {topic.name!r}: the message was not stored"
+                f"nobody subscribes to {said.extras['routing_key']!r} of topic {topic.name!r}: nothing was stored"
             )
         if not receivers and not (topic.options.keeps_for_replay or said.retain):
             if self._guard is None or self._guard(txn):

@@ -109,9 +109,8 @@ class Putting(Claiming):
             result = self.log.write(op)
             if result is not None:
                 return result
-            if not any([admission.wants_more for admission in admissions]) or not all(
-                [admission.claim_more(interrupt) for admission in admissions if admission.wants_more]
-            ):
+            asking = [admission for admission in admissions if admission.wants_more]
+            if not asking or not all(admission.claim_more(interrupt) for admission in asking):
                 for admission in admissions:
                     admission.let_go()
                 return None
@@ -309,9 +308,9 @@ class Admission:
         counters = txn.counters(queue)
         count, size = counters.total, counters.bytes
         for key in plan.waiting.values():
-            count, size = count - 1, size - self._bytes(txn.delayed_at(queue, key))
+            count, size = count - 1, size - log.weight(txn.delayed_at(queue, key))
         for claim in plan.claimed.values():
-            count, size = count - 1, size - self._bytes(claim.raw)
+            count, size = count - 1, size - log.weight(claim.raw)
         drafts = [(index, self._ranked[index][1]) for index in plan.stored]
         plan.size = sum(log.footprint(draft) for _, draft in drafts)
         if options.overflow == "dead_letter":
@@ -344,7 +343,7 @@ class Admission:
                 if row is None or row.holder != claim.row.holder or not txn.has(self._queue.id, claim.position):
                     continue
                 plan.dropped.append(claim)
-                count, size = count - 1, size - self._bytes(claim.raw)
+                count, size = count - 1, size - self._engine.log.weight(claim.raw)
                 if self._fits(options, count, size):
                     return
         over = count - options.maxsize if options.maxsize else 0
@@ -353,9 +352,6 @@ class Admission:
     @staticmethod
     def _fits(options: QueueOptions, count: int, size: int) -> bool:
         return not (options.maxsize and count > options.maxsize) and not (options.maxbytes and size > options.maxbytes)
-
-    def _bytes(self, raw: Any) -> int:
-        return len(raw) if isinstance(raw, bytes) else self._engine.log.stored_bytes(raw)
 
     def store(self, txn: Any, seqs: Sequence[int] = ()) -> list[int]:
         """Do as planned; the ids. seqs: those of the bodies that the drafts refer to. The caller has reserved room."""

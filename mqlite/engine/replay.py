@@ -251,14 +251,14 @@ def _wanted(log: Log, snapshot: Snapshot, topic: int, binding: Binding | None, n
         record = log.decode_kept(topic, number, raw)
     except MessageCorrupted:
         return Record((0, b""), log.enqueued_ns(raw), number, extras={})
-    extras = record.extras or {}
-    return attrs.evolve(record, id=number) if binding.wants(extras.get("rank", DEFAULT_RANK), extras) else None
+    wants = binding.wants(rank_in(record), record.extras or {})
+    return attrs.evolve(record, id=number) if wants else None
 
 
 def reference_to(engine: Claiming, queue: QueueState, record: Record) -> tuple[Due | None, int, Any]:
     """(when it is due, its rank, a reference to it)."""
     extras = record.extras or {}
-    rank = extras.get("rank", DEFAULT_RANK)
+    rank = rank_in(record)
     marks = marks_in(
         queue, rank, engine.timeline, group=extras.get("group"), expires=due_in(extras, "expires"), replace=None
     )
@@ -269,9 +269,15 @@ def reference_to(engine: Claiming, queue: QueueState, record: Record) -> tuple[D
     return due, rank, draft
 
 
+def rank_in(record: Record) -> int:
+    """The rank of what a topic keeps."""
+    rank: int = (record.extras or {}).get("rank", DEFAULT_RANK)
+    return rank
+
+
 def priority_in(record: Record) -> int:
-    """The priority of what a topic keeps."""
-    return priority_of((record.extras or {}).get("rank", DEFAULT_RANK))
+    """Its priority."""
+    return priority_of(rank_in(record))
 
 
 def due_in(extras: dict[str, Any], name: str) -> Due | None:

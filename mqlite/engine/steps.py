@@ -21,6 +21,10 @@ DAMAGED: Final = "damaged"  # (DAMAGED, queue): a damaged message is gone, which
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 
+class Refused(Exception):
+    """The user's filter did not want a message, which was settled."""
+
+
 @attrs.define(eq=False)
 class Claim:
     """A message that this process holds. `record` is read from `raw` after the commit that makes the row.

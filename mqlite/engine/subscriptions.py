@@ -49,27 +49,27 @@ class Wish:
 
 
 # ---------------------------------------------------------------------- coming
-def subscribe(engine: Engine, topic: TopicState, name: str, wish: Wish) -> Definition:
-    """The subscription of that name, made if it is new. One commit. Raises SettingsMismatch, OutOfRange, StoreFull."""
+def subscribe(engine: Engine, topic: TopicState, name: str, wish: Wish) -> tuple[Definition, int]:
+    """(the subscription of that name, made if it is new; the legacy of this handle, or 0). One commit.
+
+    Raises SettingsMismatch, OutOfRange, StoreFull.
+    """
     owner = engine.presence.owner
 
-    def op(txn: Any) -> Definition:
+    def op(txn: Any) -> tuple[Definition, int]:
         definition: Definition | None = txn.definition(topic.subscription_key(name))
         if definition is None:
-            definition = _make(engine, txn, topic, name, wish, owner)
-        else:
-            _check_agrees(txn, topic, definition, wish)
-        if definition.details["expires_after"] is not None:
-            _is_used(engine, txn, topic, definition, owner)
-        return definition
+            return _make(engine, txn, topic, name, wish, owner)
+        _check_agrees(txn, topic, definition, wish)
+        return definition, _is_used(engine, txn, topic, definition, owner)
 
     care(engine, topic, to_the_end=True)
     return engine.log.write(op)
 
 
-def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, owner: int) -> Definition:
+def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, owner: int) -> tuple[Definition, int]:
     start = replay.place_of(engine.log, txn, topic, wish.start)
-    options = QueueOptions(**wish.options).stored()
+    options = QueueOptions(**{**topic.options.queue, **wish.options, "codec": topic.options.codec}).stored()
     durable = wish.durable is not False
     details = {
         "topic": topic.id,
@@ -84,8 +84,10 @@ def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, ow
     txn.define(queue)
     details["binding"] = _join(txn, topic, queue.id, wish.pattern or "#", wish.filter)
     txn.define(queue)
-    if not durable:
-        legacies.leave(engine, txn, owner, {"unsubscribe": queue.id, "topic": topic.id})
+    if durable:
+        legacy = _is_used(engine, txn, topic, queue, owner)
+    else:
+        legacy = legacies.leave(engine, txn, owner, {"unsubscribe": queue.id, "topic": topic.id})
     if start <= txn.topic_numbers(topic.id).last:
         replay.begin(txn, queue.id, topic.id, start, False)
     state = QueueState.of(queue)
@@ -95,7 +97,7 @@ def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, ow
             engine.append(txn, state, rank, draft, record.id)
         else:
             engine.delay(txn, state.id, rank, draft, record.id)
-    return queue
+    return queue, legacy
 
 
 def _retained(engine: Engine, txn: Any, topic: TopicState, wish: Wish) -> list[Any]:
@@ -220,9 +222,9 @@ def remove(engine: Engine, txn: Any, topic: int, definition: Definition) -> None
     numbers = txn.topic_numbers(topic)
     numbers.removed += 1
     _is_known_again(txn, topic, definition.id)
-    for _, owner, _, said in legacies.found(engine, txn):
-        if said.get("unsubscribe", said.get("used")) == definition.id:
-            legacies.strike(engine, txn, owner, said)
+    for key, _, _, said in legacies.found(engine, txn):
+        if definition.id in (said.get("unsubscribe"), said.get("used")):
+            legacies.strike(txn, key)
     state = engine.catalog.known(definition.id)
     if state is not None and engine.log.one_lock:
         state.remove()
@@ -262,12 +264,18 @@ def _drop_removed(engine: Engine, txn: Any) -> bool:
 
 
 # ---------------------------------------------------------------------- those that nobody uses
-def _is_used(engine: Engine, txn: Any, topic: TopicState, definition: Definition, owner: int) -> None:
-    """Under L: this process has a handle on it, which it will leave."""
+def _is_used(engine: Engine, txn: Any, topic: TopicState, definition: Definition, owner: int) -> int:
+    """Under L: this process has one handle more on it; the legacy that says so, 0 where that does not matter."""
+    if definition.details["expires_after"] is None:
+        return 0
     _is_known_again(txn, topic.id, definition.id)
-    said = {"used": definition.id, "topic": topic.id}
-    if not any(each[1] == owner and each[3] == said for each in legacies.found(engine, txn)):
-        legacies.leave(engine, txn, owner, said)
+    return legacies.leave(engine, txn, owner, {"used": definition.id, "topic": topic.id})
+
+
+def end_use(engine: Engine, legacy: int) -> None:
+    """A handle is closed: what it left to be done when its process dies is done now."""
+    if legacy:
+        legacies.give_up_one(engine, legacy)
 
 
 def _is_known_again(txn: Any, topic: int, queue: int) -> None:

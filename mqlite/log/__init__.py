@@ -274,6 +274,9 @@ class Log(Protocol):
     def stored_bytes(self, draft: Draft) -> int:
         """What a draft adds to `Counters.bytes`."""
 
+    def weight(self, raw: Raw) -> int:
+        """What a stored record counts for in `Counters.bytes`."""
+
     def record_of(self, draft: Draft) -> Record:
         """What a draft was made of."""
 
@@ -296,7 +299,7 @@ class Log(Protocol):
         """A record that carries the bytes of a damaged one."""
 
     def refer_to(self, record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> Draft:
-        """A reference to what a topic keeps (under that number; 0 where it is not kept yet); marks: but for the source."""
+        """A reference to what a topic keeps under that number (0: not yet). marks: all but the source."""
 
     def is_reference(self, raw: Raw) -> bool:
         """Whether a stored record is one, unchecked."""

@@ -103,6 +103,7 @@ class LmdbLog:
         return draft.record
 
     is_whole = staticmethod(fmt.is_whole)
+    weight = staticmethod(fmt.weight)
     group_of = staticmethod(fmt.group_of)
 
     @staticmethod

@@ -89,7 +89,7 @@ class MemoryLog(Indexing):
         """Nothing to do."""
         return record
 
-    stored_bytes = staticmethod(lambda draft: bytes_of(draft.payload))
+    stored_bytes = weight = staticmethod(lambda draft: bytes_of(draft.payload))
     is_whole = staticmethod(lambda key, raw: True)
     record_of = staticmethod(lambda draft: draft)
 
