@@ -95,8 +95,8 @@ class Broker(Handle):
         return problems(self._store.engine)
 
     def close(self) -> None:
-        """Close the broker, and the queues and topics made by it. What this process holds goes back when the last handle
-        is closed.
+        """Close the broker, its queues and its topics. What this process holds goes back when the last handle is
+        closed.
         """
         if not self._closed:
             self._closed = True

@@ -72,21 +72,21 @@ def test_dead_letter_queues_lose_nothing_by_themselves() -> None:
 
 
 def test_naming_what_is_stored_is_no_mismatch() -> None:
-    QueueOptions(maxsize=5, ack_timeout=60.0).check_named({"maxsize": 5, "ack_timeout": 60}, "q")
+    QueueOptions(maxsize=5, ack_timeout=60.0).check_named({"maxsize": 5, "ack_timeout": 60}, "queue 'q'")
 
 
 def test_naming_nothing_is_no_mismatch() -> None:
-    QueueOptions(maxsize=5).check_named({}, "q")
+    QueueOptions(maxsize=5).check_named({}, "queue 'q'")
 
 
 def test_a_mismatch_names_the_queue_both_values_and_the_way_out() -> None:
     with pytest.raises(SettingsMismatch, match=r"'q'.*maxsize=5.*6.*configure\(maxsize="):
-        QueueOptions(maxsize=5).check_named({"maxsize": 6}, "q")
+        QueueOptions(maxsize=5).check_named({"maxsize": 6}, "queue 'q'")
 
 
 def test_a_bad_value_is_told_before_a_mismatch() -> None:
     with pytest.raises(TypeError, match="maxsize"):
-        QueueOptions().check_named({"maxsize": "6"}, "q")
+        QueueOptions().check_named({"maxsize": "6"}, "queue 'q'")
 
 
 def test_unset_shows_itself() -> None:
