@@ -13,7 +13,7 @@ from . import schedules
 from .audit import problems
 from .channel import Channel
 from .checks import check_count, check_eta, check_priority, check_rate, check_ttl
-from .engine import Claim, Engine, QueueState, byid
+from .engine import Claim, Engine, QueueState, byid, replay
 from .engine.removal import AT_ONCE, claim_some, purge, redrive
 from .errors import CodecError, NotSupported
 from .handle import Handle
@@ -118,7 +118,7 @@ class Operations(Handle, Generic[T]):
                 message = None if record is None else self._looked_at(position, record)
                 if message is not None and (filter is None or filter(message)):
                     yield message
-            if len(found) < count:
+            if len(found) < count and not (self._state.topic and replay.top_up(self._engine, self._state)[1]):
                 return
             count = min(4 * count, _BROWSED_AT_ONCE)
 

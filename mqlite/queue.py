@@ -352,11 +352,6 @@ class Queue(Operations[T]):
             return self._dead
 
     # ------------------------------------------------------------------ lifetime
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._interrupt.closed
-
     def close(self) -> None:
         """Close this handle, its producers and consumers, and the store if it is the last one.
 

@@ -136,6 +136,13 @@ class Subscription(Queue[Any]):
         lag = stats.ready + stats.delayed + stats.claimed
         return SubscriptionStats(lag=lag, lag_seconds=stats.oldest_age or 0.0, **fields)
 
+    def purge(self) -> int:
+        """As Queue.purge; also what is still to be replayed."""
+        count = super().purge()
+        while replay.top_up(self._engine, self._state)[1]:
+            count += super().purge()
+        return count
+
     # ------------------------------------------------------------------ what it cannot do
     def put(self, *arguments: Any, **options: Any) -> NoReturn:
         """Raises NotSupported."""

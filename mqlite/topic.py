@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -163,7 +164,7 @@ class Topic(Handle, Generic[T]):
             raise
         self._reference = [store]  # popped by the one thread that closes
         self._interrupt = Interrupt(f"topic {name!r}")
-        self._handles: list[Subscription] = []
+        self._handles: weakref.WeakSet[Subscription] = weakref.WeakSet()
         store.handles.add(self)
 
     @property
@@ -237,8 +238,10 @@ class Topic(Handle, Generic[T]):
             return []
         said = self._said(routing_key, priority, retain, options)
         publication = Publication(payloads=[self._payload(item) for item in items], mandatory=bool(mandatory), **said)
-        found = Publishing(self._engine, self._state, publication).publish(wait, self._interrupt)
-        subscriptions.care(self._engine, self._state)
+        publishing = Publishing(self._engine, self._state, publication)
+        found = publishing.publish(wait, self._interrupt)
+        if publishing.leaves_work:
+            subscriptions.care(self._engine, self._state)
         return [Published(number, receivers) for number, receivers in found]
 
     def _said(self, routing_key: str, priority: int, retain: bool, options: dict[str, Any]) -> dict[str, Any]:
@@ -298,8 +301,12 @@ class Topic(Handle, Generic[T]):
         will |= {"ttl": options.get("ttl"), "replace": None if replace is None else replace.hex()}
         owner, payload = self._engine.presence.owner, self._payload(item)
         left = {"will": will, "topic": self._state.id}
-        number = self._engine.log.write(lambda txn: legacies.leave(self._engine, txn, owner, left, payload))
-        return Will(self, number)
+
+        def op(txn: Any) -> int:
+            txn.reserve(2 * len(repr(will)) + (0 if self._store.in_memory else len(payload[1])))
+            return legacies.leave(self._engine, txn, owner, left, payload)
+
+        return Will(self, self._engine.log.write(op))
 
     # ------------------------------------------------------------------ subscribing
     def subscribe(
@@ -363,7 +370,7 @@ class Topic(Handle, Generic[T]):
         retain(self._store)
         backoff = {"backoff": named["backoff"]} if "backoff" in named else {}
         subscription = Subscription.on(Channel.open(self._store, key, backoff, self._codec.codec), legacy, accept)
-        self._handles = [known for known in self._handles if not known.is_closed] + [subscription]
+        self._handles.add(subscription)
         return subscription
 
     def subscription(self, name: str, filter: Callable[[Message], object] | None = None) -> Subscription:
@@ -500,7 +507,7 @@ class Topic(Handle, Generic[T]):
     def close(self) -> None:
         """Close this handle, the subscriptions made by it (ephemeral ones go), and the store if it is the last one."""
         if not self._interrupt.closed:
-            for subscription in self._handles:
+            for subscription in list(self._handles):
                 subscription.close()
             self._interrupt.close(self._engine.presence)
             with contextlib.suppress(IndexError):

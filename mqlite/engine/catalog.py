@@ -146,6 +146,13 @@ class Catalog:
         known.adopt(state.options, state.version)
         return known
 
+    def forget(self, queue: int) -> None:
+        """A subscription is no more."""
+        for number in (queue, queue | DEAD_BIT):
+            state = self._states.pop(number, None)
+            if state is not None:
+                state.remove()
+
     def known(self, queue: int) -> QueueState | None:
         """The queue of that id, if this process has opened it."""
         return self._states.get(queue)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..codecs import BYTES
-from ..errors import Full, MessageCorrupted, MqliteError, ShutDown
+from ..errors import MessageCorrupted, MqliteError, ShutDown
 from ..log import Snapshot
 from ..message import DEFAULT_RANK, Record
 from ..waiting import Interrupt
@@ -36,11 +36,9 @@ def found(engine: Engine, snapshot: Snapshot) -> Iterator[tuple[Any, int, Record
 
 
 def leave(engine: Engine, txn: Any, owner: int, said: dict[str, Any], payload: Any = (BYTES, b"")) -> int:
-    """Under L: what is to be done when that process dies; its id."""
+    """Under L: what is to be done when that process dies; its id. The caller has reserved room."""
     record = Record(payload, engine.clock.wall_ns(), extras={"legacy": said}, due=(LEGACY_LINE, owner))
-    draft = engine.log.prepare(record)
-    txn.reserve(engine.log.footprint(draft))
-    number: int = txn.delay(STORE, DEFAULT_RANK, draft)
+    number: int = txn.delay(STORE, DEFAULT_RANK, engine.log.prepare(record))
     return number
 
 
@@ -76,12 +74,12 @@ def settle(engine: Engine) -> None:
 
 def _settle_all(engine: Engine) -> None:
     with engine.log.read() as snapshot:
-        open_ones = [
-            (record, said) for _, owner, record, said in found(engine, snapshot) if not engine.presence.is_alive(owner)
-        ]
-    for record, said in open_ones:
-        with contextlib.suppress(Full, ShutDown, MqliteError):
-            _settle(engine, record, said)
+        legacies = [(owner, record, said) for _, owner, record, said in found(engine, snapshot)]
+    dead = {owner for owner in {owner for owner, _, _ in legacies} if not engine.presence.is_alive(owner)}
+    for owner, record, said in legacies:
+        if owner in dead:
+            with contextlib.suppress(ShutDown, MqliteError):
+                _settle(engine, record, said)
 
 
 def give_up_one(engine: Engine, number: int) -> None:

@@ -15,10 +15,12 @@ claims'. No user code runs under either.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
 from ..claims import Claims, Kind
+from ..errors import MqliteError
 from ..log import Log
 from ..system.clock import Clock
 from ..waiting import Presence, Waiters
@@ -44,7 +46,7 @@ class Engine(Putting):
         self.schedule = Schedule(log, claims, self.timeline, self.catalog, self)
         self.waiters = Waiters(claims, presence, clock, self.care, self.promising, self.wake_ns)
         self.tasks = Tasks(log, claims, presence, self.waiters)
-        self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule, self.catalog)
+        self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule)
         self.aftermath = Aftermath(log, claims, self.waiters, self.catalog)
 
     def configure(self, queue: QueueState, changes: dict[str, Any]) -> None:
@@ -62,8 +64,11 @@ class Engine(Putting):
 
     def leave(self) -> None:
         """This process stops using the store: all it holds goes back, without blame."""
-        legacies.give_up(self, self.presence.owner)
-        self.takeback.leave()
+        try:
+            with contextlib.suppress(MqliteError):  # whoever comes next finds this process dead
+                legacies.give_up(self, self.presence.owner)
+        finally:
+            self.takeback.leave()
 
     def after_fork(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""

@@ -17,6 +17,7 @@ from .steps import ARRIVED, DAMAGED, EXPIRES
 
 if TYPE_CHECKING:
     from .aftermath import Aftermath
+    from .inspection import Inspection
     from .schedule import Schedule
     from .takeback import TakeBack
 
@@ -28,6 +29,7 @@ class Parts:
     """The parts of one store's engine, which `Engine` puts together."""
 
     aftermath: Aftermath
+    inspection: Inspection
     schedule: Schedule
     takeback: TakeBack
     waiters: Waiters

@@ -9,6 +9,7 @@ from ..claims import Returned, Shut
 from ..errors import MessageCorrupted
 from ..log import Raw, Snapshot
 from ..message import Position, Record
+from . import replay
 from .catalog import QueueState
 from .groups import Turnstile, in_turn
 from .inspection import remembered
@@ -113,6 +114,8 @@ class Picking(Settling):
         found = []
         self.takeback.notice_deaths()
         self.schedule.care(queue.id)
+        if queue.topic and self.inspection.stored(queue) < count:
+            replay.top_up(self, queue)
         with self.claims.read() as c, self.log.read() as snapshot:
             if c.shut(queue.id) is not Shut.IMMEDIATE:
                 for position, raw, returned in self._pick(c, snapshot, queue, count).taken:

@@ -91,6 +91,7 @@ class Publishing:
         self._admissions: dict[int, Admission] = {}
         self._plain: list[tuple[QueueState, list[Draft]]] = []
         self._full: QueueState | None = None
+        self.leaves_work = False  # for subscriptions.care
 
     def publish(self, timeout: float | None, interrupt: Interrupt) -> Outcome:
         """Waits for room as a put does. Raises Full, ShutDown, StoreFull, Unroutable."""
@@ -174,8 +175,10 @@ class Publishing:
     def _op(self, txn: Any) -> Outcome | None:
         engine, topic, said = self._engine, self._topic, self._said
         self._full = None
-        if txn.topic_numbers(topic.id).version != self._version:
+        numbers = txn.topic_numbers(topic.id)
+        if numbers.version != self._version:
             return _STALE
+        self.leaves_work = bool(numbers.forgettable or numbers.removed)
         if said.dedup is not None:
             entry = txn.entry(DEDUP, topic.id, (said.dedup,))
             if entry is not None and entry[1] > engine.timeline.now_ns(STABLE):

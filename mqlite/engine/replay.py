@@ -22,14 +22,14 @@ from ..log import Log, Raw, Snapshot
 from ..log.index import FEED, REPLACE
 from ..message import DEFAULT_RANK, Due, Position, Record, priority_of
 from ..system.clock import LINES, WALL
-from .catalog import Catalog, QueueState
+from .catalog import QueueState
 from .order import marks_in
 from .steps import ARRIVED, CHANGED
 from .topics import Binding, TopicState, binding_of
 
 if TYPE_CHECKING:
-    from .claiming import Claiming
     from .machine import Engine
+    from .settling import Settling
 
 #: What is moved in one commit: so many messages looked at, or so many bytes of them, whichever comes first.
 FED_AT_ONCE = 512
@@ -115,7 +115,7 @@ def seek(engine: Engine, topic: TopicState, queue: QueueState, start: Start) -> 
         pass
 
 
-def _void_some(engine: Claiming, queue: QueueState, txn: Any) -> bool:
+def _void_some(engine: Settling, queue: QueueState, txn: Any) -> bool:
     """Under L: some of what the subscription held before a seek goes; False where all of it is gone."""
     feed = txn.entry(FEED, queue.topic, (queue.id,))
     if feed is None or not feed[1]:
@@ -125,7 +125,7 @@ def _void_some(engine: Claiming, queue: QueueState, txn: Any) -> bool:
     return True
 
 
-def drop_some(engine: Claiming, txn: Any, queue: int, count: int, *, only_references: bool = False) -> int:
+def drop_some(engine: Settling, txn: Any, queue: int, count: int, *, only_references: bool = False) -> int:
     """Under L: remove messages, whoever holds them; how many. The claims are committed before the log: a kill in
     between leaves them without their holder, who will find his claim lost.
     """
@@ -158,10 +158,11 @@ def _drop_rows(claims: Claims, queue: int, positions: list[Position]) -> None:
                 c.drop(queue, position, row.group)
             elif c.returned_at(queue, position) is not None:
                 c.take_returned(queue, position)
+        c.forget_cursors(queue)  # what stays may have waited for its group
 
 
 # ---------------------------------------------------------------------- moving on
-def top_up(engine: Claiming, queue: QueueState) -> tuple[int, bool]:
+def top_up(engine: Settling, queue: QueueState) -> tuple[int, bool]:
     """Move what is next into the queue, until something has come or the feed has ended. (when to look again by the
     monotonic clock, in ns, or 0; whether anything was moved)
     """
@@ -179,7 +180,7 @@ def top_up(engine: Claiming, queue: QueueState) -> tuple[int, bool]:
             return 0, True
 
 
-def _move_some(engine: Claiming, queue: QueueState, txn: Any) -> int | None:
+def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
     """Under L: the next messages of a feed that the subscription wants, into it; how many. None where it has no room.
     Raises StoreFull, with nothing changed.
     """
@@ -255,7 +256,7 @@ def _wanted(log: Log, snapshot: Snapshot, topic: int, binding: Binding | None, n
     return attrs.evolve(record, id=number) if wants else None
 
 
-def reference_to(engine: Claiming, queue: QueueState, record: Record) -> tuple[Due | None, int, Any]:
+def reference_to(engine: Settling, queue: QueueState, record: Record) -> tuple[Due | None, int, Any]:
     """(when it is due, its rank, a reference to it)."""
     extras = record.extras or {}
     rank = rank_in(record)
@@ -287,7 +288,7 @@ def due_in(extras: dict[str, Any], name: str) -> Due | None:
 
 
 # ---------------------------------------------------------------------- looking
-def unfed(log: Log, catalog: Catalog, snapshot: Snapshot, queue: QueueState) -> tuple[int, int | None]:
+def unfed(log: Log, snapshot: Snapshot, queue: QueueState) -> tuple[int, int | None]:
     """(how many messages a feed has still to move, when the first was published). O(what is kept from there)."""
     feed = snapshot.entry(FEED, queue.topic, (queue.id,))
     if feed is None:

@@ -27,6 +27,8 @@ from .topics import TopicState, binding_of
 if TYPE_CHECKING:
     from .machine import Engine
 
+#: Bytes that a new member takes in the log, with its binding, its legacy and their names.
+ROOM = 8192
 #: Messages of a removed subscription that go in one commit.
 DROPPED_AT_ONCE = 256
 
@@ -61,6 +63,7 @@ def subscribe(engine: Engine, topic: TopicState, name: str, wish: Wish) -> tuple
         if definition is None:
             return _make(engine, txn, topic, name, wish, owner)
         _check_agrees(txn, topic, definition, wish)
+        txn.reserve(ROOM)
         return definition, _is_used(engine, txn, topic, definition, owner)
 
     care(engine, topic, to_the_end=True)
@@ -79,7 +82,7 @@ def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, ow
         "expires_after": wish.expires_after,
     }
     retained = _retained(engine, txn, topic, wish) if wish.start == "latest" else []
-    txn.reserve(1024 + sum(len(key) for key in (topic.key, name)) + 512 * len(retained))
+    txn.reserve(ROOM + 512 * len(retained))
     queue = Definition(0, topic.subscription_key(name), options, kind="subscription", details=details)
     txn.define(queue)
     details["binding"] = _join(txn, topic, queue.id, wish.pattern or "#", wish.filter)
@@ -166,7 +169,7 @@ def bind(engine: Engine, topic: TopicState, queue: QueueState, pattern: str, fil
         for fed, binding in engine.topics.members(topic, txn):
             if fed.id == queue.id and (binding.pattern, binding.filter) == (pattern, filter):
                 return
-        txn.reserve(1024)
+        txn.reserve(ROOM)
         _join(txn, topic, queue.id, pattern, filter)
 
     _ = engine.presence.owner
@@ -258,6 +261,7 @@ def _drop_removed(engine: Engine, txn: Any) -> bool:
                 txn.strike(kind, each, parts)
         txn.wipe(each)
     replay.end(txn, queue, topic)
+    engine.catalog.forget(queue)
     txn.strike(REMOVED, 0, (queue,))
     txn.topic_numbers(topic).removed -= 1
     return True

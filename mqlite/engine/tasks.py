@@ -13,6 +13,7 @@ from ..claims import TASK, Claims, Kind, Shut
 from ..log import Log
 from ..waiting import Interrupt, Presence, Seat, Waiters
 from .catalog import QueueState
+from .replay import unfed
 from .steps import CHANGED
 
 
@@ -41,7 +42,10 @@ class Tasks:
             taken = sum(
                 1 for _, position, row in c.rows(queue.id) if row.flags & TASK and not txn.has(queue.id, position)
             )
-            stored = c.claimed(queue.id) - taken if c.shut(queue.id) is Shut.IMMEDIATE else txn.counters(queue.id).total
+            counters = txn.counters(queue.id)
+            stored = c.claimed(queue.id) - taken if c.shut(queue.id) is Shut.IMMEDIATE else counters.total
+            if counters.feeds:
+                stored += unfed(self._log, txn, queue)[0]
             return max(0, int(stored + taken + sum(c.tasks(queue.id).values())))
 
     def task_done(self, queue: QueueState) -> bool:
