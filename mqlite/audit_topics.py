@@ -47,7 +47,7 @@ class _Audit:
         """In words."""
         txn, topic = self._txn, self.topic.id
         entries = {parts[0]: value[0] for parts, value in txn.entries(REFERENCES, topic)}
-        feeds = [value[0] for _, value in txn.entries(FEED, topic)]
+        feeds = [value[2] for _, value in txn.entries(FEED, topic)]
         kept_by_key = {value[0] for _, value in txn.entries(RETAINED, topic)}
         bodies = list(txn.all_kept(topic))
         stored_bytes = retained = retained_bytes = 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 from ..claims import TASK, Claims, Kind, Shut
 from ..errors import MqliteError
 from ..log import DEAD_BIT, Log, Note
+from ..message import Position
 from ..waiting import RUNG_FROM, Ring, Waiters
 from .catalog import Catalog
 from .groups import offer
-from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, SETTLED
+from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, GONE, SETTLED
 from .tasks import shut_mode
 
 
@@ -56,6 +58,8 @@ class Aftermath:
                     changed.add(note[1])
                     if note[0] is DAMAGED:
                         self._scan_anew(note[1])
+                    elif note[0] is GONE:
+                        self._drop(note[1], note[2])
             arrived.update(queue for queue, _ in freed)
             if settled:
                 rings, watched = self._clear(settled, freed, arrived, left | set(delayed))
@@ -87,6 +91,17 @@ class Aftermath:
     def _scan_anew(self, queue: int) -> None:
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
             c.forget_cursors(queue)
+
+    def _drop(self, queue: int, positions: Iterable[Position]) -> None:
+        """Of messages that were taken away: nobody can claim them any more, so what is known of them may go now."""
+        with self._claims.lock, self._claims.guard, self._claims.write() as c:
+            for position in positions:
+                row = c.row(queue, position)
+                if row is not None:
+                    c.drop(queue, position, row.group)
+                elif c.returned_at(queue, position) is not None:
+                    c.take_returned(queue, position)
+            c.forget_cursors(queue)  # what stays may have waited for its group
 
     def _cover_expiry(self, queue: int, wake_ns: int) -> None:
         """What expires makes room, may finish a queue, and becomes a dead letter: one who waits for that looks then."""

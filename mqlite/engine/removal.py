@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..errors import Full
+from ..log.index import PLACE
 from ..system.clock import LINES
 from ..waiting import Interrupt
 from .catalog import QueueState
@@ -100,10 +101,12 @@ def redrive(engine: Engine, queue: QueueState, claims: list[Claim], delays: list
         for claim, draft in zip(claims, drafts, strict=True):
             engine.remove_claimed(txn, claim)
             rank = claim.position >> 64
+            is_taken = txn.entry(PLACE, queue.id, (claim.record.id,)) is not None  # it was replayed meanwhile
+            number = 0 if is_taken else claim.record.id
             if draft.due is None:
-                engine.append(txn, queue, rank, draft, claim.record.id)
+                engine.append(txn, queue, rank, draft, number)
             else:
-                engine.delay(txn, queue.id, rank, draft, claim.record.id)
+                engine.delay(txn, queue.id, rank, draft, number)
         engine.note_expiry(txn, queue.id, map(engine.log.record_of, drafts))
         txn.notes.append((ARRIVED, queue.id))
 

@@ -5,26 +5,28 @@ not append to the subscription; whoever takes from it first moves the next messa
 into the queue, some at a time, so that a long replay opens at once. The commit that reaches the
 end removes the feed, and from then on publishes append again: nothing comes between the two.
 
-What a feed has not reached is kept, whoever has settled it (`Tally.settle`). Each message that
-is moved gets a new seq: what is given out by then may lie behind a cursor (L1).
+What a feed has not reached is kept, whoever has settled it (`Tally.settle`); where a feed jumps
+ahead, what it passes over is let go in steps, too. Each message that is moved gets a new seq: what
+is given out by then may lie behind a cursor (L1). One that the queue has already under its id, by
+way of its dead letters, is passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..claims import Claims
 from ..errors import MessageCorrupted, OutOfRange, StoreFull
 from ..log import Log, Raw, Snapshot
-from ..log.index import FEED, REPLACE
+from ..log.index import FEED, PLACE, REPLACE
 from ..message import DEFAULT_RANK, Due, Position, Record, priority_of
 from ..system.clock import LINES, WALL
 from .catalog import QueueState
 from .order import marks_in
-from .steps import ARRIVED, CHANGED
+from .steps import ARRIVED, CHANGED, GONE
 from .topics import Binding, TopicState, binding_of
 
 if TYPE_CHECKING:
@@ -88,9 +90,10 @@ def _place_at(log: Log, snapshot: Snapshot, topic: TopicState, moment_ns: int, l
 # ---------------------------------------------------------------------- changing it
 def begin(txn: Any, queue: int, topic: int, start: int, voids: bool) -> None:
     """Under L: the subscription gets what its topic keeps from `start` on. voids: what it holds goes first."""
-    if txn.entry(FEED, topic, (queue,)) is None:
+    feed = txn.entry(FEED, topic, (queue,))
+    if feed is None:
         txn.count(queue, 0, 0, 0, 1)
-    txn.enter(FEED, topic, (queue,), (start, int(voids)))
+    txn.enter(FEED, topic, (queue,), (start, int(voids), start if feed is None else min(start, feed[2])))
     txn.notes.append((CHANGED, queue))
 
 
@@ -98,6 +101,22 @@ def end(txn: Any, queue: int, topic: int) -> None:
     """Under L: it gets what is published from now on."""
     if txn.strike(FEED, topic, (queue,)):
         txn.count(queue, 0, 0, 0, -1)
+
+
+def let_go_some(txn: Any, queue: int, topic: int, until: int) -> bool:
+    """Under L: some of what is kept for a feed before an id is not any more; False where all of it is let go."""
+    feed = txn.entry(FEED, topic, (queue,))
+    if feed is None or feed[2] >= until:
+        return False
+    passed = []
+    for number, _ in islice(txn.all_kept(topic, feed[2]), FED_AT_ONCE):
+        if number < until:
+            passed.append(number)
+    held = passed[-1] + 1 if len(passed) == FED_AT_ONCE else until
+    txn.enter(FEED, topic, (queue,), (feed[0], feed[1], held))
+    for number in passed:
+        txn.refer(topic, number, 0)
+    return True
 
 
 def seek(engine: Engine, topic: TopicState, queue: QueueState, start: Start) -> None:
@@ -120,17 +139,14 @@ def _void_some(engine: Settling, queue: QueueState, txn: Any) -> bool:
     feed = txn.entry(FEED, queue.topic, (queue.id,))
     if feed is None or not feed[1]:
         return False
-    if not drop_some(engine, txn, queue.id, FED_AT_ONCE, only_references=True):
-        txn.enter(FEED, queue.topic, (queue.id,), (feed[0], 0))
+    if not drop_some(engine.log, txn, queue.id, FED_AT_ONCE, only_references=True):
+        txn.enter(FEED, queue.topic, (queue.id,), (feed[0], 0, feed[2]))
     return True
 
 
-def drop_some(engine: Settling, txn: Any, queue: int, count: int, *, only_references: bool = False) -> int:
-    """Under L: remove messages, whoever holds them; how many. The claims are committed before the log: a kill in
-    between leaves them without their holder, who will find his claim lost.
-    """
-    log, claims = engine.log, engine.claims
-    in_line = []
+def drop_some(log: Log, txn: Any, queue: int, count: int, *, only_references: bool = False) -> int:
+    """Under L: remove messages, whoever holds them; how many. Their holders will find their claims lost."""
+    in_line: list[Position] = []
     for position, raw in txn.scan(queue):
         if not only_references or log.is_reference(raw):
             in_line.append(position)
@@ -138,27 +154,16 @@ def drop_some(engine: Settling, txn: Any, queue: int, count: int, *, only_refere
                 break
     waiting: list[Any] = []
     for line in LINES:
-        for key, _, raw in txn.delayed(queue, line):
-            if len(in_line) + len(waiting) < count and (not only_references or log.is_reference(raw)):
+        for key, _, raw in islice(txn.delayed(queue, line), count):
+            if not only_references or log.is_reference(raw):
                 waiting.append(key)
-    if in_line:
-        _drop_rows(claims, queue, in_line)
     for position in in_line:
         txn.pull(queue, position)
     for key in waiting:
         txn.undelay(queue, key)
+    if in_line:
+        txn.notes.append((GONE, queue, in_line))
     return len(in_line) + len(waiting)
-
-
-def _drop_rows(claims: Claims, queue: int, positions: list[Position]) -> None:
-    with claims.lock, claims.guard, claims.write() as c:
-        for position in positions:
-            row = c.row(queue, position)
-            if row is not None:
-                c.drop(queue, position, row.group)
-            elif c.returned_at(queue, position) is not None:
-                c.take_returned(queue, position)
-        c.forget_cursors(queue)  # what stays may have waited for its group
 
 
 # ---------------------------------------------------------------------- moving on
@@ -190,6 +195,8 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
     if feed[1]:
         _void_some(engine, queue, txn)
         return 0
+    if let_go_some(txn, queue.id, queue.topic, feed[0]):
+        return 0
     options = engine.catalog.options(queue, txn)
     room = options.maxsize - txn.counters(queue.id).total if options.maxsize else FED_AT_ONCE
     if room <= 0:
@@ -199,7 +206,7 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
     drafts: list[tuple[int, Due | None, int, Any]] = []
     for number, raw in some:
         record = _wanted(engine.log, txn, queue.topic, binding, number, raw)
-        if record is not None:
+        if record is not None and txn.entry(PLACE, queue.id, (number,)) is None:
             if len(drafts) == room:
                 is_all = False
                 break
@@ -219,7 +226,7 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
     if is_all:
         end(txn, queue.id, queue.topic)
     else:
-        txn.enter(FEED, queue.topic, (queue.id,), (number, 0))
+        txn.enter(FEED, queue.topic, (queue.id,), (number, 0, number))
     engine.note_expiry(txn, queue.id, (engine.log.record_of(draft) for _, _, _, draft in drafts))
     if drafts:
         txn.notes.append((ARRIVED, queue.id))

@@ -17,7 +17,7 @@ from ..claims import TASK, Returned
 from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError
 from ..log import DEAD_BIT, Snapshot
-from ..log.index import in_line, order_of
+from ..log.index import PLACE, in_line, order_of
 from ..message import Marks, Record, rank_at
 from ..options import QueueOptions
 from .catalog import QueueState
@@ -34,7 +34,7 @@ class Settling(Parts):
         self._check_rows(claims)
         for claim in claims:
             if not txn.has(claim.queue.id, claim.position):
-                raise self._lost(claim)
+                raise self._taken_away(claim)
 
     def _check_rows(self, claims: Iterable[Claim]) -> None:
         """The rows of `check_claims`. No snapshot where nothing was committed since these were made."""
@@ -54,6 +54,14 @@ class Settling(Parts):
             "back): nothing was changed; another consumer has the message or will get it"
         )
 
+    def _taken_away(self, claim: Claim) -> LeaseLost:
+        """Under L: the message is gone, and so goes the row, if a kill left it there."""
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+            row = c.row(claim.queue.id, claim.position)
+            if row is not None and row.holder == claim.row.holder:
+                c.drop(claim.queue.id, claim.position, row.group)
+        return self._lost(claim)
+
     # ------------------------------------------------------------------ removed
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
@@ -65,7 +73,7 @@ class Settling(Parts):
                 self.check_claims(txn, claims)
             for claim in claims:
                 if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
-                    raise self._lost(claim)
+                    raise self._taken_away(claim)
                 txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
 
         self.log.write(op)
@@ -247,7 +255,8 @@ class Settling(Parts):
         if not has_room:
             self.reserve_to_move(txn, self.log.footprint(corpse))
         dead = queue.id | DEAD_BIT
-        number: int = txn.append(dead, rank, corpse, record.id)
+        is_taken = txn.entry(PLACE, dead, (record.id,)) is not None  # it died before, and was replayed
+        number: int = txn.append(dead, rank, corpse, 0 if is_taken else record.id)
         txn.notes.append((ARRIVED, dead))
         return number
 

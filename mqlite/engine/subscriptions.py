@@ -251,16 +251,18 @@ def _drop_removed(engine: Engine, txn: Any) -> bool:
     if found is None:
         return False
     (queue,), (topic,) = found
-    if replay.drop_some(engine, txn, queue, DROPPED_AT_ONCE):
+    if replay.drop_some(engine.log, txn, queue, DROPPED_AT_ONCE):
         return True
-    if replay.drop_some(engine, txn, queue | DEAD_BIT, DROPPED_AT_ONCE):
+    if replay.drop_some(engine.log, txn, queue | DEAD_BIT, DROPPED_AT_ONCE):
         return True
+    if replay.let_go_some(txn, queue, topic, txn.topic_numbers(topic).last + 1):
+        return True
+    replay.end(txn, queue, topic)
     for each in (queue, queue | DEAD_BIT):
         for kind in (DEDUP, DEDUP_END):
             for parts, _ in list(txn.entries(kind, each)):
                 txn.strike(kind, each, parts)
         txn.wipe(each)
-    replay.end(txn, queue, topic)
     engine.catalog.forget(queue)
     txn.strike(REMOVED, 0, (queue,))
     txn.topic_numbers(topic).removed -= 1

@@ -193,6 +193,8 @@ def packed_marks(marks: Marks) -> tuple[int, bytes]:
 def unpacked_marks(value: bytes, flags: int) -> tuple[Marks | None, int]:
     """(marks, where they end) of a stored message that has these flags."""
     at = _HEADER_BYTES
+    if flags & ~PLACED == SOURCE:  # as most references: 4 us less
+        return source_marks(*_SOURCE.unpack_from(value, at)), at + _SOURCE.size
     found: dict[str, Any] = {}
     if flags & GROUP:
         (found["group"],) = _GROUP.unpack_from(value, at)
@@ -214,6 +216,12 @@ def unpacked_marks(value: bytes, flags: int) -> tuple[Marks | None, int]:
         found["source"] = _SOURCE.unpack_from(value, at)
         at += _SOURCE.size
     return (Marks(**found) if found else None), at
+
+
+@functools.lru_cache(maxsize=256)
+def source_marks(topic: int, size: int) -> Marks:
+    """Of a reference and no more. They do not change, so messages share them."""
+    return Marks(source=(topic, size))
 
 
 def is_whole(key: bytes, value: bytes) -> bool:
@@ -454,7 +462,7 @@ _VALUES = {
     index.TIMER: struct.Struct(">Q"),
     index.MEMBER: struct.Struct(">I"),
     index.REFERENCES: struct.Struct(">Q"),
-    index.FEED: struct.Struct(">QB"),
+    index.FEED: struct.Struct(">QBQ"),
     index.RETAINED: struct.Struct(">Q"),
     index.REMOVED: struct.Struct(">I"),
 }

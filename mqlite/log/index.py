@@ -18,7 +18,8 @@ Of a topic, whose number stands in the place of a queue's (see engine/topics.py)
 
     MEMBER     binding                  -> the queue that it feeds
     REFERENCES id                       -> how many refer to the body that is kept under it; no entry: one
-    FEED       queue                    -> the next id to replay to it, 1 if what it holds goes first
+    FEED       queue                    -> the next id to replay to it; 1 if what it holds goes first; the first id that
+                                           is kept for it
     RETAINED   digest of a routing key  -> id of the message for new subscriptions
     FORGOTTEN  line, time, queue        : when a subscription goes that nobody uses
 
@@ -269,7 +270,7 @@ class Tally:
         """Store the numbers; bodies without references go, by `forget(topic, number)`."""
         while self._counts:
             (topic, number), (entered, count) = next(iter(self._counts.items()))
-            gone = count <= 0 and not any(feed[1][0] <= number for feed in txn.entries(FEED, topic))
+            gone = count <= 0 and not any(feed[1][2] <= number for feed in txn.entries(FEED, topic))
             if count != 1 and not gone:
                 txn.enter(REFERENCES, topic, (number,), (max(0, count),))
             elif entered:
