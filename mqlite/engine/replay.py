@@ -1,4 +1,4 @@
-"""What a topic keeps, given to a subscription that starts in the past: replay, and seek. [22]
+"""What a topic keeps, given to a subscription that starts in the past: replay, and seek. [23] [24]
 
 A feed is a subscription's place among what its topic keeps. While there is one, a publish does
 not append to the subscription; whoever takes from it first moves the next messages of the feed
@@ -130,8 +130,14 @@ def seek(engine: Engine, topic: TopicState, queue: QueueState, start: Start) -> 
 
     _ = engine.presence.owner
     engine.log.write(op)
-    while engine.log.write(lambda txn: _void_some(engine, queue, txn)):
+    while engine.log.write(lambda txn: _prepare_some(engine, queue, txn)):
         pass
+
+
+def _prepare_some(engine: Settling, queue: QueueState, txn: Any) -> bool:
+    """Under L: some of what comes before a feed moves on; False where that is done."""
+    feed = txn.entry(FEED, queue.topic, (queue.id,))
+    return feed is not None and (_void_some(engine, queue, txn) or let_go_some(txn, queue.id, queue.topic, feed[0]))
 
 
 def _void_some(engine: Settling, queue: QueueState, txn: Any) -> bool:
@@ -192,10 +198,7 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
     feed = txn.entry(FEED, queue.topic, (queue.id,))
     if feed is None:
         return 1  # another one was faster
-    if feed[1]:
-        _void_some(engine, queue, txn)
-        return 0
-    if let_go_some(txn, queue.id, queue.topic, feed[0]):
+    if _prepare_some(engine, queue, txn):
         return 0
     options = engine.catalog.options(queue, txn)
     room = options.maxsize - txn.counters(queue.id).total if options.maxsize else FED_AT_ONCE

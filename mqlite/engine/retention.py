@@ -1,4 +1,4 @@
-"""What a topic keeps for replay, and what goes: limits of age, number and bytes, and one message per key. [23]
+"""What a topic keeps for replay, and what goes: limits of age, number and bytes, and one message per key.
 
 What is kept for replay holds a reference to its body; so does the retained message of a routing
 key, and so does each subscription. A body goes with its last reference. So limits bound what can

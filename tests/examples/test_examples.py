@@ -148,6 +148,49 @@ def test_quiet_tenants_have_their_turns_among_the_jobs_of_a_noisy_one(
     assert int(noisy[2]) <= 2  # by limits
 
 
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_log_is_archived_filtered_and_replayed_by_those_who_subscribe_to_it(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
+) -> None:
+    log = tmp_path / "dpkg.log"  # the same on every machine
+    states = ["unpacked", "half-installed", "installed", "half-configured"]
+    log.write_text("".join(f"2025-06-24 14:36:{n % 60:02} status {states[n % 4]} p{n}:all 1\n" for n in range(400)))
+    output = finish(start("logs.py", tmp_path / "run", "--log", log, "--lines", 300, "--start-method", method))
+    assert len(re.findall("^yes: ", output, re.MULTILINE)) == 6
+    assert "300 lines published: 75 DEBUG, 150 WARNING, 75 INFO" in output
+    assert number(r"^(\d+) alerts, the first: 2025-06-24 14:36:03 ", output.split("\n", 1)[1]) == 75
+    assert number(r"the topic keeps (\d+) lines", output) == 300
+    with mqlite.open(tmp_path / "run" / "log.mq") as broker:
+        assert broker.topics() == ["log"]
+        assert len(broker.queue("pager")) == 75
+        assert broker.check() == []
+
+
+def test_a_machine_without_a_package_log_has_the_standard_library_as_one(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    output = finish(start("logs.py", "--log", tmp_path / "none", "--lines", 200))
+    assert len(re.findall("^yes: ", output, re.MULTILINE)) == 6
+    assert "200 lines published" in output
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_killed_sensor_has_its_last_will_and_a_late_dashboard_the_last_values(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
+) -> None:
+    store = tmp_path / "telemetry.mq"
+    output = finish(start("sensors.py", store, "--readings", 60, "--start-method", method))
+    assert len(re.findall("^yes: ", output, re.MULTILINE)) == 8
+    assert "sensor 2 was killed, and is offline" in output
+    states = re.findall(r"^dashboard: sensor (\d) is (\w+), last reading [\d.]+$", output, re.MULTILINE)
+    assert states == [("1", "finished"), ("2", "offline"), ("3", "finished"), ("4", "finished")]
+    assert [len(means.split()) for means in re.findall(r"^sensor [134]: (.*)$", output, re.MULTILINE)] == [3, 3, 3]
+    with mqlite.Topic("telemetry", store) as telemetry:  # who opens it next finds no other will to publish
+        assert telemetry.subscription("alarms").stats().lag == 0
+        assert len(telemetry.retained("sensor.*.temperature")) == 4
+        assert telemetry.check() == []
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_a_killed_worker_costs_no_file_and_adds_none(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
