@@ -14,14 +14,24 @@ import mqlite
 HERE = Path(__file__).parent
 
 
+def unpacked(name: str, folder: Path) -> str:
+    store = folder / "old.mq"
+    store.mkdir(mode=0o700)
+    with tarfile.open(HERE / f"{name}.tar.xz") as archive:
+        archive.extractall(store, filter="data")
+    return str(store)
+
+
 @pytest.fixture
 def format_1(tmp_path: Path) -> str:
     """Two queues: of 25 messages 2 were acknowledged, 1 rejected, 1 failed and waits; 2 more wait for their time."""
-    store = tmp_path / "old.mq"
-    store.mkdir(mode=0o700)
-    with tarfile.open(HERE / "format_1.tar.xz") as archive:
-        archive.extractall(store, filter="data")
-    return str(store)
+    return unpacked("format_1", tmp_path)
+
+
+@pytest.fixture
+def format_2(tmp_path: Path) -> str:
+    """Three queues with groups, unique keys, dedup_ids, a ttl, a schedule, one that is last in first out."""
+    return unpacked("format_2", tmp_path)
 
 
 def test_a_store_of_format_1_gives_all_that_is_in_it(format_1: str) -> None:
@@ -55,10 +65,40 @@ def test_messages_that_had_moved_are_found_by_their_ids_after_the_upgrade(format
         assert broker.check() == []
 
 
-def test_the_store_has_this_version_s_format_then(format_1: str) -> None:
-    mqlite.open(format_1).close()
-    with open(os.path.join(format_1, "store.json"), encoding="utf-8") as marker:
-        assert json.load(marker)["format"] == 2
-    with mqlite.open(format_1) as broker:
-        assert broker.stats()["orders"].delayed == 3
+def test_a_store_of_format_2_gives_all_that_is_in_it(format_2: str) -> None:
+    with mqlite.open(format_2) as broker:
+        orders = broker.queue("orders")
+        assert (broker.queues(), broker.topics()) == (["orders", "other", "stack"], [])
+        assert broker.check() == []
+        stats = orders.stats()
+        assert (stats.ready, stats.delayed, stats.claimed, stats.dead) == (10, 2, 0, 1)
+        assert [schedule.name for schedule in orders.schedules()] == ["nightly"]
+        assert orders.put("a double", dedup_id="d3", unique="u3") == [m.id for m in orders.browse()][2]
+        in_flight = orders.receive(10, 0)
+        assert [message.body for message in in_flight] == [{"n": 1}, {"n": 2}, {"n": 3}, "mortal", b"bytes"]
+        orders.ack_many(in_flight)
+        assert [broker.queue("stack").get(timeout=0) for _ in range(2)] == [2, 1]
+        assert broker.queue("other", codec="pickle").get(timeout=0) == (1, 2)
+        assert broker.check() == []
+
+
+def test_an_upgraded_store_takes_topics_and_new_queues(format_2: str) -> None:
+    with mqlite.open(format_2) as broker:
+        events = broker.topic("events")
+        billing = events.subscribe("billing")
+        broker.queue("new").put("new")
+        events.publish("paid")
+        assert billing.get(timeout=0) == "paid"
+        assert broker.queue("new").get(timeout=0) == "new"
+        assert broker.check() == []
+
+
+@pytest.mark.parametrize("name", ["format_1", "format_2"])
+def test_the_store_has_this_version_s_format_then(name: str, tmp_path: Path) -> None:
+    store = unpacked(name, tmp_path)
+    mqlite.open(store).close()
+    with open(os.path.join(store, "store.json"), encoding="utf-8") as marker:
+        assert json.load(marker)["format"] == 3
+    with mqlite.open(store) as broker:
+        assert broker.stats()["orders"].delayed == (3 if name == "format_1" else 2)
         assert broker.check() == []
