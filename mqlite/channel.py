@@ -209,19 +209,7 @@ class Channel:
         """Store all (rank, draft) in one commit. Raises Full, ShutDown, StoreFull, ValueError."""
         if not ranked:
             return []
-        options = self.state.options
-        if options.overflow != "dead_letter" and (0 < options.maxsize < len(ranked) or options.maxbytes):
-            size = sum(self.engine.log.stored_bytes(draft) for _, draft in ranked)
-            if 0 < options.maxbytes < size and len(ranked) == 1:
-                raise MessageTooLarge(
-                    f"a message of {size} bytes can never fit into queue {self.state.name!r} with "
-                    f"maxbytes={options.maxbytes}: store it elsewhere and put a reference, or configure(maxbytes=...)"
-                )
-            if 0 < options.maxsize < len(ranked) or 0 < options.maxbytes < size:
-                raise ValueError(
-                    f"{len(ranked)} messages of {size} bytes can never fit into queue {self.state.name!r} with "
-                    f"maxsize={options.maxsize}, maxbytes={options.maxbytes}: put them in smaller groups"
-                )
+        self.engine.check_can_fit(self.state, [draft for _, draft in ranked])
         ids = self.engine.put(self.state, ranked, timeout, interrupt)
         if ids is None:
             raise self._full()

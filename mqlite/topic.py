@@ -354,22 +354,23 @@ class Topic(Handle, Generic[T]):
             expires_after=None if expires_after is None else check_ttl(expires_after, "expires_after"),
             options=named,
         )
+        if wish.expires_after is not None and wish.durable is False:
+            raise ValueError("an ephemeral subscription goes with its handle: leave expires_after out")
+        return self._subscribe(_check_subscription(name), wish, accept)
+
+    def _subscribe(self, name: str, wish: Wish, accept: Callable[[Message], object] | None) -> Subscription:
         self._state.refresh(self._engine.log)
-        definition, legacy = subscriptions.subscribe(self._engine, self._state, _check_subscription(name), wish)
+        definition, legacy = subscriptions.subscribe(self._engine, self._state, name, wish)
         if definition.details["callable"] is not None and accept is None:
             subscriptions.end_use(self._engine, legacy)
             raise SettingsMismatch(
                 f"subscription {name!r} of topic {self.name!r} was made with the function "
                 f"{definition.details['callable']!r} as its filter: pass filter="
             )
-        return self._handle(definition.name, legacy, accept, named)
-
-    def _handle(
-        self, key: str, legacy: int, accept: Callable[[Message], object] | None, named: dict[str, Any]
-    ) -> Subscription:
         retain(self._store)
-        backoff = {"backoff": named["backoff"]} if "backoff" in named else {}
-        subscription = Subscription.on(Channel.open(self._store, key, backoff, self._codec.codec), legacy, accept)
+        backoff = {name: value for name, value in wish.options.items() if name == "backoff"}
+        channel = Channel.open(self._store, definition.name, backoff, self._codec.codec)
+        subscription = Subscription.on(channel, legacy, accept)
         self._handles.add(subscription)
         return subscription
 
@@ -378,7 +379,9 @@ class Topic(Handle, Generic[T]):
         self._interrupt.check()
         with self._engine.log.read() as snapshot:
             self._engine.topics.subscription(self._state, _check_subscription(name), snapshot)
-        return self.subscribe(name, filter=filter)
+        return self._subscribe(
+            name, Wish(must_exist=True, callable=None if filter is None else name_of(filter)), filter
+        )
 
     def subscriptions(self) -> list[str]:
         """The names of the subscriptions, the oldest first."""

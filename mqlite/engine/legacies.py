@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 STORE, LEGACY_LINE = 0, 255
 
 
-def found(engine: Engine, snapshot: Snapshot) -> Iterator[tuple[Any, int, Record, dict[str, Any]]]:
-    """(key, owner, record, what it says) of all legacies."""
+def found(engine: Engine, snapshot: Snapshot) -> Iterator[tuple[int, Record, dict[str, Any]]]:
+    """(owner, record, what it says) of all legacies."""
     for key, owner, raw in list(snapshot.delayed(STORE, LEGACY_LINE)):
         with contextlib.suppress(MessageCorrupted):
             _, record = engine.log.decode_delayed(key, raw)
-            yield key, owner, record, (record.extras or {})["legacy"]
+            yield owner, record, (record.extras or {})["legacy"]
 
 
 def leave(engine: Engine, txn: Any, owner: int, said: dict[str, Any], payload: Any = (BYTES, b"")) -> int:
@@ -42,23 +42,15 @@ def leave(engine: Engine, txn: Any, owner: int, said: dict[str, Any], payload: A
     return number
 
 
-def strike(txn: Any, key: Any) -> None:
-    """Under L: nothing is to be done of this any more."""
-    txn.undelay(STORE, key)
+def take(txn: Any, number: int) -> bool:
+    """Under L: the legacy with that id goes; False where it is gone."""
+    place = txn.place(STORE, number) if number else None
+    return place is not None and txn.undelay(STORE, txn.delayed_key(STORE, place)) is not None
 
 
 def withdraw(engine: Engine, number: int) -> bool:
-    """The legacy with that id goes; False where it is gone. One commit."""
-
-    def op(txn: Any) -> bool:
-        return _take(txn, number)
-
-    return engine.log.write(op)
-
-
-def _take(txn: Any, number: int) -> bool:
-    place = txn.place(STORE, number)
-    return place is not None and txn.undelay(STORE, txn.delayed_key(STORE, place)) is not None
+    """The same, in one commit."""
+    return engine.log.write(lambda txn: take(txn, number))
 
 
 def settle(engine: Engine) -> None:
@@ -74,7 +66,7 @@ def settle(engine: Engine) -> None:
 
 def _settle_all(engine: Engine) -> None:
     with engine.log.read() as snapshot:
-        legacies = [(owner, record, said) for _, owner, record, said in found(engine, snapshot)]
+        legacies = [(owner, record, said) for owner, record, said in found(engine, snapshot)]
     dead = {owner for owner in {owner for owner, _, _ in legacies} if not engine.presence.is_alive(owner)}
     for owner, record, said in legacies:
         if owner in dead:
@@ -85,15 +77,18 @@ def _settle_all(engine: Engine) -> None:
 def give_up_one(engine: Engine, number: int) -> None:
     """The legacy with that id is settled in good order, if it is still there."""
     with engine.log.read() as snapshot:
-        own = [(record, said) for _, _, record, said in found(engine, snapshot) if record.id == number]
-    for record, said in own:
-        _settle(engine, record, said)
+        place = snapshot.place(STORE, number)
+        if place is None:
+            return
+        key = snapshot.delayed_key(STORE, place)
+        _, record = engine.log.decode_delayed(key, snapshot.delayed_at(STORE, key))
+    _settle(engine, record, (record.extras or {})["legacy"], to_the_end=True)
 
 
 def give_up(engine: Engine, owner: int) -> None:
     """This process leaves in good order: its wills are void, the rest is as when it dies."""
     with engine.log.read() as snapshot:
-        own = [(record, said) for _, by, record, said in found(engine, snapshot) if by == owner]
+        own = [(record, said) for by, record, said in found(engine, snapshot) if by == owner]
     for record, said in own:
         if "will" in said:
             withdraw(engine, record.id)
@@ -101,11 +96,11 @@ def give_up(engine: Engine, owner: int) -> None:
             _settle(engine, record, said)
 
 
-def _settle(engine: Engine, record: Record, said: dict[str, Any]) -> None:
+def _settle(engine: Engine, record: Record, said: dict[str, Any], *, to_the_end: bool = False) -> None:
     from . import subscriptions  # they leave legacies
 
     def op(txn: Any) -> None:
-        if not _take(txn, record.id):
+        if not take(txn, record.id):
             return
         if "used" in said:
             subscriptions.stop_using(engine, txn, said["topic"], said["used"])
@@ -120,7 +115,7 @@ def _settle(engine: Engine, record: Record, said: dict[str, Any]) -> None:
     engine.log.write(op)
     with engine.log.read() as snapshot, contextlib.suppress(LookupError):
         topic = engine.topics.state(said["topic"], snapshot)
-    subscriptions.care(engine, topic)
+    subscriptions.care(engine, topic, to_the_end=to_the_end)
 
 
 def _publish(engine: Engine, record: Record, said: dict[str, Any]) -> None:
@@ -136,4 +131,4 @@ def _publish(engine: Engine, record: Record, said: dict[str, Any]) -> None:
         replace=None if replace is None else bytes.fromhex(replace),
         **will,
     )
-    Publishing(engine, topic, publication, lambda txn: _take(txn, record.id)).publish(0, Interrupt("a last will"))
+    Publishing(engine, topic, publication, lambda txn: take(txn, record.id)).publish(0, Interrupt("a last will"))

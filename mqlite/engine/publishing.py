@@ -103,11 +103,11 @@ class Publishing:
             while not found:
                 full = self._full
                 assert full is not None
+                if engine.schedule.care(full.id)[1]:  # what had expired made room
+                    found = self._attempt(interrupt)
+                    continue
                 if full.options.overflow != "block" or timeout == 0:
-                    found = self._attempt(interrupt) if engine.schedule.care(full.id)[1] else None
-                    if not found:
-                        raise self._no_room(full)
-                    return found
+                    raise self._no_room(full)
                 left = None if end_ns is None else max(0, end_ns - engine.clock.monotonic_ns()) / 1e9
                 found = engine.waiters.wait(full.id, Kind.SPACE, self._attempt_for(full, interrupt), left, interrupt)
                 if found is None:
@@ -161,7 +161,10 @@ class Publishing:
                 drafts[marks] = [
                     engine.log.refer_to(record, self._topic.id, 0, marks, said.due) for record in self._records
                 ]
+            engine.check_can_fit(queue, drafts[marks])
             if queue.asks_of_puts or said.replace is not None:
+                if queue.options.overflow in ("drop_oldest", "dead_letter"):
+                    engine.schedule.care(queue.id)  # what has expired makes room before anything else does
                 known = self._admissions.get(queue.id)
                 ranked = [(said.rank, draft) for draft in drafts[marks]]
                 admissions[queue.id] = Admission(engine, queue, ranked) if known is None else known

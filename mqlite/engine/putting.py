@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import attrs
 
 from ..claims import Kind, Shut
-from ..errors import ShutDown
+from ..errors import MessageTooLarge, ShutDown
 from ..log import DEAD_BIT, Draft
 from ..log.index import DEDUP, REPLACE
 from ..message import rank_at
@@ -123,6 +123,23 @@ class Putting(Claiming):
         except BaseException:  # an interrupt: nobody would do it later
             self.release_all(held)
             raise
+
+    def check_can_fit(self, queue: QueueState, drafts: Sequence[Draft]) -> None:
+        """Raises MessageTooLarge, ValueError where the queue would have no room for all of these if it were empty."""
+        options = queue.options
+        if options.overflow == "dead_letter" or not (0 < options.maxsize < len(drafts) or options.maxbytes):
+            return
+        size = sum(map(self.log.stored_bytes, drafts))
+        if 0 < options.maxbytes < size and len(drafts) == 1:
+            raise MessageTooLarge(
+                f"a message of {size} bytes can never fit into queue {queue.name!r} with maxbytes={options.maxbytes}: "
+                "store it elsewhere and put a reference, or configure(maxbytes=...)"
+            )
+        if 0 < options.maxsize < len(drafts) or 0 < options.maxbytes < size:
+            raise ValueError(
+                f"{len(drafts)} messages of {size} bytes can never fit into queue {queue.name!r} with "
+                f"maxsize={options.maxsize}, maxbytes={options.maxbytes}: put them in smaller groups"
+            )
 
     def check_open(self, queue: QueueState) -> None:
         """Under L. Raises ShutDown."""

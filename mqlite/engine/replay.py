@@ -43,7 +43,7 @@ Start = str | int | Due
 
 
 # ---------------------------------------------------------------------- where to start
-def place_of(log: Log, snapshot: Snapshot, topic: TopicState, start: Start) -> int:
+def place_of(engine: Engine, snapshot: Snapshot, topic: TopicState, start: Start) -> int:
     """The first id to replay. Raises OutOfRange. O(1), O(log n) for a moment."""
     numbers = snapshot.topic_numbers(topic.id)
     end = numbers.last + 1
@@ -53,7 +53,7 @@ def place_of(log: Log, snapshot: Snapshot, topic: TopicState, start: Start) -> i
     if start == "earliest":
         return first
     if isinstance(start, tuple):
-        return _place_at(log, snapshot, topic, start[1], first, end)
+        return _place_at(engine, snapshot, topic, start, first, end)
     assert isinstance(start, int)
     oldest = next((number for number, _ in snapshot.all_kept(topic.id, first)), end)
     lost = start <= numbers.trimmed or (start < oldest and not topic.options.keeps_for_replay and _lost_some(numbers))
@@ -70,17 +70,19 @@ def _lost_some(numbers: Any) -> bool:
     return bool(numbers.stored < numbers.published)
 
 
-def _place_at(log: Log, snapshot: Snapshot, topic: TopicState, moment_ns: int, low: int, high: int) -> int:
+def _place_at(engine: Engine, snapshot: Snapshot, topic: TopicState, moment: Due, low: int, high: int) -> int:
     numbers = snapshot.topic_numbers(topic.id)
-    if numbers.trimmed and numbers.trimmed_ns >= moment_ns:
+    if numbers.trimmed and numbers.trimmed_ns >= moment[1]:
         raise OutOfRange(
             f'topic {topic.name!r} does not keep all that was published since then any more: start at "earliest" to '
             "get what is there"
         )
+    if not engine.timeline.is_past(moment):
+        raise OutOfRange(f'nothing can be replayed from a moment to come: start topic {topic.name!r} at "latest"')
     while low < high:  # ids grow with time
         middle = (low + high) // 2
         found = next(snapshot.all_kept(topic.id, middle), None)
-        if found is None or log.enqueued_ns(found[1]) >= moment_ns:
+        if found is None or engine.log.enqueued_ns(found[1]) >= moment[1]:
             high = middle
         else:
             low = found[0] + 1
@@ -126,7 +128,7 @@ def seek(engine: Engine, topic: TopicState, queue: QueueState, start: Start) -> 
     """
 
     def op(txn: Any) -> None:
-        begin(txn, queue.id, topic.id, place_of(engine.log, txn, topic, start), True)
+        begin(txn, queue.id, topic.id, place_of(engine, txn, topic, start), True)
 
     _ = engine.presence.owner
     engine.log.write(op)

@@ -47,6 +47,7 @@ class Wish:
     start: replay.Start = "latest"
     durable: bool | None = None
     expires_after: float | None = None
+    must_exist: bool = False
     options: dict[str, Any] = attrs.field(factory=dict)
 
 
@@ -60,6 +61,8 @@ def subscribe(engine: Engine, topic: TopicState, name: str, wish: Wish) -> tuple
 
     def op(txn: Any) -> tuple[Definition, int]:
         definition: Definition | None = txn.definition(topic.subscription_key(name))
+        if definition is None and wish.must_exist:
+            engine.topics.subscription(topic, name, txn)  # raises
         if definition is None:
             return _make(engine, txn, topic, name, wish, owner)
         _check_agrees(txn, topic, definition, wish)
@@ -71,7 +74,7 @@ def subscribe(engine: Engine, topic: TopicState, name: str, wish: Wish) -> tuple
 
 
 def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, owner: int) -> tuple[Definition, int]:
-    start = replay.place_of(engine.log, txn, topic, wish.start)
+    start = replay.place_of(engine, txn, topic, wish.start)
     options = QueueOptions(**{**topic.options.queue, **wish.options, "codec": topic.options.codec}).stored()
     durable = wish.durable is not False
     details = {
@@ -91,6 +94,8 @@ def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, ow
         legacy = _is_used(engine, txn, topic, queue, owner)
     else:
         legacy = legacies.leave(engine, txn, owner, {"unsubscribe": queue.id, "topic": topic.id})
+        details["legacy"] = legacy
+        txn.define(queue)
     if start <= txn.topic_numbers(topic.id).last:
         replay.begin(txn, queue.id, topic.id, start, False)
     state = QueueState.of(queue)
@@ -225,9 +230,11 @@ def remove(engine: Engine, txn: Any, topic: int, definition: Definition) -> None
     numbers = txn.topic_numbers(topic)
     numbers.removed += 1
     _is_known_again(txn, topic, definition.id)
-    for key, _, _, said in legacies.found(engine, txn):
-        if definition.id in (said.get("unsubscribe"), said.get("used")):
-            legacies.strike(txn, key)
+    legacies.take(txn, definition.details.get("legacy", 0))
+    if definition.details["expires_after"] is not None:
+        for _, record, said in list(legacies.found(engine, txn)):
+            if said.get("used") == definition.id:
+                legacies.take(txn, record.id)
     state = engine.catalog.known(definition.id)
     if state is not None and engine.log.one_lock:
         state.remove()
@@ -295,7 +302,7 @@ def stop_using(engine: Engine, txn: Any, topic: int, queue: int) -> None:
     definition = txn.definition_by_id(queue)
     if definition is None or definition.details["expires_after"] is None:
         return
-    if any(said.get("used") == queue for _, _, _, said in legacies.found(engine, txn)):
+    if any(said.get("used") == queue for _, _, said in legacies.found(engine, txn)):
         return
     _is_known_again(txn, topic, queue)
     line, end_ns = engine.timeline.after(definition.details["expires_after"]) or engine.timeline.soon()

@@ -100,8 +100,8 @@ class TopicState:
             definition = snapshot.definition_by_id(number)
             if definition is not None:
                 binding = Binding.of(definition)
-                self._members[number] = binding
                 self._trie.add(binding.pattern, binding)
+                self._members[number] = binding  # only now: what an interrupt keeps from this is learnt again
         for number in self._members.keys() - there:
             binding = self._members.pop(number)
             self._trie.remove(binding.pattern, binding)
@@ -110,9 +110,9 @@ class TopicState:
         """The queues that get such a message, each once."""
         found: dict[int, None] = {}
         for binding in self._trie.match(routing_key):
-            if binding.queue not in found and (
-                binding.filter is None or binding.filter.accepts(priority_of(rank), extras)
-            ):
+            if binding.queue in found or self._members.get(binding.id) is not binding:
+                continue  # or an interrupt left it in the trie
+            if binding.filter is None or binding.filter.accepts(priority_of(rank), extras):
                 found[binding.queue] = None
         return list(found)
 
