@@ -111,7 +111,7 @@ def check_eta(eta: object, what: str = "eta") -> float:
 
 def check_count(count: object, what: str) -> int:
     """A positive int."""
-    if type(count) is not int:
+    if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"{what} is an int, not {count!r}")
     if count < 1:
         raise ValueError(f"{what} is at least 1, not {count}")

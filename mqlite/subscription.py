@@ -174,8 +174,8 @@ def check_position(position: Position) -> replay.Start:
         if position not in ("earliest", "latest"):
             raise ValueError(f'a position is "earliest", "latest", the id of a message, or a moment, not {position!r}')
         return position
-    if type(position) is int:
+    if isinstance(position, int) and not isinstance(position, bool):
         if position < 1:
             raise ValueError(f"the ids of messages begin with 1, so none is {position}: give a moment as a float")
-        return position
+        return int(position)
     return replay.moment(check_eta(position, "a position"))

@@ -237,7 +237,7 @@ class Topic(Handle, Generic[T]):
         if not items:
             return []
         said = self._said(routing_key, priority, retain, options)
-        publication = Publication(payloads=[self._payload(item) for item in items], mandatory=bool(mandatory), **said)
+        publication = Publication(payloads=[self._payload(item) for item in items], mandatory=_flag("mandatory", mandatory), **said)
         publishing = Publishing(self._engine, self._state, publication)
         found = publishing.publish(wait, self._interrupt)
         if publishing.leaves_work:
@@ -262,7 +262,7 @@ class Topic(Handle, Generic[T]):
             "expires": None if ttl is None else self._engine.timeline.after(check_ttl(ttl)),
             "replace": None if replace_key is None else digest(check_key(replace_key, "replace_key")),
             "dedup": None if dedup_id is None else digest(check_key(dedup_id, "dedup_id")),
-            "retain": bool(retain),
+            "retain": _flag("retain", retain),
         }
 
     def _due(self, delay: float | None, eta: datetime | float | None) -> Due | None:

@@ -13,7 +13,7 @@ import mqlite
 from mqlite.channel import Channel
 from mqlite.store import open_store
 
-GUARD = 30.0
+GUARD = 10.0
 
 
 class Shop:

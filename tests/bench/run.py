@@ -28,6 +28,7 @@ import backlog
 import crowd
 import lmdb
 import policies
+import topics
 import wakeup
 from sampling import Progress, Row, Settings, temporary_folder
 
@@ -53,6 +54,11 @@ MEASURES: dict[str, Callable[[Settings], tuple[list[Row], dict[str, Any]]]] = {
     "groups": policies.groups,
     "fair": policies.fair,
     "expiry": policies.expiry,
+    "topic_publish": topics.publish,
+    "topic_consume": topics.consume,
+    "topic_others": topics.others,
+    "topic_replay": topics.replay,
+    "topic_limits": topics.limits,
 }
 
 

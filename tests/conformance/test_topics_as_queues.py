@@ -245,13 +245,22 @@ def test_higher_priorities_come_first_in_each_subscription(topic: Topic) -> None
 
 def test_each_subscription_has_its_own_order(timed_shop: Shop, clock: HandClock) -> None:
     topic = timed_shop.topic()
-    orders: dict[str, dict[str, Any]] = {"fifo": {}, "lifo": {"order": "lifo"}, "fair": {"fair": True}, "aging": {"aging": 1}}
+    orders: dict[str, dict[str, Any]] = {"fifo": {}, "lifo": {"order": "lifo"}, "fair": {"fair": True}}
     subs = {name: topic.subscribe(name, **options) for name, options in orders.items()}
     for n, (group, priority) in enumerate([("a", 0), ("a", 0), ("b", 0), ("a", 3)]):
         topic.publish(n, group=group, priority=priority)
         clock.pass_by(2)
-    assert {name: got(sub) for name, sub in subs.items()} == {"fifo": [3, 0, 1, 2], "lifo": [3, 2, 1, 0], "fair": [3, 2, 0, 1], "aging": [0, 3, 1, 2]}
+    assert {name: got(sub) for name, sub in subs.items()} == {"fifo": [3, 0, 1, 2], "lifo": [3, 2, 1, 0], "fair": [3, 2, 0, 1]}
     assert topic.stats().stored == 0
+
+
+def test_messages_of_one_subscription_grow_old(timed_shop: Shop, clock: HandClock) -> None:
+    topic = timed_shop.topic()
+    plain, aging = topic.subscribe("plain"), topic.subscribe("aging", aging=1)
+    for n, priority in enumerate([0, 0, 0, 3]):
+        topic.publish(n, priority=priority)
+        clock.pass_by(2)
+    assert (got(plain), got(aging)) == ([3, 0, 1, 2], [0, 1, 3, 2])
 
 
 def test_a_lifo_subscription_gives_back_to_the_place(topic: Topic) -> None:
