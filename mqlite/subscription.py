@@ -18,6 +18,7 @@ from .errors import Closed, NoSuchSubscription, NotSupported
 from .message import Message
 from .operations import QueueStats, stats_of
 from .queue import Queue
+from .system.clock import LINES
 
 #: Where to start: "earliest", "latest", the id of a message, an aware datetime, or epoch seconds as a float.
 Position = str | int | float | datetime
@@ -129,12 +130,20 @@ class Subscription(Queue[Any]):
                 raise self._gone() from None
 
     def stats(self) -> SubscriptionStats:
-        """Exact counts. O(1), as a queue's; O(what it has to replay) until a replay has caught up."""
+        """Exact counts. O(1), as a queue's, and O(delayed messages); O(what it has to replay) until that is done."""
         self._interrupt.check()
         stats = stats_of(self._engine, self._state)
         fields = attrs.asdict(stats)
         lag = stats.ready + stats.delayed + stats.claimed
-        return SubscriptionStats(lag=lag, lag_seconds=stats.oldest_age or 0.0, **fields)
+        ages = [age for age in (stats.oldest_age, self._oldest_delayed()) if age is not None]
+        return SubscriptionStats(lag=lag, lag_seconds=max(ages, default=0.0), **fields)
+
+    def _oldest_delayed(self) -> float | None:
+        """Seconds since the oldest message that waits for its time was published."""
+        log = self._engine.log
+        with log.read() as snapshot:
+            times = [log.enqueued_ns(raw) for line in LINES for _, _, raw in snapshot.delayed(self._state.id, line)]
+        return (self._engine.clock.wall_ns() - min(times)) / 1e9 if times else None
 
     def purge(self) -> int:
         """As Queue.purge; also what is still to be replayed."""

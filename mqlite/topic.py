@@ -237,7 +237,8 @@ class Topic(Handle, Generic[T]):
         if not items:
             return []
         said = self._said(routing_key, priority, retain, options)
-        publication = Publication(payloads=[self._payload(item) for item in items], mandatory=_flag("mandatory", mandatory), **said)
+        said["mandatory"] = _flag("mandatory", mandatory)
+        publication = Publication(payloads=[self._payload(item) for item in items], **said)
         publishing = Publishing(self._engine, self._state, publication)
         found = publishing.publish(wait, self._interrupt)
         if publishing.leaves_work:

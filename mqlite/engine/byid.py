@@ -11,6 +11,7 @@ import attrs
 from ..errors import AlreadyClaimed, LeaseLost
 from ..log.index import Place
 from ..message import Due, Marks, Record, rank_at
+from . import replay
 from .catalog import QueueState
 from .steps import ARRIVED, CHANGED, Claim
 
@@ -68,12 +69,15 @@ def _take_out(engine: Engine, queue: QueueState, number: int, change: Change) ->
         with engine.log.read() as snapshot:
             place = snapshot.place(queue.id, number)
             if place is None:
-                return False
-            if place.waits:
+                ahead = queue.topic and replay.is_ahead(snapshot, queue, number)
+            elif place.waits:
                 raw = snapshot.delayed_at(queue.id, snapshot.delayed_key(queue.id, place))
                 if raw is None or engine.log.is_schedule(raw):
                     return False
-        if place.waits:
+        if place is None:
+            if not (ahead and replay.top_up(engine, queue)[1]):
+                return False
+        elif place.waits:
             if engine.log.write(partial(_change_waiting, engine, queue, number, place, change)):
                 return True
         elif _change_ready(engine, queue, number, place, change):

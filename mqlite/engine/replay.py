@@ -300,6 +300,12 @@ def due_in(extras: dict[str, Any], name: str) -> Due | None:
 
 
 # ---------------------------------------------------------------------- looking
+def is_ahead(snapshot: Snapshot, queue: QueueState, number: int) -> bool:
+    """Whether a feed may still move the message with that id."""
+    feed = snapshot.entry(FEED, queue.topic, (queue.id,))
+    return feed is not None and feed[0] <= number
+
+
 def unfed(log: Log, snapshot: Snapshot, queue: QueueState) -> tuple[int, int | None]:
     """(how many messages a feed has still to move, when the first was published). O(what is kept from there)."""
     feed = snapshot.entry(FEED, queue.topic, (queue.id,))
