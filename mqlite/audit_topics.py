@@ -68,8 +68,11 @@ class _Audit:
         for number in entries.keys() - {number for number, _ in bodies}:
             yield f"references to the body {number} are counted, which is not kept"
         yield from self._counts(len(bodies), stored_bytes, retained, retained_bytes)
+        fed = {value[0] for _, value in txn.entries(MEMBER, topic)} | {parts[0] for parts, _ in txn.entries(REMOVED, 0)}
         for (queue,), _ in txn.entries(FEED, topic):
-            if txn.counters(queue).feeds != 1:
+            if queue not in fed:
+                yield f"there is something to replay to the queue {queue}, which is no member"
+            elif txn.counters(queue).feeds != 1:
                 yield f"there is something to replay to the queue {queue}, which does not know"
 
     def _is_for_replay(self, number: int, raw: Any) -> bool:

@@ -130,6 +130,11 @@ class Queue(Operations[T]):
     def maxsize(self, value: int) -> None:
         self.configure(maxsize=value)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._interrupt.closed
+
     def __repr__(self) -> str:
         path = self._channel.store.path
         where = "in memory" if path is None else f"path={path!r}"

@@ -48,15 +48,25 @@ class Subscription(Queue[Any]):
 
     _legacy: int
     _owner: int
+    _forget: Callable[[Subscription], object]
 
     @classmethod
-    def on(cls, channel: Channel, legacy: int, accept: Callable[[Message], object] | None) -> Subscription:
-        """A handle on an open channel. legacy: what is done when this process dies, or 0."""
+    def on(
+        cls,
+        channel: Channel,
+        legacy: int,
+        accept: Callable[[Message], object] | None,
+        forget: Callable[[Subscription], object] = id,
+    ) -> Subscription:
+        """A handle on an open channel. legacy: what is done when this process dies, or 0; forget: called when it is
+        closed.
+        """
         channel.accept = accept
         subscription: Subscription = object.__new__(cls)
         subscription._attach(channel)
         subscription._legacy = legacy
         subscription._owner = channel.engine.presence.owner
+        subscription._forget = forget
         return subscription
 
     # ------------------------------------------------------------------ what it is
@@ -172,6 +182,7 @@ class Subscription(Queue[Any]):
                 if self._engine.presence.owner == self._owner:
                     subscriptions.end_use(self._engine, self._legacy)
         super().close()
+        self._forget(self)
 
     def __reduce__(self) -> Any:
         return Subscription.on, (self._channel, 0, self._channel.accept)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -33,6 +32,8 @@ from .subscription import Position, Subscription, check_position
 from .waiting import Interrupt
 
 T = TypeVar("T")
+#: Both are part of a key, which LMDB limits to 511 bytes.
+NAMES_MAX_BYTES = 480
 #: Options of a topic that are not those of the queues of its subscriptions.
 _OWN = frozenset(attrs.fields_dict(TopicOptions)) - {"queue"}
 #: Options of a queue that a subscription may have.
@@ -164,7 +165,7 @@ class Topic(Handle, Generic[T]):
             raise
         self._reference = [store]  # popped by the one thread that closes
         self._interrupt = Interrupt(f"topic {name!r}")
-        self._handles: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._handles: set[Subscription] = set()
         store.handles.add(self)
 
     @property
@@ -348,7 +349,8 @@ class Topic(Handle, Generic[T]):
         wish = Wish(
             pattern=None if pattern is None else check_pattern(pattern),
             filter=asked,
-            names_filter=asked is not None,
+            names_filter=filter is not None and accept is None,
+            names_headers=headers is not None,
             callable=None if accept is None else name_of(accept),
             start=check_position(start),
             durable=None if durable is UNSET else _flag("durable", durable),
@@ -357,7 +359,7 @@ class Topic(Handle, Generic[T]):
         )
         if wish.expires_after is not None and wish.durable is False:
             raise ValueError("an ephemeral subscription goes with its handle: leave expires_after out")
-        return self._subscribe(_check_subscription(name), wish, accept)
+        return self._subscribe(self._check_subscription(name), wish, accept)
 
     def _subscribe(self, name: str, wish: Wish, accept: Callable[[Message], object] | None) -> Subscription:
         self._state.refresh(self._engine.log)
@@ -371,7 +373,7 @@ class Topic(Handle, Generic[T]):
         retain(self._store)
         backoff = {name: value for name, value in wish.options.items() if name == "backoff"}
         channel = Channel.open(self._store, definition.name, backoff, self._codec.codec)
-        subscription = Subscription.on(channel, legacy, accept)
+        subscription = Subscription.on(channel, legacy, accept, self._handles.discard)
         self._handles.add(subscription)
         return subscription
 
@@ -379,7 +381,7 @@ class Topic(Handle, Generic[T]):
         """A handle on a subscription that is there. Raises NoSuchSubscription, SettingsMismatch."""
         self._interrupt.check()
         with self._engine.log.read() as snapshot:
-            self._engine.topics.subscription(self._state, _check_subscription(name), snapshot)
+            self._engine.topics.subscription(self._state, self._check_subscription(name), snapshot)
         return self._subscribe(
             name, Wish(must_exist=True, callable=None if filter is None else name_of(filter)), filter
         )
@@ -397,7 +399,16 @@ class Topic(Handle, Generic[T]):
         Whoever waits for a message of it gets NoSuchSubscription. One commit, and one more per 256 messages.
         """
         self._interrupt.check()
-        return subscriptions.unsubscribe(self._engine, self._state, _check_subscription(name))
+        return subscriptions.unsubscribe(self._engine, self._state, self._check_subscription(name))
+
+    def _check_subscription(self, name: object) -> str:
+        checked = check_name(name, "a subscription's name")
+        if len(checked.encode()) + len(self.name.encode()) > NAMES_MAX_BYTES:
+            raise ValueError(
+                f"the names of a topic and its subscription have {NAMES_MAX_BYTES} bytes together, unlike {name!r} of "
+                f"topic {self.name!r}: take a shorter one"
+            )
+        return checked
 
     # ------------------------------------------------------------------ queues
     def bind(
@@ -571,10 +582,6 @@ def _codec_for(state: TopicState, codec: object) -> BodyCodec:
         f"topic {state.name!r} was made with the codec {state.options.codec!r}: pass codec= with one like it, and "
         '"pickle" only if you trust the store'
     )
-
-
-def _check_subscription(name: object) -> str:
-    return check_name(name, "a subscription's name")
 
 
 def _flag(name: str, value: object) -> bool:

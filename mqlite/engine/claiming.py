@@ -101,6 +101,8 @@ class Claiming(Picking):
             if seats.sit(self, queue, entry.number):
                 return True
             with self.claims.read() as c, self.log.read() as snapshot:
+                self.catalog.options(queue, snapshot)
+                self._raise_if_removed(queue)
                 if c.shut(queue.id) is Shut.IMMEDIATE or not snapshot.counters(queue.id).total:
                     self._raise_if_shut(c, queue)
             return None
@@ -277,8 +279,7 @@ class Claiming(Picking):
                 if timed and due_too and self.schedule.is_due(queue.id, snapshot):
                     return None
                 options = self.catalog.options_at(queue, version, snapshot)
-                if queue.removed:
-                    raise NoSuchSubscription(f"the subscription {queue.name!r} was removed: subscribe again")
+                self._raise_if_removed(queue)
                 if entry is not REMOVER and (entry.number or c.any_seat(generation) or not queue.is_plain):
                     count = self._admitted(c, queue, count, entry)
                 picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else NOTHING
@@ -466,6 +467,11 @@ class Claiming(Picking):
             claims.remove(claim)
             if damage is not None:  # else it was taken away meanwhile (seek, unsubscribe)
                 self._bury_unreadable(claim, f"MessageCorrupted: {damage}")
+
+    @staticmethod
+    def _raise_if_removed(queue: QueueState) -> None:
+        if queue.removed:
+            raise NoSuchSubscription(f"the subscription {queue.name!r} was removed: subscribe again")
 
     @staticmethod
     def _raise_if_shut(c: Any, queue: QueueState) -> None:

@@ -19,6 +19,7 @@ from ..log.index import DEDUP, FEED
 from ..message import DEFAULT_RANK, Due, Marks, Record, digest
 from ..system.clock import STABLE
 from ..waiting import Interrupt, Seat
+from . import subscriptions
 from .catalog import QueueState
 from .order import lineup_of, marks_in
 from .parts import ns_of
@@ -125,10 +126,14 @@ class Publishing:
 
     def _attempt(self, interrupt: Interrupt) -> Outcome | None:
         """None where `_full` has no room."""
+        engine, topic = self._engine, self._topic
         while True:
-            if self._topic.refresh(self._engine.log) != self._version:
+            version = topic.refresh(engine.log)
+            if topic.is_forgetful and subscriptions.forget_unused(engine, topic):
+                version = topic.refresh(engine.log)
+            if version != self._version:
                 self._address()
-            found = self._engine.admit(list(self._admissions.values()), self._op, interrupt)
+            found = engine.admit(list(self._admissions.values()), self._op, interrupt)
             if found is not _STALE:
                 return found
 
@@ -181,7 +186,7 @@ class Publishing:
         numbers = txn.topic_numbers(topic.id)
         if numbers.version != self._version:
             return _STALE
-        self.leaves_work = bool(numbers.forgettable or numbers.removed)
+        self.leaves_work = numbers.removed > 0
         if said.dedup is not None:
             entry = txn.entry(DEDUP, topic.id, (said.dedup,))
             if entry is not None and entry[1] > engine.timeline.now_ns(STABLE):

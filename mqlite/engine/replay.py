@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..errors import MessageCorrupted, OutOfRange, StoreFull
+from ..errors import MessageCorrupted, NoSuchSubscription, OutOfRange, StoreFull
 from ..log import Log, Raw, Snapshot
 from ..log.index import FEED, PLACE, REPLACE
 from ..message import DEFAULT_RANK, Due, Position, Record, priority_of
@@ -128,6 +128,8 @@ def seek(engine: Engine, topic: TopicState, queue: QueueState, start: Start) -> 
     """
 
     def op(txn: Any) -> None:
+        if txn.definition_by_id(queue.id) is None:
+            raise NoSuchSubscription(f"the subscription {queue.name!r} was removed: subscribe again")
         begin(txn, queue.id, topic.id, place_of(engine, txn, topic, start), True)
 
     _ = engine.presence.owner

@@ -43,6 +43,7 @@ class Wish:
     pattern: str | None = None
     filter: Filter | None = None
     names_filter: bool = False
+    names_headers: bool = False
     callable: str | None = None
     start: replay.Start = "latest"
     durable: bool | None = None
@@ -138,19 +139,26 @@ def _check_agrees(txn: Any, topic: TopicState, definition: Definition, wish: Wis
     what = f"subscription {definition.name.removeprefix(topic.key)!r} of topic {topic.name!r}"
     binding = binding_of(txn, definition)
     details = definition.details
-    pairs = [("pattern", None if binding is None else binding.pattern, wish.pattern)]
+    pairs: list[tuple[str, Any, Any]] = [("pattern", None if binding is None else binding.pattern, wish.pattern)]
+    stored, asked = (_parts_of(None if binding is None else binding.filter), _parts_of(wish.filter))
     if wish.names_filter:
-        pairs.append(("filter", None if binding is None else binding.filter, wish.filter))  # type: ignore[arg-type]
+        pairs.append(("filter", stored["filter"], asked["filter"]))
+    if wish.names_headers:
+        pairs.append(("headers", (stored["match"], stored["headers"]), (asked["match"], asked["headers"])))
     pairs.append(("filter", details["callable"], wish.callable))
     for name in ("durable", "expires_after"):
         pairs.append((name, details[name], getattr(wish, name)))
-    for name, stored, asked in pairs:
-        if asked is not None and asked != stored:
+    for name, known, named in pairs:
+        if named is not None and named != known:
             raise SettingsMismatch(
-                f"{what} is stored with {name}={stored!r}, not {asked!r}: leave {name} out to take what is stored, or "
+                f"{what} is stored with {name}={known!r}, not {named!r}: leave {name} out to take what is stored, or "
                 "unsubscribe first"
             )
     QueueOptions(**definition.options).check_named(wish.options, what)
+
+
+def _parts_of(filter: Filter | None) -> dict[str, Any]:
+    return {"filter": None, "headers": None, "match": "all"} if filter is None else filter.to_json()
 
 
 def retained(engine: Engine, snapshot: Any, topic: TopicState, pattern: str) -> list[Any]:
@@ -247,7 +255,7 @@ def care(engine: Engine, topic: TopicState, *, to_the_end: bool = False) -> None
         numbers = snapshot.topic_numbers(topic.id)
         forgettable, removed = numbers.forgettable, numbers.removed
     if forgettable:
-        removed += engine.log.write(lambda txn: _forget_unused(engine, topic, txn))
+        removed += forget_unused(engine, topic)
     while removed and engine.log.write(lambda txn: _drop_removed(engine, txn)) and to_the_end:
         pass
 
@@ -271,6 +279,7 @@ def _drop_removed(engine: Engine, txn: Any) -> bool:
                 txn.strike(kind, each, parts)
         txn.wipe(each)
     engine.catalog.forget(queue)
+    txn.notes.append((CHANGED, queue | DEAD_BIT))
     txn.strike(REMOVED, 0, (queue,))
     txn.topic_numbers(topic).removed -= 1
     return True
@@ -308,6 +317,15 @@ def stop_using(engine: Engine, txn: Any, topic: int, queue: int) -> None:
     line, end_ns = engine.timeline.after(definition.details["expires_after"]) or engine.timeline.soon()
     txn.enter(FORGOTTEN, topic, (line, end_ns, queue))
     txn.topic_numbers(topic).forgettable += 1
+
+
+def forget_unused(engine: Engine, topic: TopicState) -> int:
+    """Remove the subscriptions that nobody has used for their time; how many."""
+    with engine.log.read() as snapshot:
+        times = [next(snapshot.entries(FORGOTTEN, topic.id, (line,)), None) for line in LINES]
+    if not any(found is not None and engine.timeline.is_past((found[0][0], found[0][1])) for found in times):
+        return 0
+    return engine.log.write(lambda txn: _forget_unused(engine, topic, txn))
 
 
 def _forget_unused(engine: Engine, topic: TopicState, txn: Any) -> int:

@@ -71,6 +71,7 @@ class TopicState:
         self.version = definition.version
         self.known = -1
         self.unroutable = 0
+        self.is_forgetful = False  # whether a subscription may have to go, since nobody uses it
         self._members: dict[int, Binding] = {}
         self._trie: Trie[Binding] = Trie()
         self._lock = threading.Lock()
@@ -83,8 +84,10 @@ class TopicState:
     def refresh(self, log: Log) -> int:
         """Learn who came and who went; the version as of which that is known. O(members) after a change, else O(1)."""
         with log.read() as snapshot:
-            if snapshot.topic_numbers(self.id).version == self.known:
-                return self.known
+            numbers = snapshot.topic_numbers(self.id)
+        self.is_forgetful = numbers.forgettable > 0
+        if numbers.version == self.known:
+            return self.known
         with self._lock, log.read() as snapshot:
             version = snapshot.topic_numbers(self.id).version
             if version > self.known:
