@@ -253,8 +253,8 @@ class Claiming(Picking):
                 return None
             commit = c.commit
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
-                version, timed, grouped = snapshot.gauges(queue.id)
-                if timed and due_too and self.schedule.is_due(queue.id, snapshot):
+                version, waiting, expiring, grouped = snapshot.gauges(queue.id)
+                if waiting and due_too and self.schedule.is_due(queue.id, snapshot):
                     return None
                 options = self.catalog.options_at(queue, version, snapshot)
                 if entry is not REMOVER and (entry.number or c.any_seat(generation) or not queue.is_plain):
@@ -321,7 +321,7 @@ class Claiming(Picking):
             seat.taken, seat.alone_at = False, commit if alone else -2
         for claim in into:
             claim.commit = commit
-        self._open(into, timed)
+        self._open(into, expiring)
         if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
         if 0 < earliest_ns <= now_ns:
@@ -361,7 +361,7 @@ class Claiming(Picking):
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             c.require(owner)
             with self.log.read() as snapshot:  # after C
-                grouped = snapshot.gauges(queue.id)[2]
+                grouped = snapshot.gauges(queue.id)[3]
                 for position in positions:
                     raw = None if c.row(queue.id, position) is not None else snapshot.look_up(queue.id, position)
                     if raw is None:
@@ -380,7 +380,7 @@ class Claiming(Picking):
                     into.append(Claim(queue, position, row, raw, c.commit))
         self._open(into, 0)
 
-    def _open(self, claims: list[Claim], timed: int) -> None:
+    def _open(self, claims: list[Claim], expiring: int) -> None:
         """Read the records; what is damaged or has expired goes to the dead-letter queue, and out of `claims`."""
         expired = []
         for claim in list(claims):
@@ -404,7 +404,7 @@ class Claiming(Picking):
                 None,
                 marks,
             )
-            if timed and marks is not None and marks.expires is not None and self.timeline.is_past(marks.expires):
+            if expiring and marks is not None and marks.expires is not None and self.timeline.is_past(marks.expires):
                 expired.append(claim)
         if expired:  # it came back, or its time came a moment ago
             try:

@@ -23,6 +23,8 @@ from .catalog import NO_LIMIT, QueueState
 class Turnstile:
     """Says during one claim which messages may be taken, counting what is taken as it goes."""
 
+    __slots__ = ("_c", "_in_flight", "_log", "_queue", "_snapshot", "_walks")
+
     def __init__(self, log: Log, c: Any, snapshot: Snapshot, queue: QueueState) -> None:
         self._log = log
         self._c = c
@@ -45,16 +47,10 @@ class Turnstile:
             return True
         if not self.has_room(group):
             return False
-        if self._queue.limit_of(group) == 1:
-            head = self._snapshot.head(self._queue.id, group)
-            if head is not None and not self._is_at(position, head):  # None: damaged, which is found out once claimed
-                return False
+        if self._queue.limit_of(group) == 1 and not self._snapshot.leads(self._queue.id, group, position):
+            return False
         self._in_flight[group] += 1
         return True
-
-    def _is_at(self, position: Position, head: tuple[int, int]) -> bool:
-        place = self._snapshot.member_place(self._queue.id, *head)
-        return place is not None and not place.waits and place.position == position
 
     def first(self, group: int, taken: set[Position]) -> tuple[Position, Raw] | None:
         """The next of a group that may be claimed, which then counts as taken. O(messages of the group in flight)."""

@@ -316,12 +316,12 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     return counters
 
 
-def gauges(put: bytes | None) -> tuple[int, int, int]:
+def gauges(put: bytes | None) -> tuple[int, int, int, int]:
     """Counters.gauges of what is under a put_key, unchecked; zeros where there is nothing."""
     if put is None or len(put) != _PUT.size:
-        return (0, 0, 0) if put is None or len(put) != _PUT_1.size else (*_PUT_1.unpack(put)[2:4], 0)
+        return (0, 0, 0, 0) if put is None or len(put) != _PUT_1.size else (*_PUT_1.unpack(put)[2:4], 0, 0)
     _, _, version, delayed, grouped, expiring, timers, _ = _PUT.unpack(put)
-    return version, delayed + expiring + timers, grouped
+    return version, delayed + timers, expiring, grouped
 
 
 def delayed_key(prefix: bytes, due: Due, rank: int, seq: int) -> bytes:

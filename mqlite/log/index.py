@@ -61,11 +61,13 @@ def follows(position: Position, number: int) -> bool:
     return low in (number, LOW_MASK - number)
 
 
-def order_of(marks: Marks, place: Place, number: int) -> int:
-    """The number of a message in its group, by which it comes there: as it lined up, unless it is tried again."""
+def order_of(marks: Marks, low: int, number: int) -> int:
+    """The number of a message in its group, by which it comes there: as it lined up, unless it is tried again.
+    low: of its place.
+    """
     if marks.order is not None:
         return marks.order
-    return place.low if marks.rank is None else number  # with ageing the place does not tell it
+    return low if marks.rank is None else number  # with ageing the place does not tell it
 
 
 class Indexed(Protocol):
@@ -124,6 +126,16 @@ class Indexed(Protocol):
         """(rank, id) of the first message of a group."""
         return next(self.members(queue, group), None)
 
+    def leads(self, queue: int, group: int, position: Position) -> bool:
+        """Whether the first message of a group is in line at that position. So it seems where there is none: an entry
+        is damaged, which is found out once the message is claimed.
+        """
+        head = self.head(queue, group)
+        if head is None:
+            return True
+        place = self.member_place(queue, *head)
+        return place is not None and not place.waits and place.position == position
+
     def next_group(self, queue: int, after: int) -> int | None:
         """The group that follows, by number; -1 is before all."""
         found = next(self.entries(GROUP, queue, (), (after + 1, 0, 0)), None) if after < LOW_MASK else None
@@ -159,11 +171,13 @@ class Indexing(Indexed, Protocol):
     def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
         """Change these counters."""
 
-    def mark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
-        """Make the entries of a message but for PLACE. failed: it failed before, which counts where it waits."""
-        in_group = marks.group is not None and (failed or not place.waits)
+    def mark(self, queue: int, rank: int, number: int, marks: Marks, low: int, lines_up: bool) -> None:
+        """Make the entries of a message but for PLACE. low: of its place; lines_up: it is in line, or waits after a
+        failure, and so has its number in its group.
+        """
+        in_group = lines_up and marks.group is not None
         if in_group:
-            self.enter(GROUP, queue, (marks.group, rank, order_of(marks, place, number)), (number,))
+            self.enter(GROUP, queue, (marks.group, rank, order_of(marks, low, number)), (number,))
         if marks.expires is not None:
             self.enter(EXPIRY, queue, (*marks.expires, number), (rank,))
         if marks.replace is not None:
@@ -176,11 +190,11 @@ class Indexing(Indexed, Protocol):
             self.enter(TIMER, queue, (marks.timer,), (number,))
         self.count(queue, int(in_group), int(marks.expires is not None), int(marks.timer is not None))
 
-    def unmark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
+    def unmark(self, queue: int, rank: int, number: int, marks: Marks, low: int, lines_up: bool) -> None:
         """Strike them."""
-        in_group = marks.group is not None and (failed or not place.waits)
+        in_group = lines_up and marks.group is not None
         if in_group:
-            self.strike(GROUP, queue, (marks.group, rank, order_of(marks, place, number)))
+            self.strike(GROUP, queue, (marks.group, rank, order_of(marks, low, number)))
         if marks.expires is not None:
             self.strike(EXPIRY, queue, (*marks.expires, number))
         if marks.replace is not None and self.entry(REPLACE, queue, (marks.replace,)) == (number,):
