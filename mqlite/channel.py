@@ -158,9 +158,9 @@ class Channel:
                 raise ValueError(
                     f"queue {self.state.name!r} is last in, first out, and a group is in order: leave group out"
                 )
-            if ttl is None and not self.state.marks_all:
-                return marks_of_group(group)
         seconds = options.ttl if ttl is None else check_ttl(ttl)
+        if group is not None and seconds is None and options.aging is None:
+            return marks_of_group(group)
         return Marks(
             group=group_key(group) if group is not None else UNGROUPED if options.fair else None,
             expires=None if seconds is None else self.engine.timeline.after(seconds),

@@ -63,11 +63,8 @@ class Turnstile:
         else:
             members = self._walks.setdefault(group, self._snapshot.members(queue, group))  # goes on where it stopped
         for member in members:
-            place = self._snapshot.member_place(queue, *member)
-            if place is None or place.waits:
-                continue
-            position = place.position
-            if position in taken or self._c.row(queue, position) is not None:
+            position = self._snapshot.member_position(queue, *member)
+            if position is None or position in taken or self._c.row(queue, position) is not None:
                 continue
             raw = self._snapshot.look_up(queue, position)
             if raw is not None:
@@ -105,14 +102,14 @@ def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int, passed_or_n
     for rank, number in snapshot.members(queue.id, group):
         if free <= 0:
             return
-        place = snapshot.member_place(queue.id, rank, number)
-        if place is None or place.waits:
+        position = snapshot.member_position(queue.id, rank, number)
+        if position is None:
             if limit == 1:
                 return
             continue
-        if c.row(queue.id, place.position) is not None:
+        if c.row(queue.id, position) is not None:
             continue
         free -= 1
-        found_anyway = not passed_or_not and not c.has_passed(queue.id, place.position)
-        if not found_anyway and c.returned_at(queue.id, place.position) is None:
-            c.give_back(queue.id, place.position, Returned(0, 0))
+        found_anyway = not passed_or_not and not c.has_passed(queue.id, position)
+        if not found_anyway and c.returned_at(queue.id, position) is None:
+            c.give_back(queue.id, position, Returned(0, 0))

@@ -109,13 +109,16 @@ class Indexed(Protocol):
         found = self.entry(PLACE, queue, (number,))
         return self.in_rank(queue, rank, number) if found is None else Place(*found)
 
-    def member_place(self, queue: int, rank: int, number: int) -> Place | None:
-        """The same for one of an entry that tells its rank, in a queue where that is first in, first out. One seek."""
+    def member_position(self, queue: int, rank: int, number: int) -> Position | None:
+        """The position of one of an entry that tells its rank, in a queue where that is first in, first out; None where
+        it is gone, or waits for its time. One seek.
+        """
         found = self.entry(PLACE, queue, (number,))
         if found is not None:
-            return Place(*found)
-        place = in_line(rank << 64 | number)
-        return place if self.has(queue, place.position) else None
+            place = Place(*found)
+            return None if place.waits else place.position
+        position = rank << 64 | number
+        return position if self.has(queue, position) else None
 
     def members(self, queue: int, group: int) -> Iterator[tuple[int, int]]:
         """(rank, id) of the messages of a group, in its order. Not to be changed meanwhile."""
@@ -131,10 +134,7 @@ class Indexed(Protocol):
         is damaged, which is found out once the message is claimed.
         """
         head = self.head(queue, group)
-        if head is None:
-            return True
-        place = self.member_place(queue, *head)
-        return place is not None and not place.waits and place.position == position
+        return head is None or position == self.member_position(queue, *head)
 
     def next_group(self, queue: int, after: int) -> int | None:
         """The group that follows, by number; -1 is before all."""

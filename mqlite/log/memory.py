@@ -175,22 +175,18 @@ class MemoryLog(Indexing):
         record = self.look_up(queue, position)
         return None if record is None else record.id
 
-    def member_place(self, queue: int, rank: int, number: int) -> Place | None:
-        """Where a message is whose rank is known, and that is there. O(1)."""
-        found = self.shelf_and_inbox(queue).indexes[PLACE].get((number,))
-        return Place(0, 0, 0, rank, number) if found is None else Place(*found)
+    def member_position(self, queue: int, rank: int, number: int) -> Position | None:
+        """The position of one of an entry, which is there; None where it waits. O(1)."""
+        places = self.shelf_and_inbox(queue).indexes[PLACE]
+        found = places.get((number,)) if places else None
+        if found is None:
+            return rank << 64 | number
+        place = Place(*found)
+        return None if place.waits else place.position
 
     def head(self, queue: int, group: int) -> tuple[int, int] | None:
         """(rank, id) of the first message of a group. O(1)."""
         return self.shelf_and_inbox(queue).groups.first(group)
-
-    def leads(self, queue: int, group: int, position: Position) -> bool:
-        """Whether the first message of a group is in line at that position. O(1)."""
-        shelf = self.shelf_and_inbox(queue)
-        if shelf.indexes[PLACE]:
-            return super().leads(queue, group, position)
-        head = shelf.groups.first(group)  # nothing has moved: its place follows from its id
-        return head is None or position == head[0] << 64 | head[1]
 
     def next_group(self, queue: int, after: int) -> int | None:
         """The group that follows, by number. O(log n)."""

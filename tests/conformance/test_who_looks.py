@@ -105,13 +105,13 @@ def test_a_group_without_a_limit_is_not_walked_by_every_ack(make_queue: MakeQueu
     queue.put_many(list(range(3000)), group="g")
     messages = queue.receive(10)
     seen = [0]
-    place = type(queue._engine.log.read()).member_place
+    place = type(queue._engine.log.read()).member_position
 
     def counted(*arguments: Any) -> Any:
         seen[0] += 1
         return place(*arguments)
 
-    monkeypatch.setattr(type(queue._engine.log.read()), "member_place", counted)
+    monkeypatch.setattr(type(queue._engine.log.read()), "member_position", counted)
     for message in messages:
         message.ack()
     assert seen[0] < 100
