@@ -185,7 +185,7 @@ class Claiming(Picking):
             state = self.catalog.state(queue, snapshot)
             options = state.options
             if kind is Kind.MESSAGE:
-                if not state.is_plain and self._held_up(c, state):
+                if state.is_held_up and self._held_up(c, state):
                     return False
                 return bool(self._pick(c, snapshot, state, 1).taken)
             if kind is Kind.STANDBY:
@@ -257,7 +257,7 @@ class Claiming(Picking):
                 if waiting and due_too and self.schedule.is_due(queue.id, snapshot):
                     return None
                 options = self.catalog.options_at(queue, version, snapshot)
-                if entry is not REMOVER and (entry.number or c.any_seat(generation) or not queue.is_plain):
+                if entry is not REMOVER and (entry.number or c.any_seat(generation) or queue.is_held_up):
                     count = self._admitted(c, queue, count, entry)
                 picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else NOTHING
                 held_up = not count and c.shut(queue.id) is Shut.DRAINING

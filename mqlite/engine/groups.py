@@ -33,31 +33,32 @@ class Turnstile:
         self._in_flight: dict[int, int] = {}
         self._walks: dict[int, Iterator[tuple[int, int]]] = {}
 
-    def has_room(self, group: int) -> bool:
-        """Whether one more of a group may be in flight."""
+    def _limit(self, group: int) -> int:
+        """How many of a group may be in flight; 0 where that many are."""
         count = self._in_flight.get(group)
         if count is None:
             count = self._in_flight[group] = self._c.in_flight(self._queue.id, group)
-        return count < self._queue.limit_of(group)
+        limit = self._queue.limit_of(group)
+        return limit if count < limit else 0
 
     def admits(self, position: Position, raw: Raw) -> bool:
         """Whether the message at that position may be claimed, which then counts as taken."""
         group = self._log.group_of(raw)
         if group == UNGROUPED:
             return True
-        if not self.has_room(group):
-            return False
-        if self._queue.limit_of(group) == 1 and not self._snapshot.leads(self._queue.id, group, position):
+        limit = self._limit(group)
+        if not limit or (limit == 1 and not self._snapshot.leads(self._queue.id, group, position)):
             return False
         self._in_flight[group] += 1
         return True
 
     def first(self, group: int, taken: set[Position]) -> tuple[Position, Raw] | None:
         """The next of a group that may be claimed, which then counts as taken. O(messages of the group in flight)."""
-        if group != UNGROUPED and not self.has_room(group):
+        limit = NO_LIMIT if group == UNGROUPED else self._limit(group)
+        if not limit:
             return None
         queue = self._queue.id
-        if group != UNGROUPED and self._queue.limit_of(group) == 1:
+        if limit == 1:
             head = self._snapshot.head(queue, group)  # in flight, or waiting for its retry, it holds up the others
             members = iter(() if head is None else (head,))
         else:

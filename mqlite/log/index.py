@@ -175,35 +175,37 @@ class Indexing(Indexed, Protocol):
         """Make the entries of a message but for PLACE. low: of its place; lines_up: it is in line, or waits after a
         failure, and so has its number in its group.
         """
-        in_group = lines_up and marks.group is not None
+        group, expires, replace, unique, timer, _, _ = marks
+        in_group = lines_up and group is not None
         if in_group:
-            self.enter(GROUP, queue, (marks.group, rank, order_of(marks, low, number)), (number,))
-        if marks.expires is not None:
-            self.enter(EXPIRY, queue, (*marks.expires, number), (rank,))
-        if marks.replace is not None:
-            newest = self.entry(REPLACE, queue, (marks.replace,))
+            self.enter(GROUP, queue, (group, rank, order_of(marks, low, number)), (number,))
+        if expires is not None:
+            self.enter(EXPIRY, queue, (*expires, number), (rank,))
+        if replace is not None:
+            newest = self.entry(REPLACE, queue, (replace,))
             if newest is None or newest[0] < number:  # else an older one has moved
-                self.enter(REPLACE, queue, (marks.replace,), (number,))
-        if marks.unique is not None:
-            self.enter(UNIQUE, queue, (marks.unique, number))
-        if marks.timer is not None:
-            self.enter(TIMER, queue, (marks.timer,), (number,))
-        self.count(queue, int(in_group), int(marks.expires is not None), int(marks.timer is not None))
+                self.enter(REPLACE, queue, (replace,), (number,))
+        if unique is not None:
+            self.enter(UNIQUE, queue, (unique, number))
+        if timer is not None:
+            self.enter(TIMER, queue, (timer,), (number,))
+        self.count(queue, in_group, expires is not None, timer is not None)
 
     def unmark(self, queue: int, rank: int, number: int, marks: Marks, low: int, lines_up: bool) -> None:
         """Strike them."""
-        in_group = lines_up and marks.group is not None
+        group, expires, replace, unique, timer, _, _ = marks
+        in_group = lines_up and group is not None
         if in_group:
-            self.strike(GROUP, queue, (marks.group, rank, order_of(marks, low, number)))
-        if marks.expires is not None:
-            self.strike(EXPIRY, queue, (*marks.expires, number))
-        if marks.replace is not None and self.entry(REPLACE, queue, (marks.replace,)) == (number,):
-            self.strike(REPLACE, queue, (marks.replace,))
-        if marks.unique is not None:
-            self.strike(UNIQUE, queue, (marks.unique, number))
-        if marks.timer is not None and self.entry(TIMER, queue, (marks.timer,)) == (number,):
-            self.strike(TIMER, queue, (marks.timer,))
-        self.count(queue, -int(in_group), -int(marks.expires is not None), -int(marks.timer is not None))
+            self.strike(GROUP, queue, (group, rank, order_of(marks, low, number)))
+        if expires is not None:
+            self.strike(EXPIRY, queue, (*expires, number))
+        if replace is not None and self.entry(REPLACE, queue, (replace,)) == (number,):
+            self.strike(REPLACE, queue, (replace,))
+        if unique is not None:
+            self.strike(UNIQUE, queue, (unique, number))
+        if timer is not None and self.entry(TIMER, queue, (timer,)) == (number,):
+            self.strike(TIMER, queue, (timer,))
+        self.count(queue, -in_group, -(expires is not None), -(timer is not None))
 
     def unmark_unknown(self, queue: int, place: Place) -> None:
         """Strike the entries of a damaged message, whose marks and id cannot be trusted. O(entries of the queue)."""

@@ -392,11 +392,11 @@ class MemoryLog(Indexing):
 
     def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
         """Make an entry of an index, or change its value; as in a Run."""
-        self.shelf_and_inbox(queue).indexes[kind][parts] = value
+        (self._shelves.get(queue) or self.shelf_and_inbox(queue)).indexes[kind][parts] = value
 
     def strike(self, kind: int, queue: int, parts: Parts) -> bool:
         """Remove an entry; as in a Run."""
-        return self.shelf_and_inbox(queue).indexes[kind].pop(parts, None) is not None
+        return (self._shelves.get(queue) or self.shelf_and_inbox(queue)).indexes[kind].pop(parts, None) is not None
 
     def count(self, queue: int, grouped: int, expiring: int, timers: int) -> None:
         """Change these counters."""
