@@ -149,6 +149,19 @@ def test_a_shelf_whose_first_lane_was_replaced_by_half_is_put_right() -> None:
     assert shelf.lane(0) is sorted_lane is shelf.first
 
 
+def test_a_nested_index_is_walked_from_anywhere_in_order() -> None:
+    index = NestedIndex()
+    everything = [(first, second, third) for first in (0, 1, 7) for second in (5, 3, 9) for third in (2, 1)]
+    for parts in everything:
+        index[parts] = (sum(parts),)
+    everything.sort()
+    for start in [(), (0,), (3, 0, 0), (5, 2), (4,)]:
+        for prefix in [(), (0,), (1,), (2,), (7,)]:
+            begin = (*prefix, *start)
+            expected = [parts for parts in everything if parts >= begin and parts[: len(prefix)] == prefix]
+            assert [parts for parts, _ in index.walk(prefix, start)] == expected, (prefix, start)
+
+
 def test_a_nested_index_has_no_empty_tables() -> None:
     index = NestedIndex()
     index[(1, 2, 3)] = (4,)
