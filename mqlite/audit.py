@@ -140,7 +140,7 @@ class _Audit:
         if marks is None:
             return
         if marks.group is not None and (record.delivery_count or not place.waits):
-            entries[GROUP][(marks.group, rank, order_of(marks, place, number))] = (number,)
+            entries[GROUP][(marks.group, rank, order_of(marks, place.low, number))] = (number,)
         if marks.expires is not None:
             entries[EXPIRY][(*marks.expires, number)] = (rank,)
         if marks.replace is not None:

@@ -17,7 +17,7 @@ from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
 from .lease import Accept, is_accepted
 from .log import DEAD_BIT, Draft
-from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key
+from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key, marks_of_group
 from .options import UNSET, Named, QueueOptions
 from .store import Store, open_store, release, retain
 from .waiting import Interrupt
@@ -41,6 +41,7 @@ class PutOptions(TypedDict, total=False):
 
 
 _PUT_OPTIONS = frozenset(PutOptions.__annotations__)
+_RARE = frozenset({"delay", "eta", "dedup_id", "replace_key", "unique", "unique_states"})
 #: (extras, due, marks, terms) of a record
 Said = tuple[dict[str, Any] | None, Due | None, Marks | None, Terms | None]
 
@@ -124,19 +125,18 @@ class Channel:
     def said(self, rank: int, options: PutOptions) -> Said:
         """What is said of a message, checked and made ready for `draft`. Raises TypeError, ValueError, CodecError."""
         for name in options:
-            if name not in PutOptions.__annotations__:
-                raise TypeError(
-                    f"a message has no {name!r}: it may have {', '.join(sorted(PutOptions.__annotations__))}"
-                )
-        group = options.get("group")
+            if name not in _PUT_OPTIONS:
+                raise TypeError(f"a message has no {name!r}: it may have {', '.join(sorted(_PUT_OPTIONS))}")
         extras = self.extras(options)
-        marks = self.marks(rank, group, options.get("ttl"))
+        marks = self.marks(rank, options.get("group"), options.get("ttl"))
+        if _RARE.isdisjoint(options):
+            return extras, None, marks, None
         replace_key, unique, dedup_id = options.get("replace_key"), options.get("unique"), options.get("dedup_id")
         if replace_key is not None:
-            marks = attrs.evolve(marks or Marks(), replace=digest(check_key(replace_key, "replace_key")))
+            marks = (marks or Marks())._replace(replace=digest(check_key(replace_key, "replace_key")))
         terms = None
         if unique is not None:
-            marks = attrs.evolve(marks or Marks(), unique=digest(check_key(unique, "unique")))
+            marks = (marks or Marks())._replace(unique=digest(check_key(unique, "unique")))
             terms = Terms(unique_states=check_states(options.get("unique_states", LIVE_STATES)))
         elif "unique_states" in options:
             raise ValueError(
@@ -144,8 +144,7 @@ class Channel:
             )
         if dedup_id is not None:
             terms = attrs.evolve(terms or Terms(), dedup=digest(check_key(dedup_id, "dedup_id")))
-        due = self.due(options.get("delay"), options.get("eta")) if "delay" in options or "eta" in options else None
-        return extras, due, marks, terms
+        return extras, self.due(options.get("delay"), options.get("eta")), marks, terms
 
     @staticmethod
     def extras(options: PutOptions) -> dict[str, Any] | None:
@@ -171,11 +170,13 @@ class Channel:
         options = self.state.options
         if group is not None:
             check_key(group, "group")
-        if group is not None and options.order == "lifo":
-            raise ValueError(
-                f"queue {self.state.name!r} is last in, first out, and a group is in order: leave group out"
-            )
+            if options.order == "lifo":
+                raise ValueError(
+                    f"queue {self.state.name!r} is last in, first out, and a group is in order: leave group out"
+                )
         seconds = options.ttl if ttl is None else check_ttl(ttl)
+        if group is not None and seconds is None and options.aging is None:
+            return marks_of_group(group)
         return Marks(
             group=group_key(group) if group is not None else UNGROUPED if options.fair else None,
             expires=None if seconds is None else self.engine.timeline.after(seconds),

@@ -7,7 +7,7 @@ import hashlib
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 
@@ -51,9 +51,9 @@ def digest(text: str) -> bytes:
 UNGROUPED = 0
 
 
-@attrs.frozen(kw_only=True)
-class Marks:
-    """What a message is found by besides its place in line: the log keeps an entry for each (log/index.py).
+class Marks(NamedTuple):
+    """What a message is found by besides its place in line: the log keeps an entry for each (log/index.py). A tuple:
+    one is made with every put that has any, and a frozen class of attrs took 0.5 us longer.
 
     group    group_key of its group, or UNGROUPED
     expires  when it expires, on one of the lines of time
@@ -71,6 +71,12 @@ class Marks:
     rank: int | None = None
     order: int | None = None
     source: tuple[int, int] | None = None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def marks_of_group(name: str) -> Marks:
+    """Those of a message that has nothing but a group: all of a group share them."""
+    return Marks(group=group_key(name))
 
 
 @attrs.frozen(kw_only=True)

@@ -45,7 +45,7 @@ def add(
         extras["ttl"] = seconds  # it counts from each firing
     extras["recurrence"] = rule.to_json()
     marks = channel.marks(rank, group, None) or Marks()
-    marks = attrs.evolve(marks, timer=digest(rule.name), expires=None)
+    marks = marks._replace(timer=digest(rule.name), expires=None)
     due = (rule.line, rule.first(channel.engine.timeline.now_ns(rule.line)))
     template = channel.draft(item, extras, due, marks)
     timers.put(channel.engine, channel.state, rule.name, rank, template)

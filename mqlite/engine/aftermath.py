@@ -50,6 +50,7 @@ class Aftermath:
                     left.add(note[1])
                     if note[3].group:
                         freed.add((note[1], note[3].group))
+                        arrived.add(note[1])
                 elif note[0] is DELAYED:
                     delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
                 elif note[0] is EXPIRES:
@@ -60,7 +61,6 @@ class Aftermath:
                         self._scan_anew(note[1])
                     elif note[0] is GONE:
                         self._drop(note[1], note[2])
-            arrived.update(queue for queue, _ in freed)
             if settled:
                 rings, watched = self._clear(settled, freed, arrived, left | set(delayed))
             else:

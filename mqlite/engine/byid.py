@@ -44,11 +44,11 @@ def update(engine: Engine, queue: QueueState, number: int, wanted: Update) -> bo
         rank = rank if wanted.rank is None else wanted.rank
         marks = record.marks or Marks()
         if wanted.rank is not None:
-            marks = attrs.evolve(marks, order=None)  # it lines up anew in its group; a retry keeps its number otherwise
+            marks = marks._replace(order=None)  # it lines up anew in its group; a retry keeps its number otherwise
         if wanted.expires is not None:
-            marks = attrs.evolve(marks, expires=wanted.expires)
+            marks = marks._replace(expires=wanted.expires)
         if queue.options.aging is not None:
-            marks = attrs.evolve(marks, rank=rank)
+            marks = marks._replace(rank=rank)
         due = record.due if wanted.due_stays else wanted.due
         draft = engine.log.prepare(attrs.evolve(record, due=due, marks=None if marks == Marks() else marks))
         if due is None:

@@ -28,7 +28,8 @@ class QueueState:
     The other attributes follow from the options:
 
     asks_of_puts   a put asks for more than room for so many messages, with maxsize, or does not wait for it
-    is_plain       it does not, messages line up by priority and put, and nothing but its group keeps a claimer from
+    is_held_up     it may give nothing, whatever there is: it is paused, or has a rate
+    is_plain       neither, messages line up by priority and put, and nothing but its group keeps a claimer from
                    what is first in line
     has_cursors    what is put lies behind all that is there of its priority, and what is first in line is taken first:
                    the claims may remember how far they have come
@@ -44,6 +45,7 @@ class QueueState:
         "asks_of_puts",
         "has_cursors",
         "id",
+        "is_held_up",
         "is_plain",
         "key",
         "marks_all",
@@ -87,8 +89,10 @@ class QueueState:
         self.has_cursors = in_order and not options.fair
         self.marks_all = options.fair or options.aging is not None or options.ttl is not None
         self.asks_of_puts = options.maxbytes > 0 or options.overflow != "block"
-        held_up = options.paused or options.rate is not None
-        self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or held_up or self.removed)
+        self.is_held_up = options.paused or options.rate is not None
+        self.is_plain = self.has_cursors and not (
+            self.asks_of_puts or self.marks_all or self.is_held_up or self.removed
+        )
         self.options, self.version = options, version
 
     @property

@@ -207,7 +207,7 @@ class Claiming(Picking):
             if kind is Kind.MESSAGE:
                 if state.topic and snapshot.counters(queue).feeds:
                     return True
-                if not state.is_plain and self._held_up(c, state):
+                if state.is_held_up and self._held_up(c, state):
                     return False
                 return bool(self._pick(c, snapshot, state, 1).taken)
             if kind is Kind.STANDBY:
@@ -275,16 +275,16 @@ class Claiming(Picking):
                 return None
             commit = c.commit
             with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
-                version, timed, grouped = snapshot.gauges(queue.id)
-                if timed and due_too and self.schedule.is_due(queue.id, snapshot):
+                version, waiting, expiring, grouped = snapshot.gauges(queue.id)
+                if waiting and due_too and self.schedule.is_due(queue.id, snapshot):
                     return None
                 options = self.catalog.options_at(queue, version, snapshot)
                 self._raise_if_removed(queue)
-                if entry is not REMOVER and (entry.number or c.any_seat(generation) or not queue.is_plain):
+                if entry is not REMOVER and (entry.number or c.any_seat(generation) or queue.is_held_up):
                     count = self._admitted(c, queue, count, entry)
                 picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else NOTHING
                 if (
-                    timed
+                    waiting
                     and due_too
                     and queue.topic
                     and len(picked.taken) < count
@@ -352,7 +352,7 @@ class Claiming(Picking):
             seat.taken, seat.alone_at = False, commit if alone else -2
         for claim in into:
             claim.commit = commit
-        self._open(into, timed)
+        self._open(into, expiring)
         if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
         if 0 < earliest_ns <= now_ns:
@@ -392,7 +392,7 @@ class Claiming(Picking):
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             c.require(owner)
             with self.log.read() as snapshot:  # after C
-                grouped = snapshot.gauges(queue.id)[2]
+                grouped = snapshot.gauges(queue.id)[3]
                 for position in positions:
                     raw = None if c.row(queue.id, position) is not None else snapshot.look_up(queue.id, position)
                     if raw is None:
@@ -411,7 +411,7 @@ class Claiming(Picking):
                     into.append(Claim(queue, position, row, raw, c.commit))
         self._open(into, 0)
 
-    def _open(self, claims: list[Claim], timed: int) -> None:
+    def _open(self, claims: list[Claim], expiring: int) -> None:
         """Read the records; what is damaged or has expired goes to the dead-letter queue, and out of `claims`."""
         expired, referring = [], []
         for claim in list(claims):
@@ -438,7 +438,7 @@ class Claiming(Picking):
             if marks is not None:
                 if marks.source is not None and claim.record.payload is None:
                     referring.append(claim)
-                if timed and marks.expires is not None and self.timeline.is_past(marks.expires):
+                if expiring and marks.expires is not None and self.timeline.is_past(marks.expires):
                     expired.append(claim)
         if referring:
             self._fetch(referring, claims)

@@ -23,6 +23,8 @@ from .catalog import NO_LIMIT, QueueState
 class Turnstile:
     """Says during one claim which messages may be taken, counting what is taken as it goes."""
 
+    __slots__ = ("_c", "_in_flight", "_log", "_queue", "_snapshot", "_walks")
+
     def __init__(self, log: Log, c: Any, snapshot: Snapshot, queue: QueueState) -> None:
         self._log = log
         self._c = c
@@ -31,47 +33,39 @@ class Turnstile:
         self._in_flight: dict[int, int] = {}
         self._walks: dict[int, Iterator[tuple[int, int]]] = {}
 
-    def has_room(self, group: int) -> bool:
-        """Whether one more of a group may be in flight."""
+    def _limit(self, group: int) -> int:
+        """How many of a group may be in flight; 0 where that many are."""
         count = self._in_flight.get(group)
         if count is None:
             count = self._in_flight[group] = self._c.in_flight(self._queue.id, group)
-        return count < self._queue.limit_of(group)
+        limit = self._queue.limit_of(group)
+        return limit if count < limit else 0
 
     def admits(self, position: Position, raw: Raw) -> bool:
         """Whether the message at that position may be claimed, which then counts as taken."""
         group = self._log.group_of(raw)
         if group == UNGROUPED:
             return True
-        if not self.has_room(group):
+        limit = self._limit(group)
+        if not limit or (limit == 1 and not self._snapshot.leads(self._queue.id, group, position)):
             return False
-        if self._queue.limit_of(group) == 1:
-            head = self._snapshot.head(self._queue.id, group)
-            if head is not None and not self._is_at(position, head):  # None: damaged, which is found out once claimed
-                return False
         self._in_flight[group] += 1
         return True
 
-    def _is_at(self, position: Position, head: tuple[int, int]) -> bool:
-        place = self._snapshot.member_place(self._queue.id, *head)
-        return place is not None and not place.waits and place.position == position
-
     def first(self, group: int, taken: set[Position]) -> tuple[Position, Raw] | None:
         """The next of a group that may be claimed, which then counts as taken. O(messages of the group in flight)."""
-        if group != UNGROUPED and not self.has_room(group):
+        limit = NO_LIMIT if group == UNGROUPED else self._limit(group)
+        if not limit:
             return None
         queue = self._queue.id
-        if group != UNGROUPED and self._queue.limit_of(group) == 1:
+        if limit == 1:
             head = self._snapshot.head(queue, group)  # in flight, or waiting for its retry, it holds up the others
             members = iter(() if head is None else (head,))
         else:
             members = self._walks.setdefault(group, self._snapshot.members(queue, group))  # goes on where it stopped
         for member in members:
-            place = self._snapshot.member_place(queue, *member)
-            if place is None or place.waits:
-                continue
-            position = place.position
-            if position in taken or self._c.row(queue, position) is not None:
+            position = self._snapshot.member_position(queue, *member)
+            if position is None or position in taken or self._c.row(queue, position) is not None:
                 continue
             raw = self._snapshot.look_up(queue, position)
             if raw is not None:
@@ -109,14 +103,14 @@ def offer(c: Any, snapshot: Snapshot, queue: QueueState, group: int, passed_or_n
     for rank, number in snapshot.members(queue.id, group):
         if free <= 0:
             return
-        place = snapshot.member_place(queue.id, rank, number)
-        if place is None or place.waits:
+        position = snapshot.member_position(queue.id, rank, number)
+        if position is None:
             if limit == 1:
                 return
             continue
-        if c.row(queue.id, place.position) is not None:
+        if c.row(queue.id, position) is not None:
             continue
         free -= 1
-        found_anyway = not passed_or_not and not c.has_passed(queue.id, place.position)
-        if not found_anyway and c.returned_at(queue.id, place.position) is None:
-            c.give_back(queue.id, place.position, Returned(0, 0))
+        found_anyway = not passed_or_not and not c.has_passed(queue.id, position)
+        if not found_anyway and c.returned_at(queue.id, position) is None:
+            c.give_back(queue.id, position, Returned(0, 0))

@@ -73,7 +73,13 @@ class LocalEngine(Engine):
             with self.log.lock:
                 is_simple = desk.shut is Shut.OPEN and not (expires and self.claims.anybody())
                 if is_simple and (not maxsize or self.log.shelf(queue.id).total < maxsize):
-                    number = self.log.append(queue.id, rank, record, 0, lineup_of(queue.options, self.timeline))
+                    number = self.log.append(
+                        queue.id,
+                        rank,
+                        record,
+                        0,
+                        None if queue.has_cursors else lineup_of(queue.options, self.timeline),
+                    )
                     if desk.want_arrivals:
                         self._ring(queue, Kind.MESSAGE)
                     return [number]

@@ -36,15 +36,11 @@ def lineup_of(options: QueueOptions, timeline: Timeline) -> Lineup:
             return virtual_us << _SEQ_BITS | seq & (1 << _SEQ_BITS) - 1
 
         return by_age
-    return _first_in if options.fair else None
+    return None
 
 
 def _last_in(rank: int, seq: int) -> Position:
     return rank << 64 | LOW_MASK - seq
-
-
-def _first_in(rank: int, seq: int) -> Position:
-    return rank << 64 | seq
 
 
 def marks_again(queue: QueueState, rank: int, record: Record, timeline: Timeline) -> Marks | None:

@@ -48,7 +48,7 @@ class Picking(Settling):
         those whose group is busy. Changes nothing.
         """
         if grouped is None:
-            grouped = snapshot.gauges(queue.id)[2]
+            grouped = snapshot.gauges(queue.id)[3]
         if queue.options.fair and not unchecked:
             return self._pick_in_turn(c, snapshot, queue, count)
         turnstile = Turnstile(self.log, c, snapshot, queue) if grouped and not unchecked else None

@@ -41,6 +41,12 @@ EXPIRED_AT_ONCE = 256
 RETRY_NS = 500_000_000
 
 
+def _is_timed(queue: int, snapshot: Snapshot) -> bool:
+    """Whether anything waits for a time to line up, or expires."""
+    _, waiting, expiring, _ = snapshot.gauges(queue)
+    return bool(waiting or expiring)
+
+
 class Moves(Protocol):
     """What a schedule needs of the engine."""
 
@@ -87,7 +93,7 @@ class Schedule:
     def wake_ns(self, queue: int) -> int:
         """When to look by the monotonic clock, in ns; 0 where nothing waits."""
         with self._log.read() as snapshot:
-            if not snapshot.gauges(queue)[1]:
+            if not _is_timed(queue, snapshot):
                 return 0
             times = [*self.next_due(queue, snapshot), *self._next_expiry(queue, snapshot)]
         return self._first_wake_ns(times)
@@ -95,7 +101,7 @@ class Schedule:
     def care(self, queue: int) -> tuple[int, bool]:
         """Do what is due. (when to look again by the monotonic clock, in ns, or 0; whether anything was done)"""
         with self._log.read() as snapshot:
-            if not snapshot.gauges(queue)[1]:
+            if not _is_timed(queue, snapshot):
                 return 0, False
         with self._claims.read() as c, self._log.read() as snapshot:
             due = self.next_due(queue, snapshot)
@@ -222,7 +228,7 @@ class Schedule:
         assert template.marks is not None
         extras = {name: value for name, value in template.extras.items() if name not in ("recurrence", "ttl")}
         ttl = template.extras.get("ttl")
-        marks = attrs.evolve(template.marks, timer=None, expires=None if ttl is None else self._timeline.after(ttl))
+        marks = template.marks._replace(timer=None, expires=None if ttl is None else self._timeline.after(ttl))
         return Record(
             template.payload,
             self._timeline.now_ns(WALL),

@@ -17,7 +17,7 @@ from ..claims import TASK, Returned
 from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError
 from ..log import DEAD_BIT, Snapshot
-from ..log.index import PLACE, in_line, order_of
+from ..log.index import LOW_MASK, PLACE, in_line, order_of
 from ..message import Marks, Record, rank_at
 from ..options import QueueOptions
 from .catalog import QueueState
@@ -112,7 +112,7 @@ class Settling(Parts):
             due = self.timeline.after(wait) or self.timeline.soon()
             marks = claim.record.marks
             if marks is not None and marks.group is not None:  # it keeps its number in its group
-                marks = attrs.evolve(marks, order=order_of(marks, in_line(claim.position), claim.record.id))
+                marks = marks._replace(order=order_of(marks, claim.position & LOW_MASK, claim.record.id))
             retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due, marks=marks))
             self.reserve_to_move(txn, self.log.footprint(retried))
             rank = rank_at(claim.position, claim.record.marks)
@@ -161,8 +161,8 @@ class Settling(Parts):
                 offer(c, txn, state, group)
         txn.notes.extend((ARRIVED, queue) for queue in queues)
         now_ns = self.clock.monotonic_ns()
-        timed = [queue for queue in queues if not quietly and txn.gauges(queue)[1]]
-        txn.notes.extend((EXPIRES, queue, now_ns) for queue in timed)  # some may have expired
+        expiring = [queue for queue in queues if not quietly and txn.gauges(queue)[2]]
+        txn.notes.extend((EXPIRES, queue, now_ns) for queue in expiring)  # some may have expired
 
     # ------------------------------------------------------------------ dead
     def bury(self, claim: Claim, reason: str, error: str | None, trace: str | None) -> None:

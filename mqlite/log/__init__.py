@@ -35,8 +35,8 @@ DelayedKey = Any
 Draft = Any
 #: A stored record, not yet looked at (log.decode).
 Raw = Any
-#: (settings version, how many things wait for a time, how many messages belong to groups)
-Gauges = tuple[int, int, int]
+#: (settings version, how many things wait for a time to line up, how many messages expire, how many belong to groups)
+Gauges = tuple[int, int, int, int]
 #: Where a new message lines up: (rank, its seq) -> position. None: at the end of its rank.
 Lineup = Callable[[int, int], Position] | None
 
@@ -83,7 +83,7 @@ class Counters:
     @property
     def gauges(self) -> Gauges:
         """What a claimer asks first."""
-        return self.settings_version, self.delayed + self.expiring + self.timers + self.feeds, self.grouped
+        return self.settings_version, self.delayed + self.timers + self.feeds, self.expiring, self.grouped
 
     @property
     def total(self) -> int:

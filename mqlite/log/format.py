@@ -381,14 +381,14 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     return counters
 
 
-def gauges(put: bytes | None) -> tuple[int, int, int]:
+def gauges(put: bytes | None) -> tuple[int, int, int, int]:
     """Counters.gauges of what is under a put_key, unchecked; zeros where there is nothing."""
     if put is None or len(put) != _PUT.size:
         if put is None or len(put) not in _OLD_PUT_BYTES:
-            return 0, 0, 0
+            return 0, 0, 0, 0
         put = _lengthened(put)
     _, _, version, delayed, grouped, expiring, timers, feeds, _ = _PUT.unpack(put)
-    return version, delayed + expiring + timers + feeds, grouped
+    return version, delayed + timers + feeds, expiring, grouped
 
 
 def _lengthened(put: bytes) -> bytes:

@@ -75,11 +75,13 @@ def follows(position: Position, number: int) -> bool:
     return low in (number, LOW_MASK - number)
 
 
-def order_of(marks: Marks, place: Place, number: int) -> int:
-    """The number of a message in its group, by which it comes there: as it lined up, unless it is tried again."""
+def order_of(marks: Marks, low: int, number: int) -> int:
+    """The number of a message in its group, by which it comes there: as it lined up, unless it is tried again.
+    low: of its place.
+    """
     if marks.order is not None:
         return marks.order
-    return place.low if marks.rank is None else number  # with ageing the place does not tell it
+    return low if marks.rank is None else number  # with ageing the place does not tell it
 
 
 class Indexed(Protocol):
@@ -121,13 +123,16 @@ class Indexed(Protocol):
         found = self.entry(PLACE, queue, (number,))
         return self.in_rank(queue, rank, number) if found is None else Place(*found)
 
-    def member_place(self, queue: int, rank: int, number: int) -> Place | None:
-        """The same for one of an entry that tells its rank, in a queue where that is first in, first out. One seek."""
+    def member_position(self, queue: int, rank: int, number: int) -> Position | None:
+        """The position of one of an entry that tells its rank, in a queue where that is first in, first out; None where
+        it is gone, or waits for its time. One seek.
+        """
         found = self.entry(PLACE, queue, (number,))
         if found is not None:
-            return Place(*found)
-        place = in_line(rank << 64 | number)
-        return place if self.has(queue, place.position) else None
+            place = Place(*found)
+            return None if place.waits else place.position
+        position = rank << 64 | number
+        return position if self.has(queue, position) else None
 
     def members(self, queue: int, group: int) -> Iterator[tuple[int, int]]:
         """(rank, id) of the messages of a group, in its order. Not to be changed meanwhile."""
@@ -137,6 +142,13 @@ class Indexed(Protocol):
     def head(self, queue: int, group: int) -> tuple[int, int] | None:
         """(rank, id) of the first message of a group."""
         return next(self.members(queue, group), None)
+
+    def leads(self, queue: int, group: int, position: Position) -> bool:
+        """Whether the first message of a group is in line at that position. So it seems where there is none: an entry
+        is damaged, which is found out once the message is claimed.
+        """
+        head = self.head(queue, group)
+        return head is None or position == self.member_position(queue, *head)
 
     def next_group(self, queue: int, after: int) -> int | None:
         """The group that follows, by number; -1 is before all."""
@@ -178,41 +190,45 @@ class Indexing(Indexed, Protocol):
         is still to be replayed to somebody.
         """
 
-    def mark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
-        """Make the entries of a message but for PLACE. failed: it failed before, which counts where it waits."""
-        in_group = marks.group is not None and (failed or not place.waits)
+    def mark(self, queue: int, rank: int, number: int, marks: Marks, low: int, lines_up: bool) -> None:
+        """Make the entries of a message but for PLACE. low: of its place; lines_up: it is in line, or waits after a
+        failure, and so has its number in its group.
+        """
+        group, expires, replace, unique, timer, _, _, source = marks
+        in_group = lines_up and group is not None
         if in_group:
-            self.enter(GROUP, queue, (marks.group, rank, order_of(marks, place, number)), (number,))
-        if marks.expires is not None:
-            self.enter(EXPIRY, queue, (*marks.expires, number), (rank,))
-        if marks.replace is not None:
-            newest = self.entry(REPLACE, queue, (marks.replace,))
+            self.enter(GROUP, queue, (group, rank, order_of(marks, low, number)), (number,))
+        if expires is not None:
+            self.enter(EXPIRY, queue, (*expires, number), (rank,))
+        if replace is not None:
+            newest = self.entry(REPLACE, queue, (replace,))
             if newest is None or newest[0] < number:  # else an older one has moved
-                self.enter(REPLACE, queue, (marks.replace,), (number,))
-        if marks.unique is not None:
-            self.enter(UNIQUE, queue, (marks.unique, number))
-        if marks.timer is not None:
-            self.enter(TIMER, queue, (marks.timer,), (number,))
-        if marks.source is not None:
-            self.refer(marks.source[0], number, 1)
-        self.count(queue, int(in_group), int(marks.expires is not None), int(marks.timer is not None))
+                self.enter(REPLACE, queue, (replace,), (number,))
+        if unique is not None:
+            self.enter(UNIQUE, queue, (unique, number))
+        if timer is not None:
+            self.enter(TIMER, queue, (timer,), (number,))
+        if source is not None:
+            self.refer(source[0], number, 1)
+        self.count(queue, in_group, expires is not None, timer is not None)
 
-    def unmark(self, queue: int, rank: int, number: int, marks: Marks, place: Place, failed: bool) -> None:
+    def unmark(self, queue: int, rank: int, number: int, marks: Marks, low: int, lines_up: bool) -> None:
         """Strike them."""
-        in_group = marks.group is not None and (failed or not place.waits)
+        group, expires, replace, unique, timer, _, _, source = marks
+        in_group = lines_up and group is not None
         if in_group:
-            self.strike(GROUP, queue, (marks.group, rank, order_of(marks, place, number)))
-        if marks.expires is not None:
-            self.strike(EXPIRY, queue, (*marks.expires, number))
-        if marks.replace is not None and self.entry(REPLACE, queue, (marks.replace,)) == (number,):
-            self.strike(REPLACE, queue, (marks.replace,))
-        if marks.unique is not None:
-            self.strike(UNIQUE, queue, (marks.unique, number))
-        if marks.timer is not None and self.entry(TIMER, queue, (marks.timer,)) == (number,):
-            self.strike(TIMER, queue, (marks.timer,))
-        if marks.source is not None:
-            self.refer(marks.source[0], number, -1)
-        self.count(queue, -int(in_group), -int(marks.expires is not None), -int(marks.timer is not None))
+            self.strike(GROUP, queue, (group, rank, order_of(marks, low, number)))
+        if expires is not None:
+            self.strike(EXPIRY, queue, (*expires, number))
+        if replace is not None and self.entry(REPLACE, queue, (replace,)) == (number,):
+            self.strike(REPLACE, queue, (replace,))
+        if unique is not None:
+            self.strike(UNIQUE, queue, (unique, number))
+        if timer is not None and self.entry(TIMER, queue, (timer,)) == (number,):
+            self.strike(TIMER, queue, (timer,))
+        if source is not None:
+            self.refer(source[0], number, -1)
+        self.count(queue, -in_group, -(expires is not None), -(timer is not None))
 
     def unmark_unknown(self, queue: int, place: Place) -> None:
         """Strike the entries of a damaged message, whose marks and id cannot be trusted. O(entries of the queue)."""

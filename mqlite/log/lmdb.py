@@ -126,7 +126,7 @@ class LmdbLog:
     @staticmethod
     def refer_to(record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> fmt.Draft:
         """A reference to what a topic keeps: its marks and no more."""
-        marks = attrs.evolve(marks, source=(topic, len(record.payload[1])))
+        marks = marks._replace(source=(topic, len(record.payload[1])))
         return fmt.draft_of(Record(None, record.enqueued_ns, number, 0, 0, None, due, marks))
 
     @staticmethod

@@ -75,7 +75,7 @@ class LmdbTxn(LmdbReading, Indexing):
         value = self._store(queue, position, draft)
         if draft.flags:
             assert draft.record.marks is not None
-            self.mark(queue, rank, message_id, draft.record.marks, in_line(position), False)
+            self.mark(queue, rank, message_id, draft.record.marks, position & LOW_MASK, True)
         counters.put_total += 1
         counters.put_bytes += len(value) + draft.elsewhere
         return message_id
@@ -98,7 +98,7 @@ class LmdbTxn(LmdbReading, Indexing):
         value = self._store(queue, position, draft)
         if draft.record.marks is not None:
             rank = rank_at(position, draft.record.marks)
-            self.mark(queue, rank, draft.record.id, draft.record.marks, in_line(position), False)
+            self.mark(queue, rank, draft.record.id, draft.record.marks, position & LOW_MASK, True)
         counters.put_total += 1
         counters.put_bytes += len(value) + draft.elsewhere
         self._put_to.add(queue)
@@ -125,7 +125,7 @@ class LmdbTxn(LmdbReading, Indexing):
         place = Place(1, *draft.due, rank, seq)
         self.enter(PLACE, queue, (message_id,), place)
         if record.marks is not None:
-            self.mark(queue, rank, message_id, record.marks, place, record.delivery_count > 0)
+            self.mark(queue, rank, message_id, record.marks, seq, record.delivery_count > 0)
         if not draft.flags & fmt.TIMER:
             counters.put_total += 1
             counters.put_bytes += len(value) + draft.elsewhere
@@ -160,7 +160,8 @@ class LmdbTxn(LmdbReading, Indexing):
             marks, _ = fmt.unpacked_marks(value, flags)
             assert marks is not None
             rank = place.rank if marks.rank is None else marks.rank
-            self.unmark(queue, rank, number, marks, place, fmt.failures_of(value) > 0)
+            lines_up = not place.waits or fmt.failures_of(value) > 0
+            self.unmark(queue, rank, number, marks, place.low, lines_up)
         return flags
 
     def remove(self, queue: int, position: Position) -> bytes | None:

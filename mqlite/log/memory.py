@@ -14,7 +14,7 @@ A plain message is kept as (seq, body, enqueued_ns, None), and becomes a Record 
 somebody claims it or looks at it: making a Record took a fifth of a put.
 
 Where messages do not line up in the order of their puts, or have marks and so may be taken from anywhere,
-a lane is a SortedLane: a SortedDict, O(log n) for everything.
+a lane is a SortedLane. It and the indexes are made of Runs (run.py): O(1) where keys come in order, else O(log n).
 
 The claims of an in-memory queue use the same lock (`one_lock`), so nobody can look
 between two steps, and they tell the log at once what was handed out (`hand_out`).
@@ -29,12 +29,11 @@ from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-import attrs
 from sortedcontainers import SortedDict
 
 from ..message import UNGROUPED, Due, Marks, Position, Record, rank_at
 from . import Counters, Definition, Gauges, Lineup, Note, Snapshot, TopicNumbers
-from .index import GROUP, LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
+from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .shelf import Entry, NestedIndex, Shelf, Waiting, bytes_of, record_in
 
 T = TypeVar("T")
@@ -129,7 +128,7 @@ class MemoryLog(Indexing):
     # ------------------------------------------------------------------ reading
     def shelf(self, queue: int) -> Shelf:
         """The messages of a queue, in their lanes. The caller holds the lock."""
-        shelf = self.shelf_and_inbox(queue)
+        shelf = self._shelves.get(queue) or self.shelf_and_inbox(queue)
         if shelf.inbox:
             shelf.absorb()
         return shelf
@@ -151,7 +150,7 @@ class MemoryLog(Indexing):
     def gauges(self, queue: int) -> Gauges:
         """What a claimer asks first."""
         numbers = self.shelf(queue).numbers
-        return numbers.settings_version, numbers.delayed + numbers.expiring + numbers.timers, numbers.grouped
+        return numbers.settings_version, numbers.delayed + numbers.timers, numbers.expiring, numbers.grouped
 
     def next_due(self, queue: int, line: int) -> int | None:
         """When the earliest message that waits on a line of time is due. O(log n)."""
@@ -178,29 +177,29 @@ class MemoryLog(Indexing):
         """The record at a position, also one that was not handed out; see `Shelf.find`."""
         shelf = self.shelf(queue)
         found = None if position in shelf.held else shelf.find(position)
-        return shelf.held.get(position) if found is None else record_in(found[1])
+        return shelf.held.get(position) if found is None else record_in(found)
 
     def id_at(self, queue: int, position: Position) -> int | None:
         """The id of the message at a position, claimed or not."""
         record = self.look_up(queue, position)
         return None if record is None else record.id
 
-    def member_place(self, queue: int, rank: int, number: int) -> Place | None:
-        """Where a message is whose rank is known, and that is there. O(1)."""
-        found = self.shelf_and_inbox(queue).indexes[PLACE].get((number,))
-        return Place(0, 0, 0, rank, number) if found is None else Place(*found)
+    def member_position(self, queue: int, rank: int, number: int) -> Position | None:
+        """The position of one of an entry, which is there; None where it waits. O(1)."""
+        places = self.shelf_and_inbox(queue).indexes[PLACE]
+        found = places.get((number,)) if places else None
+        if found is None:
+            return rank << 64 | number
+        place = Place(*found)
+        return None if place.waits else place.position
 
     def head(self, queue: int, group: int) -> tuple[int, int] | None:
         """(rank, id) of the first message of a group. O(1)."""
-        index = self.shelf_and_inbox(queue).indexes[GROUP]
-        assert isinstance(index, NestedIndex)
-        return index.first(group)
+        return self.shelf_and_inbox(queue).groups.first(group)
 
     def next_group(self, queue: int, after: int) -> int | None:
         """The group that follows, by number. O(log n)."""
-        index = self.shelf_and_inbox(queue).indexes[GROUP]
-        assert isinstance(index, NestedIndex)
-        return index.following(after)
+        return self.shelf_and_inbox(queue).groups.following(after)
 
     def ranks(self, queue: int) -> Iterator[int]:
         """Ranks in use."""
@@ -212,15 +211,10 @@ class MemoryLog(Indexing):
         return self.shelf_and_inbox(queue).indexes[kind].get(parts)
 
     def entries(self, kind: int, queue: int, prefix: Parts = (), start: Parts = ()) -> Iterator[tuple[Parts, Parts]]:
-        """The entries whose first part is `prefix`, from prefix + start on. O(log n), and O(1) each."""
+        """The entries whose first part is `prefix`, from prefix + start on. O(1) each, and for those before it."""
         index = self.shelf_and_inbox(queue).indexes[kind]
         if isinstance(index, NestedIndex):
             yield from index.walk(prefix, start)
-        elif isinstance(index, SortedDict):
-            for parts in index.irange((*prefix, *start)):
-                if prefix and parts[0] != prefix[0]:
-                    return
-                yield parts, index[parts]
         else:
             yield from index.items()
 
@@ -263,7 +257,7 @@ class MemoryLog(Indexing):
     def append(
         self, queue: int, rank: int, draft: Record, message_id: int = 0, lineup: Lineup = None, seq: int = 0
     ) -> int:
-        """Store at a new position. O(1), O(log r) at the first message of a rank; O(log n) in a SortedLane."""
+        """Store at a new position. O(1), O(log r) at the first message of a rank; in a SortedLane as in a Run."""
         shelf = self.shelf(queue)
         seq = low = seq or next(self.seqs)
         draft.id = message_id or seq
@@ -282,15 +276,15 @@ class MemoryLog(Indexing):
         return draft.id
 
     def _index(self, shelf: Shelf, queue: int, position: Position, rank: int, draft: Record) -> None:
-        place = in_line(position)
-        if place.low != draft.id and not follows(position, draft.id):
-            self.enter(PLACE, queue, (draft.id,), place)
+        low = position & LOW_MASK
+        if low != draft.id and not follows(position, draft.id):
+            self.enter(PLACE, queue, (draft.id,), in_line(position))
         if draft.marks is not None:
-            self.mark(queue, rank, draft.id, draft.marks, place, False)
+            self.mark(queue, rank, draft.id, draft.marks, low, True)
             shelf.marked += 1
 
     def replace(self, queue: int, position: Position, draft: Record, seq: int = 0) -> int:
-        """Store in the place of another, which was handed out. O(log n)."""
+        """Store in the place of another, which was handed out."""
         shelf = self.shelf(queue)
         self.remove(queue, position)
         draft.id = seq or next(self.seqs)
@@ -321,7 +315,7 @@ class MemoryLog(Indexing):
         place = Place(1, *draft.due, rank, seq)
         self.enter(PLACE, queue, (draft.id,), place)
         if draft.marks is not None:
-            self.mark(queue, rank, draft.id, draft.marks, place, draft.delivery_count > 0)
+            self.mark(queue, rank, draft.id, draft.marks, seq, draft.delivery_count > 0)
             shelf.marked += 1
         if draft.marks is None or draft.marks.timer is None:
             shelf.numbers.delayed += 1
@@ -334,19 +328,19 @@ class MemoryLog(Indexing):
         shelf = self.shelf(queue)
         record: Record | None = shelf.delayed.pop(key, None)
         if record is not None:
-            self._unmark(shelf, queue, Place(1, *key), record)
+            self._unindex(shelf, queue, key[2], key[3], record.delivery_count > 0, record)
             if record.marks is None or record.marks.timer is None:
                 shelf.numbers.delayed -= 1
                 shelf.total -= 1
                 shelf.bytes -= bytes_of(record.payload)
         return record
 
-    def _unmark(self, shelf: Shelf, queue: int, place: Place, record: Record) -> None:
-        self.strike(PLACE, queue, (record.id,))
+    def _unindex(self, shelf: Shelf, queue: int, rank: int, low: int, lines_up: bool, record: Record) -> None:
+        if shelf.indexes[PLACE]:
+            self.strike(PLACE, queue, (record.id,))
         marks = record.marks
         if marks is not None:
-            rank = place.rank if marks.rank is None else marks.rank
-            self.unmark(queue, rank, record.id, marks, place, record.delivery_count > 0)
+            self.unmark(queue, rank if marks.rank is None else marks.rank, record.id, marks, low, lines_up)
             shelf.marked -= 1
 
     def delayed_at(self, queue: int, key: Waiting) -> Record | None:
@@ -376,21 +370,11 @@ class MemoryLog(Indexing):
         return entry
 
     def hand_out(self, queue: int, position: Position) -> None:
-        """A message leaves its lane. O(1) for the first, else see `Shelf.find`."""
+        """A message leaves its lane. O(1) for the first, else see `Shelf.take_out`."""
         shelf = self.shelf(queue)
         if position in shelf.held:
             return
-        rank = position >> 64
-        lane = shelf.lanes[rank]
-        if lane[0][0] == position & LOW_MASK:
-            entry = lane.popleft()
-        else:
-            found = shelf.find(position)
-            assert found is not None
-            entry = found[1]
-            lane.remove(entry)
-        shelf.held[position] = record_in(entry)
-        shelf.drop_if_empty(rank, lane)
+        shelf.held[position] = record_in(shelf.take_out(position))
 
     def handed_out(self, queue: int) -> Collection[Position]:
         """Positions of messages that have left their lanes."""
@@ -404,7 +388,7 @@ class MemoryLog(Indexing):
             shelf.total -= 1
             shelf.bytes -= bytes_of(record.payload)
             if record.marks is not None or shelf.indexes[PLACE]:
-                self._unmark(shelf, queue, in_line(position), record)
+                self._unindex(shelf, queue, position >> 64, position & LOW_MASK, True, record)
         return record
 
     def pull(self, queue: int, position: Position) -> Record | None:
@@ -424,12 +408,12 @@ class MemoryLog(Indexing):
             self.pull(queue, position)
 
     def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
-        """Make an entry of an index, or change its value. O(log n)."""
-        self.shelf_and_inbox(queue).indexes[kind][parts] = tuple(value)
+        """Make an entry of an index, or change its value; as in a Run."""
+        (self._shelves.get(queue) or self.shelf_and_inbox(queue)).indexes[kind][parts] = value
 
     def strike(self, kind: int, queue: int, parts: Parts) -> bool:
-        """Remove an entry. O(log n)."""
-        return self.shelf_and_inbox(queue).indexes[kind].pop(parts, None) is not None
+        """Remove an entry; as in a Run."""
+        return (self._shelves.get(queue) or self.shelf_and_inbox(queue)).indexes[kind].pop(parts, None) is not None
 
     def count(self, queue: int, grouped: int, expiring: int, timers: int, feeds: int = 0) -> None:
         """Change these counters."""
@@ -504,7 +488,7 @@ class MemoryLog(Indexing):
     @staticmethod
     def refer_to(record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> Record:
         """The message itself, and what counts it."""
-        marks = attrs.evolve(marks, source=(topic, bytes_of(record.payload)))
+        marks = marks._replace(source=(topic, bytes_of(record.payload)))
         return Record(record.payload, record.enqueued_ns, number, 0, 0, record.extras, due, marks)
 
     def decode_kept(self, topic: int, number: int, raw: Record) -> Record:

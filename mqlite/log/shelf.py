@@ -11,6 +11,7 @@ from sortedcontainers import SortedDict
 from ..message import DEFAULT_RANK, Position, Record
 from . import Counters
 from .index import DEDUP_END, EXPIRY, FORGOTTEN, GROUP, KINDS, LOW_MASK, UNIQUE, Parts
+from .run import Run
 
 #: the lower half of its position (the seq, as a rule), body, enqueued_ns, and the Record where there is more to know
 Entry = tuple[int, Any, int, Record | None]
@@ -25,53 +26,40 @@ def record_in(entry: Entry) -> Record:
     return entry[3] or Record(entry[1], entry[2], entry[0])
 
 
-class SortedLane:
-    """A lane in order of positions, with what the log needs of a deque."""
+class SortedLane(Run[int, Entry]):
+    """A lane in order of positions, with what the log needs of a deque; messages may be taken from anywhere in it."""
 
-    __slots__ = ("_entries",)
-
-    def __init__(self) -> None:
-        self._entries: SortedDict[int, Entry] = SortedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    __slots__ = ()
 
     def __iter__(self) -> Iterator[Entry]:
-        entries = self._entries
-        return (entries[low] for low in entries)
+        return self.values()
 
     def __getitem__(self, place: int) -> Entry:
-        return self._entries.peekitem(place)[1]
+        found = self.last() if place else self.first()
+        assert found is not None
+        return found[1]
 
     def append(self, entry: Entry) -> None:
-        """Put it where it belongs. O(log n)."""
-        self._entries[entry[0]] = entry
+        """Put it where it belongs."""
+        self[entry[0]] = entry
 
     def popleft(self) -> Entry:
-        """Take the first. O(log n)."""
-        return self._entries.popitem(0)[1]
-
-    def find(self, low: int) -> Entry | None:
-        """The entry with that lower half of a position."""
-        return self._entries.get(low)
-
-    def remove(self, entry: Entry) -> None:
-        """Take it out. O(log n)."""
-        del self._entries[entry[0]]
+        """Take the first."""
+        entry = self[0]
+        self.pop(entry[0])
+        return entry
 
 
 Lane = deque[Entry] | SortedLane
 
 
 class NestedIndex:
-    """An index of which entries with the same first part are wanted together: a table of small sorted ones. With all of
-    100,000 entries in one SortedDict, comparing tuples took half of the time of a grouped message.
-    """
+    """An index of which entries with the same first part are wanted together: a table of small sorted ones."""
 
     __slots__ = ("_tables",)
 
     def __init__(self) -> None:
-        self._tables: SortedDict[Any, SortedDict[Parts, Parts]] = SortedDict()
+        self._tables: SortedDict[Any, Run[Parts, Parts]] = SortedDict()
 
     def get(self, parts: Parts) -> Parts | None:
         """The value of an entry. O(1)."""
@@ -80,17 +68,19 @@ class NestedIndex:
 
     def __setitem__(self, parts: Parts, value: Parts) -> None:
         table = self._tables.get(parts[0])
-        if table is None:
-            self._tables[parts[0]] = SortedDict({parts[1:]: value})
-        else:
+        if table is not None:
             table[parts[1:]] = value
+        else:
+            table = Run()
+            table[parts[1:]] = value
+            self._tables[parts[0]] = table
 
     def pop(self, parts: Parts, default: None) -> Parts | None:
-        """Remove an entry. O(log n)."""
+        """Remove an entry."""
         table = self._tables.get(parts[0])
         if table is None:
             return default
-        value: Parts | None = table.pop(parts[1:], default)
+        value = table.pop(parts[1:], default)
         if not table:
             del self._tables[parts[0]]
         return value
@@ -98,32 +88,32 @@ class NestedIndex:
     def first(self, part: Any) -> tuple[Any, Any] | None:
         """(second part, first of the value) of the first entry with that first part."""
         table = self._tables.get(part)
-        if not table:
-            return None
-        rest, value = table.peekitem(0)
-        return rest[0], value[0]
+        found = None if table is None else table.first()
+        return None if found is None else (found[0][0], found[1][0])
 
     def following(self, part: Any) -> Any | None:
         """The next first part."""
         return next(self._tables.irange(part, inclusive=(False, True)), None)
 
     def walk(self, prefix: Parts, start: Parts) -> Iterator[tuple[Parts, Parts]]:
-        """The entries with that first part, or those whose first part is at least that of `start`."""
-        firsts = prefix or self._tables.irange(start[0] if start else None)
-        for first in firsts:
+        """The entries from prefix + start on, with that first part if there is one. O(those of a table before it)."""
+        begin = (*prefix, *start)
+        for first in prefix or self._tables.irange(start[0] if start else None):
             table = self._tables.get(first)
             if table is not None:
                 for rest, value in table.items():
-                    yield (first, *rest), value
+                    parts = (first, *rest)
+                    if parts >= begin:
+                        yield parts, value
 
 
-Index = dict[Parts, Parts] | SortedDict[Parts, Parts] | NestedIndex
-_SORTED = frozenset({EXPIRY, DEDUP_END, FORGOTTEN})
-_NESTED = frozenset({GROUP, UNIQUE})
+Index = dict[Parts, Parts] | Run[Parts, Parts] | NestedIndex
+_SORTED = frozenset({DEDUP_END})
+_NESTED = frozenset({EXPIRY, FORGOTTEN, UNIQUE})
 
 
 def _new_index(kind: int) -> Index:
-    return NestedIndex() if kind in _NESTED else SortedDict() if kind in _SORTED else {}
+    return NestedIndex() if kind in _NESTED else Run() if kind in _SORTED else {}
 
 
 def bytes_of(body: object) -> int:
@@ -139,6 +129,7 @@ class Shelf:
         "delayed",
         "first",
         "first_rank",
+        "groups",
         "held",
         "inbox",
         "indexes",
@@ -155,7 +146,8 @@ class Shelf:
         self.first_rank = 0
         self.lanes: SortedDict[int, Lane] = SortedDict({0: self.first})
         self.delayed: SortedDict[Waiting, Record] = SortedDict()
-        self.indexes: tuple[Index, ...] = tuple(map(_new_index, KINDS))
+        self.groups = NestedIndex()
+        self.indexes: tuple[Index, ...] = tuple(self.groups if kind == GROUP else _new_index(kind) for kind in KINDS)
         self.marked = 0  # messages with entries in them, besides that of their place
         self.total = 0
         self.bytes = 0
@@ -207,16 +199,29 @@ class Shelf:
                 return True
         return False
 
-    def find(self, position: Position) -> tuple[Lane, Entry] | None:
-        """(lane, entry) of what nobody was handed yet. O(n) in a lane that is a deque, O(log n) in the other kind."""
-        lane = self.lanes.get(position >> 64)
+    def find(self, position: Position) -> Entry | None:
+        """What nobody was handed yet. O(n) in a lane that is a deque, else as in a Run."""
+        lane, low = self.lanes.get(position >> 64), position & LOW_MASK
+        if isinstance(lane, SortedLane):
+            return lane.get(low)
+        return next((entry for entry in lane or () if entry[0] == low), None)
+
+    def take_out(self, position: Position) -> Entry:
+        """The same, which leaves its lane. O(1) for the first."""
+        rank, low = position >> 64, position & LOW_MASK
+        lane = self.lanes[rank]
+        if isinstance(lane, SortedLane):
+            entry = lane.pop(low)
+        elif lane[0][0] == low:
+            entry = lane.popleft()
+        else:
+            entry = self.find(position)
+            assert entry is not None
+            lane.remove(entry)
+        assert entry is not None
         if not lane:
-            return None
-        low = position & LOW_MASK
-        if lane[0][0] == low:
-            return lane, lane[0]
-        entry = lane.find(low) if isinstance(lane, SortedLane) else next((e for e in lane if e[0] == low), None)
-        return None if entry is None else (lane, entry)
+            self.drop_if_empty(rank, lane)
+        return entry
 
     def drop_if_empty(self, rank: int, lane: Lane) -> None:
         """A lane that has become empty goes, unless it is the only one."""

@@ -105,13 +105,13 @@ def test_a_group_without_a_limit_is_not_walked_by_every_ack(make_queue: MakeQueu
     queue.put_many(list(range(3000)), group="g")
     messages = queue.receive(10)
     seen = [0]
-    place = type(queue._engine.log.read()).member_place
+    place = type(queue._engine.log.read()).member_position
 
     def counted(*arguments: Any) -> Any:
         seen[0] += 1
         return place(*arguments)
 
-    monkeypatch.setattr(type(queue._engine.log.read()), "member_place", counted)
+    monkeypatch.setattr(type(queue._engine.log.read()), "member_position", counted)
     for message in messages:
         message.ack()
     assert seen[0] < 100
@@ -147,6 +147,19 @@ def test_a_shelf_whose_first_lane_was_replaced_by_half_is_put_right() -> None:
     sorted_lane = shelf._sorted(0, lane)  # type: ignore[arg-type]
     shelf.first = lane  # as an interrupt would leave it
     assert shelf.lane(0) is sorted_lane is shelf.first
+
+
+def test_a_nested_index_is_walked_from_anywhere_in_order() -> None:
+    index = NestedIndex()
+    everything = [(first, second, third) for first in (0, 1, 7) for second in (5, 3, 9) for third in (2, 1)]
+    for parts in everything:
+        index[parts] = (sum(parts),)
+    everything.sort()
+    for start in [(), (0,), (3, 0, 0), (5, 2), (4,)]:
+        for prefix in [(), (0,), (1,), (2,), (7,)]:
+            begin = (*prefix, *start)
+            expected = [parts for parts in everything if parts >= begin and parts[: len(prefix)] == prefix]
+            assert [parts for parts, _ in index.walk(prefix, start)] == expected, (prefix, start)
 
 
 def test_a_nested_index_has_no_empty_tables() -> None:
