@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .engine import Engine
+from .engine.retention import is_for_replay
 from .engine.topics import TopicState
 from .errors import MessageCorrupted
 from .log import Definition
-from .log.index import FEED, FORGOTTEN, MEMBER, REFERENCES, REMOVED, REPLACE, RETAINED
+from .log.index import FEED, FORGOTTEN, MEMBER, REFERENCES, REMOVED, RETAINED
 
 #: (topic, id) -> how many messages refer to that body
 References = Counter[tuple[int, int]]
@@ -78,8 +79,7 @@ class _Audit:
     def _is_for_replay(self, number: int, raw: Any) -> bool:
         if not self.topic.options.keeps_for_replay or number < self._numbers.first:
             return False
-        key = self._log.key_of(raw)
-        return key is None or self._txn.entry(REPLACE, self.topic.id, (key,)) == (number,)
+        return is_for_replay(self._log, self._txn, self.topic, number, raw)
 
     def _counts(self, stored: int, stored_bytes: int, retained: int, retained_bytes: int) -> Iterator[str]:
         txn, topic, numbers = self._txn, self.topic.id, self._numbers

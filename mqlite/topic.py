@@ -389,6 +389,7 @@ class Topic(Handle, Generic[T]):
     def subscriptions(self) -> list[str]:
         """The names of the subscriptions, the oldest first."""
         self._interrupt.check()
+        self._engine.takeback.notice_changes()
         subscriptions.care(self._engine, self._state)
         with self._engine.log.read() as snapshot:
             return self._engine.topics.subscriptions(self._state, snapshot)
@@ -449,6 +450,8 @@ class Topic(Handle, Generic[T]):
         self._interrupt.check()
         if not isinstance(queue, Queue):
             raise TypeError(f"unbind takes a Queue, not {queue!r}")
+        if queue._channel.store is not self._store:
+            return 0
         wanted = None if pattern is None else check_pattern(pattern)
         return subscriptions.unbind(self._engine, self._state, queue._state, wanted)
 
@@ -485,11 +488,12 @@ class Topic(Handle, Generic[T]):
     def stats(self) -> TopicStats:
         """Exact counts, with the limits applied. O(members)."""
         self._interrupt.check()
+        self._engine.takeback.notice_changes()
         retention.enforce(self._engine, self._state)
         with self._engine.log.read() as snapshot:
             numbers = snapshot.topic_numbers(self._state.id)
             kinds = [fed.kind for fed, _ in self._engine.topics.members(self._state, snapshot)]
-            first = next((number for number, _ in snapshot.all_kept(self._state.id, numbers.first)), None)
+            first = retention.first_for_replay(self._engine.log, snapshot, self._state)
         keeps = self._state.options.keeps_for_replay
         return TopicStats(
             subscriptions=kinds.count("subscription"),
@@ -558,7 +562,7 @@ def _named(options: dict[str, Any]) -> dict[str, Any]:
         raise TypeError("a topic cannot hand a function down as backoff: pass it to subscribe")
     if inherited:
         named["queue"] = inherited
-    TopicOptions(**named)
+    TopicOptions(**{"retention": "limits", **named})  # what is stored may be that
     return named
 
 

@@ -186,6 +186,9 @@ class Writing(Reading, Protocol):
     def forget_cursors(self, queue: int | None = None) -> None:
         """Of a queue, or of all: claimers scan anew."""
 
+    def forget_queue(self, queue: int) -> None:
+        """The queue is no more: nothing is known of it but who waits there."""
+
     def set_pace(self, queue: int, pace_ns: int) -> None:
         """Set what `pace_ns` returns."""
 

@@ -261,6 +261,18 @@ class MemoryClaims:
                 if position not in desk.rows and position not in desk.returned:
                     desk.returned[position] = Returned(0, 0)
 
+    def forget_queue(self, queue: int) -> None:
+        """All but its sleepers."""
+        desk = self.desk(queue)
+        if desk.seat is not None:
+            self.set_seat(queue, None)
+        if any(desk.waiting.values()):
+            desk.rows.clear()
+            desk.returned.clear()
+            desk.in_flight.clear()
+        else:
+            del self._desks[queue]
+
     def set_pace(self, queue: int, pace_ns: int) -> None:
         """Set what a rate limit goes by."""
         self.desk(queue).pace_ns = pace_ns

@@ -346,6 +346,16 @@ class SharedTxn(_Reading):
         if keys:
             self._txn.put(b"C", _U64.pack(max(0, self._number(b"C") - len(keys))))
 
+    def forget_queue(self, queue: int) -> None:
+        """All but its sleepers."""
+        self.forget_cursors(queue)
+        if self.seat(queue) is not None:
+            self.set_seat(queue, None)
+        for kind in (b"R", b"r", b"G", b"d", b"k", b"p", b"s", b"t", b"u"):
+            for key in [key for key, _ in self._walk(_key(kind, queue))]:
+                self._txn.delete(key)
+        self._counts.pop(queue, None)
+
     def set_pace(self, queue: int, pace_ns: int) -> None:
         """Set what a rate limit goes by."""
         self._txn.put(_key(b"p", queue), _U64.pack(pace_ns))

@@ -34,6 +34,9 @@ from .takeback import TakeBack
 from .tasks import Tasks
 from .topics import Topics
 
+#: How often a publisher looks for the dead.
+LOOK_EVERY_NS = 100_000_000
+
 
 class Engine(Putting):
     """One store's engine, shared by all threads and handles of the process: its parts, put together."""
@@ -42,6 +45,7 @@ class Engine(Putting):
         super().__init__(log, claims, presence, clock, anchor_ns)
         self.topics = Topics(log, self.catalog)
         self.settling = threading.Lock()  # see legacies.py
+        self._look_ns = 0
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury, lambda: legacies.settle(self))
         self.schedule = Schedule(log, claims, self.timeline, self.catalog, self)
         self.waiters = Waiters(claims, presence, clock, self.care, self.promising, self.wake_ns)
@@ -61,6 +65,14 @@ class Engine(Putting):
         """A new process: what the dead hold comes back, and what they have left to be done is done."""
         self.takeback.look_around()
         legacies.settle(self)
+
+    def look_now_and_then(self) -> None:
+        """Notice who has died, for a process that only publishes: it takes nothing and never waits."""
+        _ = self.presence.owner
+        now_ns = self.clock.monotonic_ns()
+        if now_ns >= self._look_ns:
+            self._look_ns = now_ns + LOOK_EVERY_NS
+            self.takeback.notice_changes()
 
     def leave(self) -> None:
         """This process stops using the store: all it holds goes back, without blame."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..claims import Kind
-from ..errors import Full, Unroutable
+from ..errors import Full, MessageTooLarge, Unroutable
 from ..log import Draft
 from ..log.index import DEDUP, FEED
 from ..message import DEFAULT_RANK, Due, Marks, Record, digest
@@ -97,7 +97,7 @@ class Publishing:
     def publish(self, timeout: float | None, interrupt: Interrupt) -> Outcome:
         """Waits for room as a put does. Raises Full, ShutDown, StoreFull, Unroutable."""
         engine = self._engine
-        _ = engine.presence.owner
+        engine.look_now_and_then()
         end_ns = None if timeout is None else engine.clock.monotonic_ns() + ns_of(timeout)
         try:
             found = self._attempt(interrupt)
@@ -166,7 +166,7 @@ class Publishing:
                 drafts[marks] = [
                     engine.log.refer_to(record, self._topic.id, 0, marks, said.due) for record in self._records
                 ]
-            engine.check_can_fit(queue, drafts[marks])
+            self._check_can_take(queue, drafts[marks])
             if queue.asks_of_puts or said.replace is not None:
                 if queue.options.overflow in ("drop_oldest", "dead_letter"):
                     engine.schedule.care(queue.id)  # what has expired makes room before anything else does
@@ -178,6 +178,17 @@ class Publishing:
         engine.end_admissions(each for number, each in self._admissions.items() if number not in admissions)
         self._admissions = admissions
         self._version = version
+
+    def _check_can_take(self, queue: QueueState, references: list[Draft]) -> None:
+        engine = self._engine
+        engine.check_can_fit(queue, references)
+        largest = max(map(engine.log.size_of, self._bodies))
+        limit = queue.options.max_message_bytes
+        if not queue.topic and largest > limit:
+            raise MessageTooLarge(
+                f"a body of {largest} bytes is larger than max_message_bytes={limit} of queue {queue.name!r}, which "
+                f"topic {self._topic.name!r} feeds: configure(max_message_bytes=...), or unbind it"
+            )
 
     # ------------------------------------------------------------------ under L
     def _op(self, txn: Any) -> Outcome | None:

@@ -49,6 +49,19 @@ def _count_out(log: Log, txn: Any, topic: TopicState, number: int) -> None:
         txn.refer(topic.id, number, -1)
 
 
+def is_for_replay(log: Log, snapshot: Any, topic: TopicState, number: int, raw: Any) -> bool:
+    """Whether what a topic keeps would be replayed: it is not kept only for those who have still to settle it."""
+    key = log.key_of(raw)
+    return key is None or bool(snapshot.entry(REPLACE, topic.id, (key,)) == (number,))
+
+
+def first_for_replay(log: Log, snapshot: Any, topic: TopicState) -> int | None:
+    """The oldest id that can be replayed."""
+    start = snapshot.topic_numbers(topic.id).first
+    kept = snapshot.all_kept(topic.id, start)
+    return next((number for number, raw in kept if is_for_replay(log, snapshot, topic, number, raw)), None)
+
+
 def trim(engine: Engine, txn: Any, topic: TopicState, at_most: int) -> int:
     """Under L: the oldest messages beyond the limits go; how many were looked at."""
     options, numbers, log = topic.options, txn.topic_numbers(topic.id), engine.log
@@ -57,8 +70,7 @@ def trim(engine: Engine, txn: Any, topic: TopicState, at_most: int) -> int:
     oldest_ns = 0 if options.max_age is None else engine.timeline.now_ns(WALL) - ns_of(options.max_age)
     count = 0
     for number, raw in list(islice(txn.all_kept(topic.id, numbers.first), at_most)):
-        key = log.key_of(raw)
-        if key is None or txn.entry(REPLACE, topic.id, (key,)) == (number,):
+        if is_for_replay(log, txn, topic, number, raw):
             over = (
                 (options.max_messages is not None and numbers.retained > options.max_messages)
                 or (options.max_bytes is not None and numbers.retained_bytes > options.max_bytes)
@@ -68,6 +80,7 @@ def trim(engine: Engine, txn: Any, topic: TopicState, at_most: int) -> int:
                 break
             _count_out(log, txn, topic, number)
             numbers.trimmed, numbers.trimmed_ns = number, log.enqueued_ns(raw)
+            key = log.key_of(raw)
             if key is not None:
                 txn.strike(REPLACE, topic.id, (key,))
         numbers.first = number + 1

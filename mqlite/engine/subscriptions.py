@@ -21,7 +21,7 @@ from ..patterns import matches
 from ..system.clock import LINES
 from . import legacies, replay
 from .catalog import SEPARATOR, QueueState
-from .steps import CHANGED
+from .steps import CHANGED, GONE
 from .topics import TopicState, binding_of
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class Wish:
     expires_after: float | None = None
     must_exist: bool = False
     options: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def wanted_pattern(self) -> str:
+        """That of a new one."""
+        return "#" if self.pattern is None else self.pattern
 
 
 # ---------------------------------------------------------------------- coming
@@ -89,7 +94,7 @@ def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, ow
     txn.reserve(ROOM + 512 * len(retained))
     queue = Definition(0, topic.subscription_key(name), options, kind="subscription", details=details)
     txn.define(queue)
-    details["binding"] = _join(txn, topic, queue.id, wish.pattern or "#", wish.filter)
+    details["binding"] = _join(txn, topic, queue.id, wish.wanted_pattern, wish.filter)
     txn.define(queue)
     if durable:
         legacy = _is_used(engine, txn, topic, queue, owner)
@@ -113,7 +118,7 @@ def _retained(engine: Engine, txn: Any, topic: TopicState, wish: Wish) -> list[A
     """What a new subscription gets of what was published with retain=True, the oldest first."""
     return [
         record
-        for record in retained(engine, txn, topic, wish.pattern or "#")
+        for record in retained(engine, txn, topic, wish.wanted_pattern)
         if wish.filter is None or wish.filter.accepts(replay.priority_in(record), record.extras)
     ]
 
@@ -199,6 +204,8 @@ def unbind(engine: Engine, topic: TopicState, queue: QueueState, pattern: str | 
             if fed.id == queue.id and pattern in (None, binding.pattern):
                 _part(txn, topic.id, binding.id)
                 count += 1
+        if count:
+            txn.notes.append((CHANGED, queue.id))  # a publisher may wait for room in it
         return count
 
     _ = engine.presence.owner
@@ -211,7 +218,9 @@ def _part(txn: Any, topic: int, binding: int) -> None:
     if definition is not None:
         txn.undefine(definition)
     txn.strike(MEMBER, topic, (binding,))
-    txn.topic_numbers(topic).version += 1
+    numbers = txn.topic_numbers(topic)
+    numbers.version += 1
+    numbers.parted += 1
 
 
 def unsubscribe(engine: Engine, topic: TopicState, name: str, number: int | None = None) -> bool:
@@ -279,7 +288,8 @@ def _drop_removed(engine: Engine, txn: Any) -> bool:
                 txn.strike(kind, each, parts)
         txn.wipe(each)
     engine.catalog.forget(queue)
-    txn.notes.append((CHANGED, queue | DEAD_BIT))
+    for each in (queue, queue | DEAD_BIT):
+        txn.notes.append((GONE, each, None))
     txn.strike(REMOVED, 0, (queue,))
     txn.topic_numbers(topic).removed -= 1
     return True

@@ -73,6 +73,8 @@ class TopicState:
         self.unroutable = 0
         self.is_forgetful = False  # whether a subscription may have to go, since nobody uses it
         self._members: dict[int, Binding] = {}
+        self._greatest = 0  # of their numbers, which only grow
+        self._parted = -1
         self._trie: Trie[Binding] = Trie()
         self._lock = threading.Lock()
 
@@ -82,7 +84,7 @@ class TopicState:
             self.options, self.version = TopicOptions(**definition.options), definition.version
 
     def refresh(self, log: Log) -> int:
-        """Learn who came and who went; the version as of which that is known. O(members) after a change, else O(1)."""
+        """Learn who came and went; the version as of which that is known. O(who came), O(members) where one went."""
         with log.read() as snapshot:
             numbers = snapshot.topic_numbers(self.id)
         self.is_forgetful = numbers.forgettable > 0
@@ -94,7 +96,12 @@ class TopicState:
                 definition = snapshot.definition_by_id(self.id)
                 if definition is not None:
                     self.adopt(definition)
-                self._learn(snapshot, {parts[0] for parts, _ in snapshot.entries(MEMBER, self.id)})
+                parted = snapshot.topic_numbers(self.id).parted
+                start = (self._greatest + 1,) if parted == self._parted else ()
+                self._learn(snapshot, {parts[0] for parts, _ in snapshot.entries(MEMBER, self.id, (), start)})
+                if not start:
+                    self._part(snapshot)
+                self._parted = parted
                 self.known = version
             return self.known
 
@@ -105,6 +112,10 @@ class TopicState:
                 binding = Binding.of(definition)
                 self._trie.add(binding.pattern, binding)
                 self._members[number] = binding  # only now: what an interrupt keeps from this is learnt again
+                self._greatest = number
+
+    def _part(self, snapshot: Snapshot) -> None:
+        there = {parts[0] for parts, _ in snapshot.entries(MEMBER, self.id)}
         for number in self._members.keys() - there:
             binding = self._members.pop(number)
             self._trie.remove(binding.pattern, binding)

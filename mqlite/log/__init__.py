@@ -100,9 +100,10 @@ class Counters:
 class TopicNumbers:
     """Exact numbers of one topic, changed in the same commit as what it keeps.
 
-    version grows with every change of the topic's options or members. stored: bodies that are kept, for whatever
-    reason. retained: those that are kept for replay; none before the id `first`; up to `trimmed`, put at trimmed_ns,
-    some have gone. last: the newest id. forgettable: entries of FORGOTTEN; removed: subscriptions among REMOVED.
+    version grows with every change of the topic's options or members, parted with each member that goes. stored:
+    bodies that are kept, for whatever reason. retained: those that are kept for replay; none before the id `first`; up
+    to `trimmed`, put at trimmed_ns, some have gone. last: the newest id. forgettable: entries of FORGOTTEN; removed:
+    subscriptions among REMOVED.
     """
 
     version: int = 0
@@ -117,6 +118,7 @@ class TopicNumbers:
     published: int = 0
     forgettable: int = 0
     removed: int = 0
+    parted: int = 0
 
 
 @attrs.define
