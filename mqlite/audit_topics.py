@@ -89,6 +89,7 @@ class _Audit:
             "bytes are stored": (stored_bytes, numbers.stored_bytes),
             "messages are kept for replay": (retained, numbers.retained),
             "bytes are kept for replay": (retained_bytes, numbers.retained_bytes),
+            "feeds exist": (len(list(txn.entries(FEED, topic))), numbers.feeds),
             "subscriptions may be forgotten": (len(list(txn.entries(FORGOTTEN, topic))), numbers.forgettable),
             "subscriptions are being removed": (removed, numbers.removed),
         }

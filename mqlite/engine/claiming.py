@@ -291,6 +291,7 @@ class Claiming(Picking):
                     and snapshot.counters(queue.id).feeds
                 ):
                     return None  # its topic has more for it
+                bodies = [self.log.body_of(snapshot, raw) for _, raw, _ in picked.taken] if queue.topic else None
                 held_up = not count and c.shut(queue.id) is Shut.DRAINING
                 if held_up and self._pick(c, snapshot, queue, 1, grouped, True).taken:
                     return False  # not empty: the rest comes when it is resumed, or at its rate
@@ -334,6 +335,8 @@ class Claiming(Picking):
                     c.advance(queue.id, position)
                 c.claim(queue.id, position, row)
                 into.append(Claim(queue, position, row, raw))
+                if bodies is not None:
+                    into[-1].body = bodies[number]
             else:
                 for position in () if skipped is None else (skipped, *passed):
                     c.advance(queue.id, position)
@@ -457,12 +460,16 @@ class Claiming(Picking):
     def _fetch(self, referring: list[Claim], claims: list[Claim]) -> None:
         """The bodies that topics keep. One that is damaged goes to the dead letters, as a message does."""
         lost = []
-        with self.log.read() as snapshot:
-            for claim in referring:
-                try:
+        for claim in referring:
+            try:
+                if claim.body is not None:
+                    claim.record = self.log.joined(claim.record, claim.body)
+                    continue
+                with self.log.read() as snapshot:
+                    is_there = snapshot.has(claim.queue.id, claim.position)
                     claim.record = self.log.resolved(snapshot, claim.record)
-                except MessageCorrupted as error:
-                    lost.append((claim, error if snapshot.has(claim.queue.id, claim.position) else None))
+            except MessageCorrupted as error:
+                lost.append((claim, error if claim.body is not None or is_there else None))
         for claim, damage in lost:
             claims.remove(claim)
             if damage is not None:  # else it was taken away meanwhile (seek, unsubscribe)

@@ -114,8 +114,8 @@ class Picking(Settling):
         found = []
         self.takeback.notice_deaths()
         self.schedule.care(queue.id)
-        if queue.topic and self.inspection.stored(queue) < count:
-            replay.top_up(self, queue)
+        while queue.topic and self.inspection.stored(queue) < count and replay.top_up(self, queue)[1]:
+            pass
         with self.claims.read() as c, self.log.read() as snapshot:
             if c.shut(queue.id) is not Shut.IMMEDIATE:
                 for position, raw, returned in self._pick(c, snapshot, queue, count).taken:

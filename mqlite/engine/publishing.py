@@ -128,14 +128,14 @@ class Publishing:
         """None where `_full` has no room."""
         engine, topic = self._engine, self._topic
         while True:
-            version = topic.refresh(engine.log)
-            if topic.is_forgetful and subscriptions.forget_unused(engine, topic):
-                version = topic.refresh(engine.log)
-            if version != self._version:
+            if topic.known < 0 or (topic.is_forgetful and subscriptions.forget_unused(engine, topic)):
+                topic.refresh(engine.log)
+            if topic.known != self._version:
                 self._address()
             found = engine.admit(list(self._admissions.values()), self._op, interrupt)
             if found is not _STALE:
                 return found
+            topic.refresh(engine.log)
 
     def _no_room(self, full: QueueState) -> Full:
         return Full(
@@ -153,15 +153,21 @@ class Publishing:
         self._plain = []
         drafts: dict[Marks, list[Draft]] = {}
         admissions: dict[int, Admission] = {}
+        plain: Marks | None = None
         for queue in engine.topics.queues(numbers):
-            marks = marks_in(
-                queue,
-                said.rank,
-                engine.timeline,
-                group=said.extras.get("group"),
-                expires=said.expires,
-                replace=said.replace,
-            )
+            marks = plain
+            if plain is None or queue.marks_all or queue.options.order == "lifo":
+                marks = marks_in(
+                    queue,
+                    said.rank,
+                    engine.timeline,
+                    group=said.extras.get("group"),
+                    expires=said.expires,
+                    replace=said.replace,
+                )
+                if not queue.marks_all and queue.options.order != "lifo":
+                    plain = marks  # most queues have the same
+            assert marks is not None
             if marks not in drafts:
                 drafts[marks] = [
                     engine.log.refer_to(record, self._topic.id, 0, marks, said.due) for record in self._records
@@ -195,14 +201,15 @@ class Publishing:
         engine, topic, said = self._engine, self._topic, self._said
         self._full = None
         numbers = txn.topic_numbers(topic.id)
-        if numbers.version != self._version:
+        is_forgetful = numbers.forgettable > 0
+        if numbers.version != self._version or is_forgetful > topic.is_forgetful:
             return _STALE
         self.leaves_work = numbers.removed > 0
         if said.dedup is not None:
             entry = txn.entry(DEDUP, topic.id, (said.dedup,))
             if entry is not None and entry[1] > engine.timeline.now_ns(STABLE):
                 return [(entry[0], 0)]
-        fed = {parts[0] for parts, _ in txn.entries(FEED, topic.id)}
+        fed = {parts[0] for parts, _ in txn.entries(FEED, topic.id)} if numbers.feeds else set()
         receivers = len(self._plain) + len(self._admissions)
         if not receivers and said.mandatory:
             raise Unroutable(

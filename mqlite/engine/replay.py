@@ -95,6 +95,7 @@ def begin(txn: Any, queue: int, topic: int, start: int, voids: bool) -> None:
     feed = txn.entry(FEED, topic, (queue,))
     if feed is None:
         txn.count(queue, 0, 0, 0, 1)
+        txn.topic_numbers(topic).feeds += 1
     txn.enter(FEED, topic, (queue,), (start, int(voids), start if feed is None else min(start, feed[2])))
     txn.notes.append((CHANGED, queue))
 
@@ -103,6 +104,7 @@ def end(txn: Any, queue: int, topic: int) -> None:
     """Under L: it gets what is published from now on."""
     if txn.strike(FEED, topic, (queue,)):
         txn.count(queue, 0, 0, 0, -1)
+        txn.topic_numbers(topic).feeds -= 1
 
 
 def let_go_some(txn: Any, queue: int, topic: int, until: int) -> bool:
@@ -186,18 +188,18 @@ def top_up(engine: Settling, queue: QueueState) -> tuple[int, bool]:
             if not snapshot.counters(queue.id).feeds:
                 return 0, False
         try:
-            moved = engine.log.write(lambda txn: _move_some(engine, queue, txn))
-        except StoreFull:  # what is there can still be taken, which makes room
-            moved = None
+            moved = engine.log.write(lambda txn: _move_some(engine, queue, txn, FED_AT_ONCE))
+        except StoreFull:
+            moved = engine.log.write(lambda txn: _move_some(engine, queue, txn, 1))  # from the reserve
         if moved is None:
             return engine.timeline.tick_after(RETRY_NS), False
         if moved:
             return 0, True
 
 
-def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
+def _move_some(engine: Settling, queue: QueueState, txn: Any, at_most: int) -> int | None:
     """Under L: the next messages of a feed that the subscription wants, into it; how many. None where it has no room.
-    Raises StoreFull, with nothing changed.
+    Raises StoreFull, with nothing changed, unless it is one at most.
     """
     feed = txn.entry(FEED, queue.topic, (queue.id,))
     if feed is None:
@@ -205,7 +207,7 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
     if _prepare_some(engine, queue, txn):
         return 0
     options = engine.catalog.options(queue, txn)
-    room = options.maxsize - txn.counters(queue.id).total if options.maxsize else FED_AT_ONCE
+    room = min(at_most, options.maxsize - txn.counters(queue.id).total) if options.maxsize else at_most
     if room <= 0:
         return None
     some, is_all = _some(engine.log, txn, queue.topic, feed[0])
@@ -220,7 +222,8 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any) -> int | None:
             drafts.append((number, *reference_to(engine, queue, record)))
     else:
         number = some[-1][0] + 1 if some else feed[0]
-    txn.reserve(sum(engine.log.footprint(draft) for _, _, _, draft in drafts))
+    if at_most > 1:
+        txn.reserve(sum(engine.log.footprint(draft) for _, _, _, draft in drafts))
     passed = {each for each, _ in some if each < number}
     for seq, due, rank, draft in drafts:
         if due is None:

@@ -31,6 +31,7 @@ class Claim:
     """A message that this process holds. `record` is read from `raw` after the commit that makes the row.
 
     damaged: the record does not match its checksum, so nothing that it says is to be trusted.
+    body: what the topic keeps of a reference, as of the claim, where that was looked up.
     commit: the number of that commit. As long as it is the last one, the row is there and as it was.
     """
 
@@ -40,4 +41,5 @@ class Claim:
     raw: Raw
     commit: int = -2
     damaged: bool = False
+    body: Raw | None = None
     record: Record = attrs.field(init=False)

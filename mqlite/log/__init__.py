@@ -103,7 +103,7 @@ class TopicNumbers:
     version grows with every change of the topic's options or members, parted with each member that goes. stored:
     bodies that are kept, for whatever reason. retained: those that are kept for replay; none before the id `first`; up
     to `trimmed`, put at trimmed_ns, some have gone. last: the newest id. forgettable: entries of FORGOTTEN; removed:
-    subscriptions among REMOVED.
+    subscriptions among REMOVED; feeds: entries of FEED.
     """
 
     version: int = 0
@@ -119,6 +119,7 @@ class TopicNumbers:
     forgettable: int = 0
     removed: int = 0
     parted: int = 0
+    feeds: int = 0
 
 
 @attrs.define
@@ -311,6 +312,12 @@ class Log(Protocol):
 
     def resolved(self, snapshot: Snapshot, record: Record) -> Record:
         """A record with its body, which a topic may keep. Raises MessageCorrupted."""
+
+    def body_of(self, snapshot: Snapshot, raw: Raw) -> Raw | None:
+        """What a topic keeps of a stored reference, for `joined`; None where the record has all."""
+
+    def joined(self, record: Record, raw: Raw) -> Record:
+        """As `resolved`, with what `body_of` found. Raises MessageCorrupted."""
 
     def key_of(self, raw: Raw) -> bytes | None:
         """The digest of the key of what a topic keeps, unchecked."""

@@ -55,6 +55,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import struct
 import zlib
 from typing import Any
@@ -88,6 +89,7 @@ _REMOVED = struct.Struct(">QQI")
 _PUT = struct.Struct(">QQIQQQIII")
 #: Shorter ones, of formats 1 and 2: what is missing is zero.
 _OLD_PUT_BYTES = (struct.calcsize(">QQIQI"), struct.calcsize(">QQIQQQII"))
+_topic_fields = operator.attrgetter(*attrs.fields_dict(TopicNumbers))
 _TOPIC = struct.Struct(f">{len(attrs.fields(TopicNumbers))}QI")
 _LAST_QUEUE = struct.Struct(">II")
 _SOURCE = struct.Struct(">II")
@@ -252,6 +254,13 @@ def failures_of(value: bytes) -> int:
     return int(_ID.unpack_from(value, 28)[0]) if len(value) >= _HEADER_BYTES else 0
 
 
+def source_of(value: bytes) -> int:
+    """The topic that a reference refers to, unchecked; 0 where it is none."""
+    if len(value) >= _HEADER_BYTES + _SOURCE.size and value[6] & SOURCE >> 8:
+        return int(_SOURCE.unpack_from(value, len(value) - _SOURCE.size)[0])
+    return 0
+
+
 def weight(value: bytes) -> int:
     """Bytes of a stored message, and of its body where a topic keeps that, unchecked."""
     if len(value) >= _HEADER_BYTES + _SOURCE.size and value[6] & SOURCE >> 8:
@@ -398,7 +407,7 @@ def _lengthened(put: bytes) -> bytes:
 
 def packed_topic(numbers: TopicNumbers) -> bytes:
     """The value of a topic_key."""
-    head = _TOPIC.pack(*attrs.astuple(numbers), 0)[: -_CRC.size]
+    head = _TOPIC.pack(*_topic_fields(numbers), 0)[: -_CRC.size]
     return head + _CRC.pack(_crc32(head))
 
 

@@ -282,11 +282,11 @@ class Tally:
             known = (False, 1) if entry is None else (True, entry[0])
         self._counts[topic, number] = known[0], known[1] + change
 
-    def settle(self, txn: Indexing, forget: Callable[[int, int], None]) -> None:
+    def settle(self, txn: Any, forget: Callable[[int, int], None]) -> None:
         """Store the numbers; bodies without references go, by `forget(topic, number)`."""
         while self._counts:
             (topic, number), (entered, count) = next(iter(self._counts.items()))
-            gone = count <= 0 and not any(feed[1][2] <= number for feed in txn.entries(FEED, topic))
+            gone = count <= 0 and not self._is_to_be_replayed(txn, topic, number)
             if count != 1 and not gone:
                 txn.enter(REFERENCES, topic, (number,), (max(0, count),))
             elif entered:
@@ -294,3 +294,9 @@ class Tally:
             if gone:
                 forget(topic, number)
             del self._counts[topic, number]
+
+    @staticmethod
+    def _is_to_be_replayed(txn: Any, topic: int, number: int) -> bool:
+        if not txn.topic_numbers(topic).feeds:
+            return False
+        return any(feed[2] <= number for _, feed in txn.entries(FEED, topic))

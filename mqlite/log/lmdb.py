@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import attrs
 import lmdb
 
 from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
@@ -145,8 +144,23 @@ class LmdbLog:
         raw = snapshot.kept(topic, record.id)
         if raw is None:
             raise MessageCorrupted(f"the body of message {record.id} is gone: restore the store from a backup")
-        kept = fmt.decoded(fmt.kept_key(topic, record.id), raw)
-        return attrs.evolve(record, payload=kept.payload, extras=kept.extras)
+        return LmdbLog.joined(record, raw)
+
+    @staticmethod
+    def body_of(snapshot: Snapshot, raw: bytes) -> bytes | None:
+        """What a topic keeps of a reference."""
+        topic = fmt.source_of(raw)
+        return snapshot.kept(topic, fmt.id_of(raw)) if topic else None
+
+    @staticmethod
+    def joined(record: Record, raw: bytes) -> Record:
+        """A reference, and what the topic keeps of it. Raises MessageCorrupted."""
+        marks, number = record.marks, record.id
+        assert marks is not None
+        assert marks.source is not None
+        kept = fmt.decoded(fmt.kept_key(marks.source[0], number), raw)
+        failures, acquired = record.delivery_count, record.acquired_count
+        return Record(kept.payload, record.enqueued_ns, number, failures, acquired, kept.extras, None, marks)
 
     @staticmethod
     def is_reference(raw: bytes) -> bool:

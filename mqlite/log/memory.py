@@ -495,6 +495,13 @@ class MemoryLog(Indexing):
         """The record itself."""
         return raw
 
+    def body_of(self, snapshot: Snapshot, raw: Record) -> None:
+        """The record has its body."""
+
+    def joined(self, record: Record, raw: Record) -> Record:
+        """The record itself."""
+        return record
+
     def resolved(self, snapshot: Snapshot, record: Record) -> Record:
         """The record itself: it has its body."""
         return record

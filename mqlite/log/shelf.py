@@ -10,7 +10,7 @@ from sortedcontainers import SortedDict
 
 from ..message import DEFAULT_RANK, Position, Record
 from . import Counters
-from .index import DEDUP_END, EXPIRY, FORGOTTEN, GROUP, KINDS, LOW_MASK, UNIQUE, Parts
+from .index import DEDUP_END, EXPIRY, FORGOTTEN, GROUP, LOW_MASK, UNIQUE, Parts
 from .run import Run
 
 #: the lower half of its position (the seq, as a rule), body, enqueued_ns, and the Record where there is more to know
@@ -112,8 +112,12 @@ _SORTED = frozenset({DEDUP_END})
 _NESTED = frozenset({EXPIRY, FORGOTTEN, UNIQUE})
 
 
-def _new_index(kind: int) -> Index:
-    return NestedIndex() if kind in _NESTED else Run() if kind in _SORTED else {}
+class Indexes(dict[int, Index]):
+    """By kind; made when they are first used, since most queues use few."""
+
+    def __missing__(self, kind: int) -> Index:
+        index: Index = NestedIndex() if kind in _NESTED else Run() if kind in _SORTED else {}
+        return self.setdefault(kind, index)
 
 
 def bytes_of(body: object) -> int:
@@ -147,7 +151,7 @@ class Shelf:
         self.lanes: SortedDict[int, Lane] = SortedDict({0: self.first})
         self.delayed: SortedDict[Waiting, Record] = SortedDict()
         self.groups = NestedIndex()
-        self.indexes: tuple[Index, ...] = tuple(self.groups if kind == GROUP else _new_index(kind) for kind in KINDS)
+        self.indexes = Indexes({GROUP: self.groups})
         self.marked = 0  # messages with entries in them, besides that of their place
         self.total = 0
         self.bytes = 0
