@@ -25,7 +25,7 @@ from ..errors import (
 from ..log import DEAD_BIT
 from ..message import Position, Record
 from ..waiting import Interrupt, Seat
-from . import pace, replay, seats
+from . import pace, replay, seats, subscriptions
 from .catalog import QueueState
 from .parts import ns_of
 from .picking import NOTHING, Picking
@@ -170,6 +170,8 @@ class Claiming(Picking):
             again_ns, replayed = replay.top_up(self, state)
             times.append(again_ns)
             moved = moved or replayed
+        if kind is Kind.SPACE and state is not None and state.topic:  # a publisher waits: it may have to go
+            times.append(subscriptions.wake_ns(self, state))
         if queue & DEAD_BIT:  # what expires in its origin comes here
             origin_ns, moved_there = self.schedule.care(queue & ~DEAD_BIT)
             times.append(origin_ns)

@@ -53,25 +53,30 @@ def withdraw(engine: Engine, number: int) -> bool:
     return engine.log.write(lambda txn: take(txn, number))
 
 
-def settle(engine: Engine) -> None:
-    """Do what the dead have left to be done. What finds no room is left for later. By one thread at a time: the others
-    need not wait for it, and publishing may notice a death itself.
+def settle(engine: Engine) -> bool:
+    """Do what the dead have left to be done; False where some of it is left. By one thread at a time: the others need
+    not wait for it, and publishing may notice a death itself.
     """
-    if engine.settling.acquire(blocking=False):
-        try:
-            _settle_all(engine)
-        finally:
-            engine.settling.release()
+    if not engine.settling.acquire(blocking=False):
+        return False
+    try:
+        return _settle_all(engine)
+    finally:
+        engine.settling.release()
 
 
-def _settle_all(engine: Engine) -> None:
+def _settle_all(engine: Engine) -> bool:
     with engine.log.read() as snapshot:
         legacies = [(owner, record, said) for owner, record, said in found(engine, snapshot)]
     dead = {owner for owner in {owner for owner, _, _ in legacies} if not engine.presence.is_alive(owner)}
+    all_done = True
     for owner, record, said in legacies:
         if owner in dead:
-            with contextlib.suppress(ShutDown, MqliteError):
+            try:
                 _settle(engine, record, said)
+            except (ShutDown, MqliteError):
+                all_done = False
+    return all_done
 
 
 def give_up_one(engine: Engine, number: int) -> None:

@@ -64,7 +64,7 @@ class Engine(Putting):
     def look_around(self) -> None:
         """A new process: what the dead hold comes back, and what they have left to be done is done."""
         self.takeback.look_around()
-        legacies.settle(self)
+        self.takeback.settle()
 
     def look_now_and_then(self) -> None:
         """Notice who has died, for a process that only publishes: it takes nothing and never waits."""

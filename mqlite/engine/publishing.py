@@ -120,7 +120,9 @@ class Publishing:
     def _attempt_for(self, full: QueueState, interrupt: Interrupt) -> Callable[[Seat], Outcome | None]:
         def attempt(seat: Seat) -> Outcome | None:
             found = self._attempt(interrupt)
-            return [] if found is None and self._full is not full else found  # []: another one is full now
+            if found is None and (self._full is not full or full.options.overflow != "block"):
+                return []  # another one is full now, or it has another policy
+            return found
 
         return attempt
 

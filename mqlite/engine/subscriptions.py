@@ -26,6 +26,7 @@ from .topics import TopicState, binding_of
 
 if TYPE_CHECKING:
     from .machine import Engine
+    from .settling import Settling
 
 #: Bytes that a new member takes in the log, with its binding, its legacy and their names.
 ROOM = 8192
@@ -327,6 +328,7 @@ def stop_using(engine: Engine, txn: Any, topic: int, queue: int) -> None:
     line, end_ns = engine.timeline.after(definition.details["expires_after"]) or engine.timeline.soon()
     txn.enter(FORGOTTEN, topic, (line, end_ns, queue))
     txn.topic_numbers(topic).forgettable += 1
+    txn.notes.append((CHANGED, queue))  # a publisher that waits for room in it has a time to wake
 
 
 def forget_unused(engine: Engine, topic: TopicState) -> int:
@@ -336,6 +338,16 @@ def forget_unused(engine: Engine, topic: TopicState) -> int:
     if not any(found is not None and engine.timeline.is_past((found[0][0], found[0][1])) for found in times):
         return 0
     return engine.log.write(lambda txn: _forget_unused(engine, topic, txn))
+
+
+def wake_ns(engine: Settling, queue: QueueState) -> int:
+    """When to look, by the monotonic clock, whether a subscription of the same topic has to go; 0: none will."""
+    with engine.log.read() as snapshot:
+        if not snapshot.topic_numbers(queue.topic).forgettable:
+            return 0
+        first = [next(snapshot.entries(FORGOTTEN, queue.topic, (line,)), None) for line in LINES]
+    times = [(found[0][0], found[0][1]) for found in first if found is not None]
+    return min((max(1, engine.timeline.wake_ns(due)) for due in times), default=0)
 
 
 def _forget_unused(engine: Engine, topic: TopicState, txn: Any) -> int:

@@ -22,6 +22,10 @@ from .steps import ARRIVED, CHANGED, Claim
 Bury = Callable[[Any, Claim, str, str | None, str | None, int], None]
 
 
+#: How soon to try again what found no room.
+RETRY_NS = 500_000_000
+
+
 class TakeBack:
     """Revokes claims, always under L then C. [2] [15]"""
 
@@ -33,7 +37,7 @@ class TakeBack:
         clock: Clock,
         catalog: Catalog,
         bury: Bury,
-        settle: Callable[[], None],
+        settle: Callable[[], bool],
     ) -> None:
         self._log = log
         self._claims = claims
@@ -42,6 +46,7 @@ class TakeBack:
         self._catalog = catalog
         self._bury = bury
         self._settle = settle
+        self._unsettled_ns = 0  # when to settle again what the dead have left to be done; 0: all of it is done
 
     def care(self, queue: int) -> tuple[int, bool]:
         """Watch all owners, take back what the dead and the hung hold. (next deadline or 0, whether anything
@@ -54,12 +59,17 @@ class TakeBack:
             self.take_back()
             with self._claims.read() as c:
                 return c.deadline_ns(queue), True
+        if self._unsettled_ns:
+            self.notice_deaths()
+            deadline_ns = min(filter(None, (deadline_ns, self._unsettled_ns)), default=0)
         return deadline_ns, False
 
     def notice_deaths(self) -> None:
         """Take back what is held by a watched process that died. One poll(2), none where nobody is watched."""
         if self._presence.someone_died():
             self.take_back()
+        elif self._unsettled_ns and self._unsettled_ns <= self._clock.monotonic_ns():
+            self.settle()
 
     def notice_changes(self) -> None:
         """As `notice_deaths`, also of owners that came since the last look. One snapshot of the claims."""
@@ -143,7 +153,15 @@ class TakeBack:
         self._log.hold(op)
         if doomed:
             self._log.write(bury)
-        self._settle()
+        self.settle()
+
+    def settle(self) -> None:
+        """Do what the dead have left to be done; what an interrupt or a full queue keeps from it, later. [25]"""
+        self._unsettled_ns = self._clock.monotonic_ns()
+        if self._settle():
+            self._unsettled_ns = 0
+        else:
+            self._unsettled_ns += RETRY_NS
 
     def _last_failure(
         self, txn: Any, queue: int, position: Position, raw: Raw, row: Row, failures: int
