@@ -127,7 +127,7 @@ def run(path: str, readings: int, start_method: str | None) -> bool:
         for process in sensors.values():
             process.start()
 
-        while windows.last.get(DOOMED, {"number": 0})["number"] < readings // 2:
+        while windows.last.get(DOOMED, {"number": 0})["number"] < max(1, readings // 2):
             windows.take(timeout=60)
         sensors[DOOMED].kill()
         [will] = alarms.receive(timeout=60)  # no need to look for the dead: it comes by itself

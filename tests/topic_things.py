@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +14,8 @@ from hand_clock import HandClock
 
 import mqlite
 from mqlite.channel import Channel
+from mqlite.codecs import BodyCodec
+from mqlite.log.index import KINDS
 from mqlite.store import open_store
 
 GUARD = 10.0
@@ -40,7 +45,8 @@ class Shop:
     def queue(self, name: str = "work", **options: Any) -> mqlite.Queue[Any]:
         """A handle on the queue of that name."""
         codec = options.pop("codec", "json")
-        self._handles.append(mqlite.Queue.of(Channel.open(self._store(), name, {**options, "codec": codec} if codec != "json" else options, codec)))
+        named = {**options, "codec": BodyCodec(codec).name} if codec != "json" else options
+        self._handles.append(mqlite.Queue.of(Channel.open(self._store(), name, named, codec)))
         return self._handles[-1]
 
     def check(self) -> list[str]:
@@ -70,12 +76,12 @@ class Shop:
             for environment in (log, claims):
                 environment.ensure_open()
             return log._lmdb.stat()["entries"], claims._lmdb.stat()["entries"]
-        log = engine.log
-        count = len(log._definitions) + sum(map(len, log._kept.values())) + len(log._shelves)
-        for shelf in log._shelves.values():
-            count += shelf.total + sum(len(list(index.walk((), ()))) if hasattr(index, "walk") else len(index) for index in shelf.indexes)
-        with engine.claims.read() as c:
-            return count, len(list(c.rows()))
+        with engine.log.read() as log, engine.claims.read() as c:
+            definitions, queues = log.definitions(), list(log._shelves)
+            bodies = sum(1 for each in definitions if each.kind == "topic" for _ in log.all_kept(each.id))
+            indexed = sum(1 for queue in queues for kind in KINDS for _ in log.entries(kind, queue))
+            stored = sum(log.counters(queue).total for queue in queues)
+            return len(definitions) + len(queues) + bodies + indexed + stored, len(list(c.rows()))
 
 
 @pytest.fixture
@@ -135,3 +141,92 @@ def held(queue: mqlite.Queue[Any], most: int = 1 << 16) -> list[mqlite.Message]:
         return queue.receive(most, timeout=0)
     except mqlite.Empty:
         return []
+
+
+# ---------------------------------------------------------------------- sent to children
+def publish_in_child(topic: mqlite.Topic[Any], number: int) -> None:
+    topic.publish(["child", number], "from.child")
+
+
+def take_in_child(sub: mqlite.Subscription, results: mqlite.Queue[Any], count: int) -> None:
+    for _ in range(count):
+        with sub.receive(timeout=GUARD)[0] as message:
+            results.put([message.body, message.routing_key, sub.name, sub.pattern])
+
+
+def use_consumer_in_child(consumer: mqlite.Consumer, results: mqlite.Queue[Any]) -> None:
+    with consumer:
+        results.put(consumer.receive(timeout=GUARD).body)
+
+
+def subscribe_in_child(topic: mqlite.Topic[Any], told: Any) -> None:
+    sub = topic.subscribe(durable=False)
+    told.send(sub.name)
+    told.send(sub.get(timeout=GUARD))
+    topic.close()
+
+
+def in_pool(arguments: tuple[mqlite.Topic[Any], int]) -> int:
+    topic, number = arguments
+    return int(topic.publish(number, "pool"))
+
+
+def is_even(message: mqlite.Message) -> bool:
+    """A filter that children can import."""
+    return bool(message.body % 2 == 0)
+
+
+def main(method: str, folder: str) -> None:
+    """Send handles to the children of one start method, and work with them there. Prints "ok"."""
+    context: Any = multiprocessing.get_context(method)
+    path = os.path.join(folder, "app.mq")
+    topic: mqlite.Topic[Any] = mqlite.Topic("events", path)
+    results: mqlite.Queue[Any] = mqlite.Queue("results", path)
+    sub, even = topic.subscribe("s", "#.child"), topic.subscribe("even", "even", is_even)
+
+    def run(*processes: Any) -> None:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0, process
+
+    run(*(context.Process(target=publish_in_child, args=(topic, number)) for number in range(3)))
+    assert sorted(got(sub)) == [["child", 0], ["child", 1], ["child", 2]]
+
+    topic.publish_many([1, 2], "child")
+    run(context.Process(target=take_in_child, args=(sub, results, 2)))
+    assert [results.get(timeout=GUARD) for _ in range(2)] == [[n, "child", "s", "#.child"] for n in (1, 2)]
+
+    topic.publish_many([1, 2, 3, 4], "even")
+    run(context.Process(target=take_in_child, args=(even, results, 2)))
+    assert [results.get(timeout=GUARD)[0] for _ in range(2)] == [2, 4]
+
+    topic.publish("consumed", "child")
+    with sub.consumer(prefetch=2) as consumer:
+        run(context.Process(target=use_consumer_in_child, args=(consumer, results)))
+    assert results.get(timeout=GUARD) == "consumed"
+    assert got(sub) == ["consumed"]  # given back when the child closed it
+
+    hears, tells = context.Pipe(duplex=False)
+    child = context.Process(target=subscribe_in_child, args=(topic, tells))
+    child.start()
+    assert hears.recv() in topic.subscriptions()
+    assert topic.publish("hello").receivers == 1
+    assert hears.recv() == "hello"
+    child.join(60)
+    assert topic.subscriptions() == ["s", "even"]
+
+    pooled = topic.subscribe("pooled", "pool")
+    with context.Pool(2) as pool:
+        ids = pool.map(in_pool, [(topic, number) for number in range(10)])
+    assert sorted(message.id for message in messages(pooled)) == sorted(ids)
+
+    assert topic.check() == []
+    for handle in (results, topic):
+        handle.close()
+    print("ok")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

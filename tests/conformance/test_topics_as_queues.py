@@ -3,6 +3,9 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import os
+import queue
+import signal
 from typing import Any
 
 import pytest
@@ -518,7 +521,7 @@ def test_a_publish_waits_for_one_full_subscription_after_the_other(topic: Topic,
     assert (one.qsize(), publishing.done()) == (0, False)
     assert got(two) == [1]
     until_waiting(three, Kind.SPACE)
-    assert got(three) == [1]
+    assert got(three, 1) == [1]
     publishing.result(GUARD)
     assert (got(one), got(two), got(three)) == ([2], [2], [2])
 
@@ -533,16 +536,96 @@ def test_a_publish_that_waits_for_the_second_finds_the_first_full_again(topic: T
     topic.publish("between", "one", timeout=0)
     assert got(two) == [1]
     until_waiting(one, Kind.SPACE)
-    assert got(one) == ["between"]
+    assert got(one, 1) == ["between"]
     publishing.result(GUARD)
     assert (got(one), got(two)) == ([2], [2])
+
+
+def test_a_publish_that_waits_goes_on_when_the_full_subscription_has_expired(shop: Shop, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+    topic = shop.topic()
+    sub = topic.subscribe("full", maxsize=1, expires_after=0.05)
+    other = topic.subscribe("other")
+    topic.publish(1)
+    publishing = in_thread(topic.publish, 2)
+    until_waiting(sub, Kind.SPACE)
+    sub.close()  # its time begins
+    assert publishing.result(GUARD).receivers == 1
+    assert (got(other), topic.subscriptions()) == ([1, 2], ["other"])
+
+
+def test_room_that_one_publisher_cannot_use_goes_to_the_next(topic: Topic, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+    one, two = topic.subscribe("one", "#.one.#", maxsize=1), topic.subscribe("two", "#.two.#", maxsize=1)
+    topic.publish(0, "one.two")
+    both = in_thread(topic.publish, "both", "one.two")
+    until_waiting(one, Kind.SPACE)
+    only = [in_thread(topic.publish, f"only {n}", "one") for n in range(2)]
+    until_waiting(one, Kind.SPACE, 3)
+    assert got(one, 1) == [0]
+    until_waiting(two, Kind.SPACE)  # the first in line needs room there, too
+    found = [one.get(timeout=GUARD)]  # though the other is full
+    found.append(one.get(timeout=GUARD))
+    assert sorted(found) == ["only 0", "only 1"]
+    assert [each.result(GUARD).receivers for each in only] == [1, 1]
+    assert got(two, 1) == [0]
+    assert both.result(GUARD).receivers == 2
+    assert (got(one), got(two)) == (["both"], ["both"])
+
+
+def test_each_ack_lets_one_of_several_publishers_go(topic: Topic, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+    full, wide = topic.subscribe("full", maxsize=1), topic.subscribe("wide")
+    topic.publish(0)
+    publishers = [in_thread(topic.publish, n) for n in range(1, 6)]
+    until_waiting(full, Kind.SPACE, 5)
+    found = [full.get(timeout=GUARD) for _ in range(6)]
+    for publisher in publishers:
+        publisher.result(GUARD)
+    assert sorted(found) == list(range(6))
+    assert got(wide) == found
+
+
+def test_publishers_with_many_and_with_few_messages_all_find_room_in_the_end(topic: Topic, in_thread: InThread) -> None:
+    small, other = topic.subscribe("small", maxsize=4), topic.subscribe("other", "b", maxsize=3)
+
+    def publish(thread: int) -> None:
+        for n in range(15):
+            topic.publish_many([[thread, n]] * (1 + (thread + n) % 3), "b" if thread % 2 else "a")
+
+    def take(sub: mqlite.Subscription, count: int) -> list[int]:
+        return [message.id for _ in range(count) for message in [sub.receive(timeout=GUARD)[0]] if message.ack() is None]
+
+    publishers = [in_thread(publish, thread) for thread in range(4)]
+    counts = [sum(1 + (thread + n) % 3 for n in range(15)) for thread in range(4)]
+    takers = [in_thread(take, small, sum(counts)), in_thread(take, other, counts[1] + counts[3])]
+    for publisher in publishers:
+        publisher.result(GUARD)
+    found = [taker.result(GUARD) for taker in takers]
+    assert [len(each) for each in found] == [sum(counts), counts[1] + counts[3]]
+    assert all(each == sorted(each) for each in found)
+    assert topic.stats().stored == 0
+
+
+def test_ctrl_c_ends_a_publish_that_waits_and_nobody_gets_it(topic: Topic, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+    full, wide = topic.subscribe("full", maxsize=1), topic.subscribe("wide")
+    topic.publish(1)
+
+    def strike() -> None:
+        until_waiting(full, Kind.SPACE)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    striking = in_thread(strike)
+    with pytest.raises(KeyboardInterrupt):
+        topic.publish(2)
+    striking.result(GUARD)
+    assert (got(full), got(wide)) == ([1], [1])
+    topic.publish(3, timeout=0)
+    assert (got(full), got(wide)) == ([3], [3])
 
 
 @pytest.mark.parametrize("overflow", ["reject", "drop_oldest", "dead_letter"])
 def test_a_publish_that_waits_goes_by_a_new_policy(topic: Topic, in_thread: InThread, until_waiting: UntilWaiting, overflow: str) -> None:
     full = topic.subscribe("full", maxsize=1)
     topic.publish(1)
-    publishing = in_thread(topic.publish, 2, timeout=GUARD)
+    publishing = in_thread(topic.publish, 2)
     until_waiting(full, Kind.SPACE)
     full.configure(overflow=overflow)
     if overflow == "reject":
@@ -580,13 +663,14 @@ def test_a_publish_that_waits_is_woken_by(topic: Topic, shop: Shop, in_thread: I
 
 
 def test_a_publish_that_runs_out_of_time_has_stored_nothing(topic: Topic) -> None:
-    full, wide = topic.subscribe("full", maxsize=1), topic.subscribe("wide")
+    full, wide = topic.subscribe("full", maxsize=2), topic.subscribe("wide")
     topic.publish(1)
     with pytest.raises(mqlite.Full):
-        topic.publish(2, timeout=0.01)
-    with pytest.raises(mqlite.Full):
         topic.publish_many([2, 3], timeout=0)
-    assert (got(full), got(wide)) == ([1], [1])
+    topic.publish(2)
+    with pytest.raises(mqlite.Full):
+        topic.publish(3, timeout=0.01)
+    assert (got(full), got(wide)) == ([1, 2], [1, 2])
 
 
 def test_what_has_expired_makes_room_for_a_publish(timed_shop: Shop, clock: HandClock) -> None:
@@ -617,6 +701,19 @@ def test_threads_that_publish_never_exceed_maxsize(topic: Topic, in_thread: InTh
     assert small.stats().lag <= 3
     assert len(got(wide)) == stored
     assert (small.stats().dead > 0) == (overflow == "dead_letter")
+
+
+def test_a_publish_that_waits_is_refused_where_a_new_policy_finds_nothing_to_drop(topic: Topic, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+    full = topic.subscribe("full", maxsize=1)
+    topic.publish(1)
+    [claimed] = held(full)
+    publishing = in_thread(topic.publish, 2)
+    until_waiting(full, Kind.SPACE)
+    full.configure(overflow="drop_oldest")
+    with pytest.raises(mqlite.Full):
+        publishing.result(GUARD)
+    claimed.ack()
+    assert topic.stats().stored == 0
 
 
 # ---------------------------------------------------------------------- what can never fit
@@ -710,6 +807,16 @@ def test_a_subscription_can_be_configured_for_every_handle(topic: Topic) -> None
     topic.publish_many([1, 2], timeout=0)
     held(sub, 1)[0].nack()
     assert (sub.maxsize, sub.stats().dead) == (2, 1)
+
+
+def test_watermarks_see_what_is_published(topic: Topic, in_thread: InThread) -> None:
+    sub = topic.subscribe("s")
+    levels: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+    with sub.watermarks(3, 1, on_high=lambda n: levels.put(("high", n)), on_low=lambda n: levels.put(("low", n))):
+        topic.publish_many([1, 2, 3])
+        assert levels.get(timeout=GUARD) == ("high", 3)
+        assert got(sub) == [1, 2, 3]
+        assert levels.get(timeout=GUARD)[0] == "low"
 
 
 def test_a_subscription_takes_nothing_in_by_itself(topic: Topic) -> None:
