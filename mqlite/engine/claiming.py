@@ -284,14 +284,11 @@ class Claiming(Picking):
                 self._raise_if_removed(queue)
                 if entry is not REMOVER and (entry.number or c.any_seat(generation) or queue.is_held_up):
                     count = self._admitted(c, queue, count, entry)
+                fed = queue.topic and waiting and due_too and snapshot.counters(queue.id).feeds
+                if fed and replay.is_void(snapshot, queue):
+                    return None  # what it holds goes first
                 picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else NOTHING
-                if (
-                    waiting
-                    and due_too
-                    and queue.topic
-                    and len(picked.taken) < count
-                    and snapshot.counters(queue.id).feeds
-                ):
+                if fed and len(picked.taken) < count:
                     return None  # its topic has more for it
                 bodies = [self.log.body_of(snapshot, raw) for _, raw, _ in picked.taken] if queue.topic else None
                 held_up = not count and c.shut(queue.id) is Shut.DRAINING
@@ -496,6 +493,10 @@ class Claiming(Picking):
             row = c.row(claim.queue.id, claim.position)
             if row is None or row.holder != claim.row.holder:
                 return False
+            if claim.queue.topic:  # a seek may have taken it away, and its row may be about to go
+                with self.log.read() as snapshot:
+                    if not snapshot.has(claim.queue.id, claim.position):
+                        return False
             timeout = claim.queue.options.ack_timeout
             deadline_ns = self.clock.monotonic_ns() + ns_of(timeout) if timeout is not None and row.deadline_ns else 0
             c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))

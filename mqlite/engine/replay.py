@@ -305,6 +305,12 @@ def due_in(extras: dict[str, Any], name: str) -> Due | None:
 
 
 # ---------------------------------------------------------------------- looking
+def is_void(snapshot: Snapshot, queue: QueueState) -> bool:
+    """Whether what the queue holds goes before anything is taken from it, since a seek was decided."""
+    feed = snapshot.entry(FEED, queue.topic, (queue.id,))
+    return feed is not None and bool(feed[1])
+
+
 def is_ahead(snapshot: Snapshot, queue: QueueState, number: int) -> bool:
     """Whether a feed may still move the message with that id."""
     feed = snapshot.entry(FEED, queue.topic, (queue.id,))

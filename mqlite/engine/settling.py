@@ -20,6 +20,7 @@ from ..log import DEAD_BIT, Snapshot
 from ..log.index import LOW_MASK, PLACE, in_line, order_of
 from ..message import Marks, Record, rank_at
 from ..options import QueueOptions
+from . import replay
 from .catalog import QueueState
 from .groups import offer
 from .parts import Parts, ns_of
@@ -34,7 +35,15 @@ class Settling(Parts):
         self._check_rows(claims)
         for claim in claims:
             if not txn.has(claim.queue.id, claim.position):
-                raise self._taken_away(claim)
+                raise self._taken_away(txn, claim)
+            if claim.queue.topic and self._is_void(txn, claim):
+                raise self._lost(claim)
+
+    def _is_void(self, txn: Any, claim: Claim) -> bool:
+        """Whether a seek was decided meanwhile: what the subscription held is no more, even if it is still there. [24]"""
+        if not txn.topic_numbers(claim.queue.topic).feeds or not self.log.is_reference(claim.raw):
+            return False
+        return replay.is_void(txn, claim.queue)
 
     def _check_rows(self, claims: Iterable[Claim]) -> None:
         """The rows of `check_claims`. No snapshot where nothing was committed since these were made."""
@@ -54,26 +63,32 @@ class Settling(Parts):
             "back): nothing was changed; another consumer has the message or will get it"
         )
 
-    def _taken_away(self, claim: Claim) -> LeaseLost:
+    def _taken_away(self, txn: Any, claim: Claim) -> LeaseLost:
         """Under L: the message is gone, and so goes the row, if a kill left it there."""
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            row = c.row(claim.queue.id, claim.position)
-            if row is not None and row.holder == claim.row.holder:
-                c.drop(claim.queue.id, claim.position, row.group)
+            self._drop_row(c, txn, claim)
         return self._lost(claim)
+
+    @staticmethod
+    def _drop_row(c: Any, txn: Any, claim: Claim) -> None:
+        row = c.row(claim.queue.id, claim.position)
+        if row is not None and row.holder == claim.row.holder:
+            c.drop(claim.queue.id, claim.position, row.group)
+            if row.group:
+                offer(c, txn, claim.queue, row.group)
 
     # ------------------------------------------------------------------ removed
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
 
         def op(txn: Any) -> None:
-            if len(claims) == 1:
+            if len(claims) == 1 and not claims[0].queue.topic:
                 self._check_rows(claims)
             else:
                 self.check_claims(txn, claims)
             for claim in claims:
                 if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
-                    raise self._taken_away(claim)
+                    raise self._taken_away(txn, claim)
                 txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
 
         self.log.write(op)
@@ -152,7 +167,9 @@ class Settling(Parts):
             for claim in claims:
                 queue, position = claim.queue.id, claim.position
                 row = c.row(queue, position)
-                if row is not None and row.holder == claim.row.holder and txn.has(queue, position):
+                if not txn.has(queue, position):
+                    self._drop_row(c, txn, claim)  # it was taken away
+                elif row is not None and row.holder == claim.row.holder:
                     known = claim.row  # with no history where another message took the place
                     c.give_back(queue, position, Returned(known.failures + failures, known.acquired), row.group)
                     if row.group:

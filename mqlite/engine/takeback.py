@@ -102,7 +102,9 @@ class TakeBack:
                 freed: set[tuple[int, int]] = set()
                 earliest_ns = dict.fromkeys(c.deadlines(), 0)
                 for queue, position, row in list(c.rows()):
-                    if row.owner in living and not 0 < row.deadline_ns <= now_ns:
+                    # a seek that was killed leaves rows of the living, too, which may hold up a group [24]
+                    stale = bool(dead) and not txn.has(queue, position)
+                    if row.owner in living and not stale and not 0 < row.deadline_ns <= now_ns:
                         if row.deadline_ns:
                             earliest_ns[queue] = min(earliest_ns.get(queue) or row.deadline_ns, row.deadline_ns)
                         continue
