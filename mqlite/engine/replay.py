@@ -214,8 +214,8 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any, at_most: int) -> i
     binding = _binding(txn, queue)
     drafts: list[tuple[int, Due | None, int, Any]] = []
     for number, raw in some:
-        record = _wanted(engine.log, txn, queue.topic, binding, number, raw)
-        if record is not None and txn.entry(PLACE, queue.id, (number,)) is None:
+        record = _wanted(engine.log, txn, queue, binding, number, raw)
+        if record is not None:
             if len(drafts) == room:
                 is_all = False
                 break
@@ -260,13 +260,18 @@ def _binding(snapshot: Snapshot, queue: QueueState) -> Binding | None:
     return None if definition is None else binding_of(snapshot, definition)
 
 
-def _wanted(log: Log, snapshot: Snapshot, topic: int, binding: Binding | None, number: int, raw: Raw) -> Record | None:
+def _wanted(
+    log: Log, snapshot: Snapshot, queue: QueueState, binding: Binding | None, number: int, raw: Raw
+) -> Record | None:
     """What a topic keeps, if it is to be replayed. One that is damaged is: then the subscriber is told."""
-    key = log.key_of(raw)
-    if binding is None or (key is not None and snapshot.entry(REPLACE, topic, (key,)) != (number,)):
+    if binding is None or snapshot.entry(PLACE, queue.id, (number,)) is not None:
         return None
+    key = log.key_of(raw)
+    newest = None if key is None else snapshot.entry(REPLACE, queue.topic, (key,))
+    if newest is not None and newest != (number,):
+        return None  # compacted
     try:
-        record = log.decode_kept(topic, number, raw)
+        record = log.decode_kept(queue.topic, number, raw)
     except MessageCorrupted:
         return Record((0, b""), log.enqueued_ns(raw), number, extras={})
     wants = binding.wants(rank_in(record), record.extras or {})
@@ -324,15 +329,15 @@ def unfed(log: Log, snapshot: Snapshot, queue: QueueState) -> tuple[int, int | N
         return 0, None
     binding = _binding(snapshot, queue)
     count, first_ns = 0, None
-    for record in _ahead(log, snapshot, queue.topic, binding, feed[0]):
+    for record in _ahead(log, snapshot, queue, binding, feed[0]):
         count += 1
         first_ns = record.enqueued_ns if first_ns is None else first_ns
     return count, first_ns
 
 
-def _ahead(log: Log, snapshot: Snapshot, topic: int, binding: Binding | None, start: int) -> Iterator[Record]:
-    for number, raw in snapshot.all_kept(topic, start):
-        record = _wanted(log, snapshot, topic, binding, number, raw)
+def _ahead(log: Log, snapshot: Snapshot, queue: QueueState, binding: Binding | None, start: int) -> Iterator[Record]:
+    for number, raw in snapshot.all_kept(queue.topic, start):
+        record = _wanted(log, snapshot, queue, binding, number, raw)
         if record is not None:
             yield record
 

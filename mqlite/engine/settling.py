@@ -40,7 +40,7 @@ class Settling(Parts):
                 raise self._lost(claim)
 
     def _is_void(self, txn: Any, claim: Claim) -> bool:
-        """Whether a seek was decided meanwhile: what the subscription held is no more, even if it is still there. [24]"""
+        """Whether a seek was decided meanwhile: what the subscription held is void, even if it is there. [24]"""
         if not txn.topic_numbers(claim.queue.topic).feeds or not self.log.is_reference(claim.raw):
             return False
         return replay.is_void(txn, claim.queue)
