@@ -140,7 +140,10 @@ class TakeBack:
                         c.remove_owner(owner)
                         self._presence.bury(owner)
                 for queue, deadline_ns in earliest_ns.items():
-                    c.note_deadline(queue, deadline_ns)
+                    if dead and self._catalog.state(queue, txn).removed:
+                        c.forget_queue(queue)  # whoever removed it was killed before he did this
+                    else:
+                        c.note_deadline(queue, deadline_ns)
 
         def bury(txn: Any) -> None:
             with self._claims.read() as c:  # a holder that is only hung may have settled or extended meanwhile
