@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from interrupting import interrupted_at
+from interrupting import interrupted_at, learn
 
 import mqlite
 
@@ -327,6 +327,8 @@ CASES: dict[str, Case] = {**{name: Case(call, _plainly(name), options={"maxsize"
 
 def _sweep(call: str, points: Any, path: str, children: Any) -> int:
     """Interrupt the call at each of the points; how many interrupts struck."""
+    mqlite.Queue[Any]("kept", path).close()  # loads all of the package
+    learn()
     for struck_times, point in enumerate(points):
         name = f"q{point}"
         child = children.fork(_interrupted, path, name, call, point)
