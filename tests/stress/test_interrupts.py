@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from crash.kill_points import sweep_seed
 from interrupting import interrupted_at, learn
 
 import mqlite
@@ -367,8 +368,8 @@ def test_after_an_interrupt_at_some_points_the_store_works_on(call: str, path: s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("call", CASES)
 def test_after_an_interrupt_at_every_point_the_store_works_on(call: str, path: str, children: Any) -> None:
-    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "8"))  # 1: every point; else every n-th; another seed begins elsewhere
-    first = 1 + int(os.environ.get("MQLITE_SWEEP_SEED", "0")) % stride
+    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "16"))  # 1: every point; else every n-th, beginning anywhere
+    first = 1 + sweep_seed() % stride
     print(f"from {first} in steps of {stride}")
     assert _sweep(call, range(first, END + stride, stride), path, children) > 3
 
