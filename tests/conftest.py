@@ -136,7 +136,7 @@ def fill_disk(small_disk: str) -> Callable[[], None]:
 
 
 # ---------------------------------------------------------------------- threads that wait, and how a test knows that they do
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @pytest.fixture

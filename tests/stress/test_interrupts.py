@@ -30,7 +30,7 @@ GUARD = 60.0
 #: More points than any of the calls has.
 END = 5000
 #: Seconds after which a process that was interrupted is taken for hanging.
-HANGS = 10
+HANGS = 30
 
 
 def _some_points(seed: int) -> list[int]:
