@@ -105,11 +105,11 @@ def children() -> Iterator[Children]:
 # ---------------------------------------------------------------------- a disk without room
 @pytest.fixture
 def small_disk() -> Iterator[str]:
-    """A file system of 48 MiB (16 MiB of it are for the claims), where this user may mount one."""
+    """A file system of 40 MiB (16 MiB of it are for the claims), where this user may mount one."""
     folder = tempfile.mkdtemp()  # not in pytest's own: a killed run leaves the mount behind, and pytest could not clean up
     try:
         try:
-            mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], capture_output=True, check=False)
+            mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True, check=False)
         except FileNotFoundError:
             pytest.skip("a really full disk needs mount(8), which is not there")
         if mounted.returncode:
@@ -136,7 +136,7 @@ def fill_disk(small_disk: str) -> Callable[[], None]:
 
 
 # ---------------------------------------------------------------------- threads that wait, and how a test knows that they do
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import os
 import sys
 import types
@@ -26,6 +27,19 @@ def _looks(code: types.CodeType) -> dict[int, int]:
         looks = instruction.opname.startswith(("CALL", "JUMP_BACKWARD"))
         found[instruction.offset] = -handler if looks else handler
     return found
+
+
+@functools.cache
+def learn() -> None:
+    """Find all points of the package as far as it is loaded. Before a fork: its children know them, and need not find them again."""
+    unseen: list[types.CodeType] = []
+    for found in gc.get_objects():
+        if isinstance(found, types.FunctionType) and found.__code__.co_filename.startswith(PACKAGE):
+            unseen.append(found.__code__)
+    while unseen:
+        code = unseen.pop()
+        _looks(code)
+        unseen += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
 
 
 @contextmanager

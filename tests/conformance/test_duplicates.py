@@ -338,7 +338,11 @@ STATES = ("delayed", "ready", "claimed", "dead")
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("states", [("delayed",), ("ready",), ("claimed",), ("dead",), ("ready", "delayed"), STATES, {"claimed", "dead"}, ["ready"]], ids=str)
+@pytest.mark.parametrize(
+    "states",
+    [("delayed",), ("ready",), ("claimed",), ("dead",), ("ready", "delayed"), STATES, {"claimed", "dead"}, ["ready"]],
+    ids=lambda states: f"{type(states).__name__} of {' '.join(sorted(states))}",  # a set's own text depends on the hash seed
+)
 def test_only_the_named_states_are_in_the_way(timed: MakeQueue, state: str, states: Any) -> None:
     q = timed()
     first = in_state(q, state)

@@ -658,7 +658,7 @@ def test_who_waits_is_woken_when_the_retry_that_held_up_its_group_is_changed(q: 
     else:
         q.purge()
         put_all(q, "a3")
-    assert waiting.result(GUARD) == {"cancel": "a2", "lower": "a2", "ready": "a1", "purge": "a3"}[how]
+    assert waiting.result(GUARD) in {"cancel": ["a2"], "lower": ["a2"], "ready": ["a1"], "purge": ["a2", "a3"]}[how]  # purge: in several commits
 
 
 def test_who_waits_is_woken_for_a_retry_that_is_due_and_for_the_rest_of_its_group(q: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting) -> None:

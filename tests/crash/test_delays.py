@@ -112,14 +112,24 @@ def _fill(queue: mqlite.Queue[bytes], body: bytes, **options: Any) -> int:
 
 @pytest.mark.parametrize("size", [16_000, 200_000])
 def test_a_full_store_of_messages_that_are_due_can_be_drained(path: str, size: int) -> None:
-    with mqlite.Queue[bytes]("q", path, max_store_bytes=24 << 20) as queue:
-        count = _fill(queue, bytes(size), eta=time.time() + 3)
+    clock = HandClock()
+    with timed_queue(path, clock, max_store_bytes=24 << 20) as queue:
+        count = _fill(queue, bytes(size), eta=clock.moment(3))
         assert count > 50
+        clock.pass_by(3)
         for _ in range(count):
             [message] = queue.receive(timeout=30)
             message.ack()
         stats = queue.stats()
         assert (stats.ready, stats.delayed, queue.check()) == (0, 0, [])
+
+
+def test_who_waits_in_a_full_store_is_woken_when_its_messages_are_due(path: str) -> None:
+    with mqlite.Queue[bytes]("q", path, max_store_bytes=24 << 20) as queue:
+        count = _fill(queue, bytes(200_000), eta=time.time() + 1)
+        for _ in range(count):
+            queue.get(timeout=30)
+        assert (queue.stats().delayed, queue.check()) == (0, [])
 
 
 def test_a_damaged_delayed_message_without_room_among_the_dead_is_kept(path: str) -> None:

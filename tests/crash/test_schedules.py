@@ -23,8 +23,8 @@ def after(seconds: float) -> HandClock:
 
 
 def soon() -> float:
-    """A moment soon, in whole seconds."""
-    return float(int(time.time()) + 1)
+    """A moment soon, in whole seconds: to be scheduled at once, since what has begun when it is scheduled fires from then on only."""
+    return float(int(time.time()) + 2)
 
 
 def end_schedule(queue: mqlite.Queue[Any], start: float, name: str = "tick") -> int:
@@ -126,10 +126,10 @@ def test_each_firing_is_one_message_when_those_who_look_are_killed_at_any_moment
 
 def test_each_firing_is_taken_by_consumers_that_share_them_and_are_killed(path: str, children: Any) -> None:
     with mqlite.Queue[str]("q", path) as queue:
-        start = soon()
         takers = [children.fork(take, path) for _ in range(3)]
         for taker in takers:
             assert taker.hear() == "taking"
+        start = soon()
         queue.schedule("tick", "t", every=EVERY, start=start, catch_up="all")
         told = [taker.hear() for _ in range(20) for taker in takers]
         takers[0].kill()

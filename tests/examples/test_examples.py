@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import os
 import re
@@ -25,6 +26,7 @@ HUNG = 100  # seconds; nothing takes as long unless something hangs
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts an example, in a process group of its own as a terminal does; what is left of it is killed afterwards."""
     started: list[subprocess.Popen[str]] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # if it is ignored (a job in the background), so it is by what is started
 
     def run(name: str, *arguments: object) -> subprocess.Popen[str]:
         search = os.pathsep.join(filter(None, [str(Path(mqlite.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
@@ -40,9 +42,10 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         return process
 
     yield run
+    signal.signal(signal.SIGINT, before)
     for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children, too: they have the other end of the pipe
         process.communicate()
 
 

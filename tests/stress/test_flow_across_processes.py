@@ -56,18 +56,17 @@ def put_bytes(path: str, number: int, each: int, results: Any) -> None:
     results.put(most)
 
 
-def take_and_time(path: str, number: int, count: int, results: Any) -> None:
-    """Takes until nothing comes; tells when each message was asked for, and when it was there."""
+def take_and_time(path: str, number: int, results: Any) -> None:
+    """Takes until the end; tells when each message was asked for, and when it was there."""
     times = []
     with mqlite.Queue[Any]("q", path) as q:
         results.put("ready")
         while True:
             asked = time.monotonic()
-            try:
-                q.get(timeout=2)
-            except mqlite.Empty:
-                break
+            body = q.get(timeout=GUARD)
             times.append((asked, time.monotonic()))
+            if body == "end":
+                break
     results.put(times)
 
 
@@ -200,12 +199,12 @@ def test_processes_are_handed_no_more_than_their_common_rate(path: str, crew: An
     messages, processes = 60, 3
     q: mqlite.Queue[Any] = mqlite.Queue("q", path, rate=rate)
     for number in range(processes):
-        crew.start(take_and_time, path, number, messages)
+        crew.start(take_and_time, path, number)
     assert crew.hear(processes) == ["ready"] * processes
-    q.put_many(list(range(messages)))
+    q.put_many([*range(messages), *["end"] * processes])
     times = [span for spans in crew.hear(processes) for span in spans]
     crew.end()
-    assert len(times) == messages
+    assert len(times) == messages + processes
     # What was asked for at or after `start` and there by `end` was claimed in between.
     asked = sorted({start for start, _ in times})
     for start in asked:

@@ -12,8 +12,6 @@ import pytest
 
 import mqlite
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 GUARD = 60.0
 
 
