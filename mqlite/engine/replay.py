@@ -215,7 +215,7 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any, at_most: int) -> i
     drafts: list[tuple[int, Due | None, int, Any]] = []
     for number, raw in some:
         record = _wanted(engine.log, txn, queue, binding, number, raw)
-        if record is not None:
+        if record is not None and not has_expired(engine, record):
             if len(drafts) == room:
                 is_all = False
                 break
@@ -290,6 +290,12 @@ def reference_to(engine: Settling, queue: QueueState, record: Record) -> tuple[D
         due = None
     draft = engine.log.refer_to(record, queue.topic, record.id, marks, due)
     return due, rank, draft
+
+
+def has_expired(engine: Settling, record: Record) -> bool:
+    """Whether the time to live is over of what a topic keeps: then nobody gets it any more."""
+    expires = due_in(record.extras or {}, "expires")
+    return expires is not None and engine.timeline.is_past(expires)
 
 
 def rank_in(record: Record) -> int:

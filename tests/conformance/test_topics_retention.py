@@ -587,3 +587,15 @@ def test_published_counts_what_was_published_in_all(topic: Topic) -> None:
     got(a)
     got(b)
     assert (topic.stats().published, topic.stats().stored) == (8, 0)
+
+
+def test_what_has_expired_is_neither_replayed_nor_given_to_a_new_subscription(timed_shop: Shop, clock: HandClock) -> None:
+    topic = timed_shop.topic(retention="limits")
+    topic.publish_many(["short", "retained"], "a", ttl=5)
+    topic.publish("retained", "b", ttl=5, retain=True)
+    topic.publish("long", "a", ttl=50)
+    clock.pass_by(5)
+    late, new = topic.subscribe("late", start="earliest"), topic.subscribe("new")
+    assert got(late) == ["long"]
+    assert got(new) == []
+    assert (late.stats().dead, new.stats().dead) == (0, 0)

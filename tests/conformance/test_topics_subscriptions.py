@@ -206,7 +206,7 @@ def one(_: object) -> float:
         ({"path": "x"}, TypeError, "path"),
         ({"paused": True}, TypeError, "paused"),
     ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else None,
+    ids=lambda value: str(value)[:24] if isinstance(value, dict) else None,
 )
 def test_bad_options_of_a_subscription_are_told_and_make_none(topic: Topic, options: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
@@ -244,7 +244,7 @@ def test_options_that_contradict_those_of_the_topic_are_told_and_make_none(shop:
         ({"paused": True}, TypeError, "paused"),
         ({"queue": {"maxsize": 1}}, TypeError, "queue"),
     ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else None,
+    ids=lambda value: str(value)[:24] if isinstance(value, dict) else None,
 )
 def test_bad_options_of_a_topic_are_told(shop: Shop, options: dict[str, Any], error: Any, says: str) -> None:
     with pytest.raises(error, match=says):
