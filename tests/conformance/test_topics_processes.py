@@ -191,7 +191,7 @@ def test_a_publish_that_waits_there_is_woken_by_an_ack_here(disk_shop: Shop, chi
     publisher = children.fork(publish_when_told, disk_shop.path)
     publisher.say({"arguments": ["second"], "options": {"timeout": GUARD}})
     until_waiting(one, Kind.SPACE)
-    assert got(one) == ["first"]
+    assert got(one, 1) == ["first"]
     until_waiting(two, Kind.SPACE)
     assert got(two, 1) == ["first"]
     assert publisher.hear() == 2
