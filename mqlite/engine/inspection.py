@@ -11,6 +11,7 @@ from ..claims import Claims, Returned, Shut
 from ..errors import MessageCorrupted
 from ..log import DEAD_BIT, Log
 from ..message import Position, Record
+from ..system.clock import Timeline
 from .catalog import QueueState
 from .replay import unfed
 from .schedule import Schedule
@@ -30,8 +31,11 @@ def remembered(record: Record, returned: Returned | None) -> Record:
 class Inspection:
     """Reads the claims first and then the log, so that the numbers lag rather than lie."""
 
-    def __init__(self, log: Log, claims: Claims, notice_deaths: Callable[[], None], schedule: Schedule) -> None:
+    def __init__(
+        self, log: Log, claims: Claims, notice_deaths: Callable[[], None], schedule: Schedule, timeline: Timeline
+    ) -> None:
         self._log = log
+        self._timeline = timeline
         self._claims = claims
         self._notice_deaths = notice_deaths
         self._schedule = schedule
@@ -48,7 +52,7 @@ class Inspection:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return 0
             counters = snapshot.counters(queue.id)
-            ahead = unfed(self._log, snapshot, queue)[0] if counters.feeds else 0
+            ahead = unfed(self._log, self._timeline, snapshot, queue)[0] if counters.feeds else 0
             return max(0, counters.total - counters.delayed - int(c.claimed(queue.id))) + ahead
 
     def browse(self, queue: QueueState, start: Position, count: int) -> list[tuple[Position, Record | None]]:
@@ -79,7 +83,7 @@ class Inspection:
             counters = snapshot.counters(queue.id)
             undelayed = counters.total - counters.delayed
             claimed = min(int(c.claimed(queue.id)), undelayed)
-            ahead, ahead_ns = unfed(self._log, snapshot, queue) if counters.feeds else (0, None)
+            ahead, ahead_ns = unfed(self._log, self._timeline, snapshot, queue) if counters.feeds else (0, None)
             times = [ns for ns in (snapshot.oldest_ns(queue.id), ahead_ns) if ns is not None]
             return {
                 "ready": undelayed - claimed + ahead,

@@ -49,8 +49,8 @@ class Engine(Putting):
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury, lambda: legacies.settle(self))
         self.schedule = Schedule(log, claims, self.timeline, self.catalog, self)
         self.waiters = Waiters(claims, presence, clock, self.care, self.promising, self.wake_ns)
-        self.tasks = Tasks(log, claims, presence, self.waiters)
-        self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule)
+        self.tasks = Tasks(log, claims, presence, self.waiters, self.timeline)
+        self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule, self.timeline)
         self.aftermath = Aftermath(log, claims, self.waiters, self.catalog)
 
     def configure(self, queue: QueueState, changes: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ way of its dead letters, is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from ..errors import MessageCorrupted, NoSuchSubscription, OutOfRange, StoreFull
 from ..log import Log, Raw, Snapshot
 from ..log.index import FEED, PLACE, REPLACE
 from ..message import DEFAULT_RANK, Due, Position, Record, priority_of
-from ..system.clock import LINES, WALL
+from ..system.clock import LINES, WALL, Timeline
 from .catalog import QueueState
 from .order import marks_in
 from .steps import ARRIVED, CHANGED, GONE
@@ -214,8 +213,8 @@ def _move_some(engine: Settling, queue: QueueState, txn: Any, at_most: int) -> i
     binding = _binding(txn, queue)
     drafts: list[tuple[int, Due | None, int, Any]] = []
     for number, raw in some:
-        record = _wanted(engine.log, txn, queue, binding, number, raw)
-        if record is not None and not has_expired(engine, record):
+        record = _wanted(engine.log, engine.timeline, txn, queue, binding, number, raw)
+        if record is not None:
             if len(drafts) == room:
                 is_all = False
                 break
@@ -261,7 +260,13 @@ def _binding(snapshot: Snapshot, queue: QueueState) -> Binding | None:
 
 
 def _wanted(
-    log: Log, snapshot: Snapshot, queue: QueueState, binding: Binding | None, number: int, raw: Raw
+    log: Log,
+    timeline: Timeline,
+    snapshot: Snapshot,
+    queue: QueueState,
+    binding: Binding | None,
+    number: int,
+    raw: Raw,
 ) -> Record | None:
     """What a topic keeps, if it is to be replayed. One that is damaged is: then the subscriber is told."""
     if binding is None or snapshot.entry(PLACE, queue.id, (number,)) is not None:
@@ -274,7 +279,7 @@ def _wanted(
         record = log.decode_kept(queue.topic, number, raw)
     except MessageCorrupted:
         return Record((0, b""), log.enqueued_ns(raw), number, extras={})
-    wants = binding.wants(rank_in(record), record.extras or {})
+    wants = binding.wants(rank_in(record), record.extras or {}) and not has_expired(timeline, record)
     return attrs.evolve(record, id=number) if wants else None
 
 
@@ -292,10 +297,10 @@ def reference_to(engine: Settling, queue: QueueState, record: Record) -> tuple[D
     return due, rank, draft
 
 
-def has_expired(engine: Settling, record: Record) -> bool:
+def has_expired(timeline: Timeline, record: Record) -> bool:
     """Whether the time to live is over of what a topic keeps: then nobody gets it any more."""
     expires = due_in(record.extras or {}, "expires")
-    return expires is not None and engine.timeline.is_past(expires)
+    return expires is not None and timeline.is_past(expires)
 
 
 def rank_in(record: Record) -> int:
@@ -328,24 +333,19 @@ def is_ahead(snapshot: Snapshot, queue: QueueState, number: int) -> bool:
     return feed is not None and feed[0] <= number
 
 
-def unfed(log: Log, snapshot: Snapshot, queue: QueueState) -> tuple[int, int | None]:
+def unfed(log: Log, timeline: Timeline, snapshot: Snapshot, queue: QueueState) -> tuple[int, int | None]:
     """(how many messages a feed has still to move, when the first was published). O(what is kept from there)."""
     feed = snapshot.entry(FEED, queue.topic, (queue.id,))
     if feed is None:
         return 0, None
     binding = _binding(snapshot, queue)
     count, first_ns = 0, None
-    for record in _ahead(log, snapshot, queue, binding, feed[0]):
-        count += 1
-        first_ns = record.enqueued_ns if first_ns is None else first_ns
-    return count, first_ns
-
-
-def _ahead(log: Log, snapshot: Snapshot, queue: QueueState, binding: Binding | None, start: int) -> Iterator[Record]:
-    for number, raw in snapshot.all_kept(queue.topic, start):
-        record = _wanted(log, snapshot, queue, binding, number, raw)
+    for number, raw in snapshot.all_kept(queue.topic, feed[0]):
+        record = _wanted(log, timeline, snapshot, queue, binding, number, raw)
         if record is not None:
-            yield record
+            count += 1
+            first_ns = record.enqueued_ns if first_ns is None else first_ns
+    return count, first_ns
 
 
 def moment(seconds: float) -> Due:

@@ -80,9 +80,6 @@ def trim(engine: Engine, txn: Any, topic: TopicState, at_most: int) -> int:
                 break
             _count_out(log, txn, topic, number)
             numbers.trimmed, numbers.trimmed_ns = number, log.enqueued_ns(raw)
-            key = log.key_of(raw)
-            if key is not None:
-                txn.strike(REPLACE, topic.id, (key,))
         numbers.first = number + 1
         count += 1
     return count

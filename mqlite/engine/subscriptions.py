@@ -121,7 +121,7 @@ def _retained(engine: Engine, txn: Any, topic: TopicState, wish: Wish) -> list[A
         record
         for record in retained(engine, txn, topic, wish.wanted_pattern)
         if (wish.filter is None or wish.filter.accepts(replay.priority_in(record), record.extras))
-        and not replay.has_expired(engine, record)
+        and not replay.has_expired(engine.timeline, record)
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..claims import TASK, Claims, Kind, Shut
 from ..log import Log
+from ..system.clock import Timeline
 from ..waiting import Interrupt, Presence, Seat, Waiters
 from .catalog import QueueState
 from .replay import unfed
@@ -27,8 +28,9 @@ def shut_mode(claims: Claims, queue: int) -> Shut:
 class Tasks:
     """task_done, join and shutdown of the queues of one store."""
 
-    def __init__(self, log: Log, claims: Claims, presence: Presence, waiters: Waiters) -> None:
+    def __init__(self, log: Log, claims: Claims, presence: Presence, waiters: Waiters, timeline: Timeline) -> None:
         self._log = log
+        self._timeline = timeline
         self._claims = claims
         self._presence = presence
         self._waiters = waiters
@@ -45,7 +47,7 @@ class Tasks:
             counters = txn.counters(queue.id)
             stored = c.claimed(queue.id) - taken if c.shut(queue.id) is Shut.IMMEDIATE else counters.total
             if counters.feeds:
-                stored += unfed(self._log, txn, queue)[0]
+                stored += unfed(self._log, self._timeline, txn, queue)[0]
             return max(0, int(stored + taken + sum(c.tasks(queue.id).values())))
 
     def task_done(self, queue: QueueState) -> bool:

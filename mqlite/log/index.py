@@ -282,8 +282,10 @@ class Tally:
             known = (False, 1) if entry is None else (True, entry[0])
         self._counts[topic, number] = known[0], known[1] + change
 
-    def settle(self, txn: Any, forget: Callable[[int, int], None]) -> None:
-        """Store the numbers; bodies without references go, by `forget(topic, number)`."""
+    def settle(self, txn: Any, forget: Callable[[int, int], bytes | None]) -> None:
+        """Store the numbers; bodies without references go, by `forget(topic, number)`, which gives the digest of their
+        key: it is forgotten with the newest body that has it.
+        """
         while self._counts:
             (topic, number), (entered, count) = next(iter(self._counts.items()))
             gone = count <= 0 and not self._is_to_be_replayed(txn, topic, number)
@@ -292,7 +294,9 @@ class Tally:
             elif entered:
                 txn.strike(REFERENCES, topic, (number,))
             if gone:
-                forget(topic, number)
+                key = forget(topic, number)
+                if key is not None and txn.entry(REPLACE, topic, (key,)) == (number,):
+                    txn.strike(REPLACE, topic, (key,))
             del self._counts[topic, number]
 
     @staticmethod

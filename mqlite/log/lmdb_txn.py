@@ -272,12 +272,14 @@ class LmdbTxn(LmdbReading, Indexing):
         self.changed = True
         self._references.add(self, topic, number, change)
 
-    def _forget_body(self, topic: int, number: int) -> None:
+    def _forget_body(self, topic: int, number: int) -> bytes | None:
         value = self._txn.pop(fmt.kept_key(topic, number))
-        if value is not None:
-            numbers = self.topic_numbers(topic)
-            numbers.stored -= 1
-            numbers.stored_bytes -= len(value)
+        if value is None:
+            return None
+        numbers = self.topic_numbers(topic)
+        numbers.stored -= 1
+        numbers.stored_bytes -= len(value)
+        return fmt.key_of(value)
 
     # ------------------------------------------------------------------ for upgrade.py
     def put_raw(self, key: bytes, value: bytes) -> None:

@@ -149,8 +149,7 @@ class MemoryLog(Indexing):
 
     def gauges(self, queue: int) -> Gauges:
         """What a claimer asks first."""
-        numbers = self.shelf(queue).numbers
-        return numbers.settings_version, numbers.delayed + numbers.timers, numbers.expiring, numbers.grouped
+        return self.shelf(queue).numbers.gauges
 
     def next_due(self, queue: int, line: int) -> int | None:
         """When the earliest message that waits on a line of time is due. O(log n)."""
@@ -478,12 +477,14 @@ class MemoryLog(Indexing):
         """So many more refer to a body; told at the end of `write`."""
         self._references.add(self, topic, number, change)
 
-    def _forget_body(self, topic: int, number: int) -> None:
+    def _forget_body(self, topic: int, number: int) -> bytes | None:
         record = self._kept_by(topic).pop(number, None)
-        if record is not None:
-            numbers = self.topic_numbers(topic)
-            numbers.stored -= 1
-            numbers.stored_bytes -= bytes_of(record.payload)
+        if record is None:
+            return None
+        numbers = self.topic_numbers(topic)
+        numbers.stored -= 1
+        numbers.stored_bytes -= bytes_of(record.payload)
+        return self.key_of(record)
 
     @staticmethod
     def refer_to(record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> Record:

@@ -200,7 +200,12 @@ class PlainTopic:
             and (not self.compact or self.newest[said.compact_key] == number)
             and member.wants(self.name, said)
             and number not in member.own  # it has that one, by way of its dead letters
+            and self.lives(said)
         ]
+
+    def lives(self, said: Said) -> bool:
+        """Whether it has not expired."""
+        return not 0 < said.expires_ns <= self.clock.now_ns
 
     def first(self) -> int:
         """The earliest that a replay may start with."""

@@ -262,7 +262,7 @@ class TopicsBesideLists(RuleBasedStateMachine):
         if position == "latest":
             for number in sorted(plain.retained.values()):
                 said = plain.bodies[number]
-                if member.wants(kind, said):
+                if member.wants(kind, said) and plain.lives(said):
                     member.give(said)
         elif self.start(plain, position) <= plain.last:
             member.feed = self.start(plain, position)
@@ -601,7 +601,8 @@ class TopicsOnDiskBesideLists(TopicsBesideLists):
             member.feed = plain.first()
         elif not options:
             for number in sorted(plain.retained.values()):
-                member.give(plain.bodies[number])
+                if plain.lives(plain.bodies[number]):
+                    member.give(plain.bodies[number])
         self.left.append(("ephemeral", kind))
         self.forget()
 
