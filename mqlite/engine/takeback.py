@@ -91,6 +91,7 @@ class TakeBack:
         """Give back what dead owners hold, and what has timed out. [15]"""
 
         doomed: list[tuple[Claim, int]] = []
+        self._unsettled_ns = self._clock.monotonic_ns()  # also if an interrupt strikes below
 
         def op(txn: Any) -> None:
             now_ns = self._clock.monotonic_ns()
@@ -134,16 +135,16 @@ class TakeBack:
                     if owner in dead:
                         c.set_seat(queue, None)
                         txn.notes.append((CHANGED, queue))
-                for owner in dead:
-                    txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
-                    if owner not in unmoved:
-                        c.remove_owner(owner)
-                        self._presence.bury(owner)
                 for queue, deadline_ns in earliest_ns.items():
                     if dead and self._catalog.state(queue, txn).removed:
                         c.forget_queue(queue)  # whoever removed it was killed before he did this
                     else:
                         c.note_deadline(queue, deadline_ns)
+                for owner in dead:
+                    txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
+                    if owner not in unmoved:
+                        c.remove_owner(owner)
+                        self._presence.bury(owner)
 
         def bury(txn: Any) -> None:
             with self._claims.read() as c:  # a holder that is only hung may have settled or extended meanwhile
