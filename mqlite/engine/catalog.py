@@ -81,6 +81,7 @@ class QueueState:
         known, new = self.options.backoff, options.backoff
         if isinstance(new, Named) and new.function is None and known == new:
             options = attrs.evolve(options, backoff=known)
+        self.removed = False
         limits = options.limits or {}
         numbers = {group: NO_LIMIT if limit is None else limit for group, limit in limits.items()}
         self._other_limit = numbers.pop("*", 1)
@@ -116,6 +117,7 @@ class Catalog:
     def __init__(self, log: Log) -> None:
         self._log = log
         self._states: dict[int, QueueState] = {}
+        log.after_failure = self.doubt
 
     def declare(self, name: str, named: dict[str, Any]) -> QueueState:
         """The queue of that name, made with the options `named` if it is new; or the subscription of that key.
@@ -149,6 +151,12 @@ class Catalog:
         known = self._states.setdefault(state.id, state)
         known.adopt(state.options, state.version)
         return known
+
+    def doubt(self) -> None:
+        """What was read in a transaction that was not committed may be wrong: it is read again."""
+        for state in self._states.values():
+            if not state.is_dead:
+                state.version = -1
 
     def forget(self, queue: int) -> None:
         """A subscription is no more."""

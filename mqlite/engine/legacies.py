@@ -95,10 +95,11 @@ def give_up(engine: Engine, owner: int) -> None:
     with engine.log.read() as snapshot:
         own = [(record, said) for by, record, said in found(engine, snapshot) if by == owner]
     for record, said in own:
-        if "will" in said:
-            withdraw(engine, record.id)
-        else:
-            _settle(engine, record, said)
+        with contextlib.suppress(MqliteError):  # whoever comes next finds this process dead
+            if "will" in said:
+                withdraw(engine, record.id)
+            else:
+                _settle(engine, record, said)
 
 
 def _settle(engine: Engine, record: Record, said: dict[str, Any], *, to_the_end: bool = False) -> None:

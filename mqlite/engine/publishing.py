@@ -113,6 +113,7 @@ class Publishing:
                 found = engine.waiters.wait(full.id, Kind.SPACE, self._attempt_for(full, interrupt), left, interrupt)
                 if found is None:
                     raise self._no_room(full)
+            self._topic.unroutable += sum(number == 0 for number, _ in found)
             return found
         finally:
             engine.end_admissions(self._admissions.values())
@@ -202,6 +203,8 @@ class Publishing:
     def _op(self, txn: Any) -> Outcome | None:
         engine, topic, said = self._engine, self._topic, self._said
         self._full = None
+        for admission in self._admissions.values():
+            admission.want_nothing()  # only what is planned now may ask for more
         numbers = txn.topic_numbers(topic.id)
         is_forgetful = numbers.forgettable > 0
         if numbers.version != self._version or is_forgetful > topic.is_forgetful:
@@ -218,15 +221,18 @@ class Publishing:
                 f"nobody subscribes to {said.extras['routing_key']!r} of topic {topic.name!r}: nothing was stored"
             )
         if not receivers and not (topic.options.keeps_for_replay or said.retain):
-            if self._guard is None or self._guard(txn):
-                topic.unroutable += len(self._bodies)
+            if self._guard is not None:
+                self._guard(txn)
             return [(0, 0)] * len(self._bodies)
         size = self._size
         for queue, drafts in self._plain:
+            engine.check_open(queue)
             if queue.id not in fed:
                 if not self._has_room(txn, queue, len(drafts)):
                     return _STALE if queue.asks_of_puts else None
                 size += sum(map(engine.log.footprint, drafts))
+        for admission in self._admissions.values():
+            engine.check_open(admission.queue)
         asked = [admission for number, admission in self._admissions.items() if number not in fed]
         for admission in asked:
             if not admission.plan(txn):
@@ -240,7 +246,6 @@ class Publishing:
 
     def _has_room(self, txn: Any, queue: QueueState, count: int) -> bool:
         engine = self._engine
-        engine.check_open(queue)
         options = engine.catalog.options(queue, txn)
         if queue.asks_of_puts:  # since a moment ago
             self._version = -1

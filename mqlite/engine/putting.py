@@ -232,8 +232,13 @@ class Admission:
         self._seized |= {claim.position: claim for claim in new}
         return True
 
+    def want_nothing(self) -> None:
+        """What an earlier plan asked for is not wanted any more."""
+        self._wanted, self._to_drop = [], 0
+
     def let_go(self) -> None:
         """Give back what is held, since there is no room."""
+        self.want_nothing()
         self._engine.release_all(self.held, quietly=True)  # else it would ring itself
         self._seized, self._droppable, self.held = {}, [], []
 
@@ -251,7 +256,7 @@ class Admission:
     # ------------------------------------------------------------------ under L
     def plan(self, txn: Any) -> bool:
         """Whether it can be stored now, with nothing changed yet. Raises ShutDown."""
-        self._wanted, self._to_drop = [], 0
+        self.want_nothing()
         engine, queue = self._engine, self._queue
         engine.check_open(queue)
         self._options = engine.catalog.options(queue, txn)

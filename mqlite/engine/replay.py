@@ -13,6 +13,7 @@ way of its dead letters, is passed over.
 
 from __future__ import annotations
 
+import contextlib
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,7 @@ def seek(engine: Engine, topic: TopicState, queue: QueueState, start: Start) -> 
     engine.log.write(op)
     while engine.log.write(lambda txn: _prepare_some(engine, queue, txn)):
         pass
+    step(engine, queue)
 
 
 def _prepare_some(engine: Settling, queue: QueueState, txn: Any) -> bool:
@@ -172,12 +174,18 @@ def drop_some(log: Log, txn: Any, queue: int, count: int, *, only_references: bo
         txn.pull(queue, position)
     for key in waiting:
         txn.undelay(queue, key)
-    if in_line:
+    if in_line or waiting:  # one that waited may have held up its group
         txn.notes.append((GONE, queue, in_line))
     return len(in_line) + len(waiting)
 
 
 # ---------------------------------------------------------------------- moving on
+def step(engine: Settling, queue: QueueState) -> None:
+    """Move some, once: a short replay is done by who asks for it, and keeps nothing from going."""
+    with contextlib.suppress(StoreFull):
+        engine.log.write(lambda txn: _move_some(engine, queue, txn, FED_AT_ONCE))
+
+
 def top_up(engine: Settling, queue: QueueState) -> tuple[int, bool]:
     """Move what is next into the queue, until something has come or the feed has ended. (when to look again by the
     monotonic clock, in ns, or 0; whether anything was moved)

@@ -81,6 +81,7 @@ def trim(engine: Engine, txn: Any, topic: TopicState, at_most: int) -> int:
             _count_out(log, txn, topic, number)
             numbers.trimmed, numbers.trimmed_ns = number, log.enqueued_ns(raw)
         numbers.first = number + 1
+        txn.refer(topic.id, number, 0)  # nothing new; but this is to be committed
         count += 1
     return count
 

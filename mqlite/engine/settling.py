@@ -64,9 +64,12 @@ class Settling(Parts):
         )
 
     def _taken_away(self, txn: Any, claim: Claim) -> LeaseLost:
-        """Under L: the message is gone, and so goes the row, if a kill left it there."""
-        with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            self._drop_row(c, txn, claim)
+        """Under L: the message is gone, and so goes the row, if a kill left it there. If another operation of the same
+        commit removes the message, the row goes after it. [4]
+        """
+        with self.claims.lock, self.claims.guard, self.claims.write() as c, self.log.read() as snapshot:
+            if not snapshot.has(claim.queue.id, claim.position):
+                self._drop_row(c, txn, claim)
         return self._lost(claim)
 
     @staticmethod

@@ -77,7 +77,13 @@ def subscribe(engine: Engine, topic: TopicState, name: str, wish: Wish) -> tuple
         return definition, _is_used(engine, txn, topic, definition, owner)
 
     care(engine, topic, to_the_end=True)
-    return engine.log.write(op)
+    definition, legacy = engine.log.write(op)
+    with engine.log.read() as snapshot:
+        is_fed = snapshot.counters(definition.id).feeds
+        state = engine.catalog.state(definition.id, snapshot)
+    if is_fed:
+        replay.step(engine, state)
+    return definition, legacy
 
 
 def _make(engine: Engine, txn: Any, topic: TopicState, name: str, wish: Wish, owner: int) -> tuple[Definition, int]:

@@ -46,6 +46,7 @@ class TakeBack:
         self._catalog = catalog
         self._bury = bury
         self._settle = settle
+        self._settlings = 0
         self._unsettled_ns = 0  # when to settle again what the dead have left to be done; 0: all of it is done
 
     def care(self, queue: int) -> tuple[int, bool]:
@@ -163,11 +164,14 @@ class TakeBack:
 
     def settle(self) -> None:
         """Do what the dead have left to be done; what an interrupt or a full queue keeps from it, later. [25]"""
+        self._settlings += 1
+        own = self._settlings
         self._unsettled_ns = self._clock.monotonic_ns()
-        if self._settle():
+        done = self._settle()
+        if done and own == self._settlings:
             self._unsettled_ns = 0
-        else:
-            self._unsettled_ns += RETRY_NS
+        else:  # also if another death was noticed meanwhile
+            self._unsettled_ns = self._clock.monotonic_ns() + RETRY_NS
 
     def _last_failure(
         self, txn: Any, queue: int, position: Position, raw: Raw, row: Row, failures: int

@@ -8,7 +8,8 @@
     log.hold(op)     runs op(txn) alone among all writers, once; op changes only claims
     log.read()       a snapshot (a context manager) of the last commit
 
-and call `after_commit(notes)` after each commit with the notes that the ops left.
+and call `after_commit(notes)` after each commit with the notes that the ops left, and `after_failure()`, still
+alone among all writers, where changes were not committed, which ops may have read.
 
 Positions   rank << 64 | seq; a greater seq is never followed by a smaller one in
             any commit order, and no seq is used twice (L1, the rule that the
@@ -252,6 +253,7 @@ class Log(Protocol):
 
     one_lock: bool
     after_commit: Callable[[list[Note]], None]
+    after_failure: Callable[[], None]
 
     def write(self, op: Callable[[Any], T]) -> T:
         """Run `op(txn)` and commit. Raises what op raised, or why it could not be committed."""

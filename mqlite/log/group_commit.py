@@ -245,7 +245,7 @@ class GroupCommit:
         """An interrupt is on its way through `run`: decide what is undecided, leave nobody waiting."""
         while True:
             try:
-                with self._write_lock:  # whoever has it in his batch is done
+                with self._write_lock, self._guard:  # whoever has it in his batch is done
                     if not own.outcome:
                         own.outcome = _WITHDRAWN
                     with contextlib.suppress(ValueError):  # not in line

@@ -30,6 +30,8 @@ class LmdbLog:
         self._store_id = store_id
         self._space = Space(environment)
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
+        self.after_failure: Callable[[], None] = lambda: None
+        self._current: LmdbTxn | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -47,10 +49,14 @@ class LmdbLog:
     def _end(self, committed: Any) -> None:
         if committed is not None:
             committed.committed()
+        elif self._current is not None and self._current.changed:
+            self.after_failure()
+        self._current = None
         self._environment.end_write()
 
     def _begin(self) -> LmdbTxn:
-        return LmdbTxn(self._environment.begin_write(), self._space, self._known)
+        self._current = txn = LmdbTxn(self._environment.begin_write(), self._space, self._known)
+        return txn
 
     # ------------------------------------------------------------------ log
     def hold(self, op: Callable[[Any], T]) -> T:

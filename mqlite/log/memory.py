@@ -47,6 +47,7 @@ class MemoryLog(Indexing):
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
+        self.after_failure: Callable[[], None] = lambda: None
         self.notes: list[Note] = []
         self.seqs = itertools.count(1)
         self._shelves: dict[int, Shelf] = {}

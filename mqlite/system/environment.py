@@ -75,7 +75,13 @@ class Environment:
             opened = self._lmdb_open(self.path)
             opened.reader_check()
             self.main = opened.open_db()
-            self._gate = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._gate = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                opened.close()
+                raise StoreError(
+                    f"{self.path!r} cannot be opened twice ({error.strerror}): free file descriptors"
+                ) from error
             self._lmdb = opened
             return opened
 
@@ -142,6 +148,9 @@ class Environment:
             self._gated = True
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             self._writing = txn = opened.begin(write=True)
+        except OSError as error:
+            self._gated = False
+            raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
         except lmdb.Error as error:
             raise self.failed(error) from error
         return txn

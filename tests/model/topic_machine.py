@@ -266,6 +266,7 @@ class TopicsBesideLists(RuleBasedStateMachine):
                     member.give(said)
         elif self.start(plain, position) <= plain.last:
             member.feed = self.start(plain, position)
+            self.top_up(plain, member)  # a short replay is done at once
         self.forget()
 
     def position(self, plain: PlainTopic, start: str, which: int) -> Any:
@@ -455,6 +456,7 @@ class TopicsBesideLists(RuleBasedStateMachine):
         handle.seek(position)
         member.drop_references()
         member.feed = first
+        self.top_up(plain, member)
         self.forget()
 
     # ------------------------------------------------------------------ time
@@ -599,6 +601,7 @@ class TopicsOnDiskBesideLists(TopicsBesideLists):
         member.wanted.append((kind, "#", lambda said: True))
         if options and plain.first() <= plain.last:
             member.feed = plain.first()
+            self.top_up(plain, member)
         elif not options:
             for number in sorted(plain.retained.values()):
                 if plain.lives(plain.bodies[number]):
