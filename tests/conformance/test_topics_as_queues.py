@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from fixture_types import InThread, UntilWaiting
 from hand_clock import HandClock
-from topic_things import GUARD, Shop, got, held, shop, timed_shop, topic  # noqa: F401
+from topic_things import GUARD, Shop, disk_shop, got, held, shop, timed_shop, topic  # noqa: F401
 
 import mqlite
+from mqlite.engine import subscriptions
+from mqlite.engine.putting import Admission
 from mqlite.claims import Kind
 
 Topic = mqlite.Topic[Any]
@@ -824,3 +826,74 @@ def test_a_subscription_takes_nothing_in_by_itself(topic: Topic) -> None:
         with pytest.raises(mqlite.NotSupported, match="publish"):
             call()
     assert sub.qsize() == 0
+
+
+# ---------------------------------------------------------------------- several things at once
+def test_limits_pass_over_many_that_were_overtaken(shop: Shop) -> None:
+    topic = shop.topic("compacted", retention="limits", compact=True, max_messages=5)
+    topic.subscribe("slow")
+    topic.publish("old", "a")
+    topic.publish_many(["x"] * 700, "b")
+    topic.publish("new", "a")
+    assert topic.stats().retained == 2
+
+
+def test_a_seek_lets_a_group_go_on_that_a_retry_held_up(topic: Topic) -> None:
+    sub = topic.subscribe("s")
+    topic.publish("redriven", group="g")
+    sub.receive(timeout=0)[0].reject()
+    topic.publish("retried", group="g")
+    sub.receive(timeout=0)[0].nack(delay=1000)
+    sub.redrive()
+    with pytest.raises(mqlite.Empty):
+        sub.receive(timeout=0)
+    sub.seek("latest")
+    assert got(sub) == ["redriven"]
+
+
+def test_a_subscription_that_is_shut_down_refuses_a_publish_also_during_a_replay(topic: Topic) -> None:
+    keeper = topic.subscribe("keeper")
+    topic.publish_many(range(600))
+    late = topic.subscribe("late", start="earliest")
+    late.shutdown()
+    with pytest.raises(mqlite.ShutDown):
+        topic.publish("more")
+    assert keeper.qsize() == 600
+
+
+def test_one_that_finds_no_room_does_not_ask_for_what_another_plan_wanted(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, wide = topic.subscribe("full", maxsize=2), topic.subscribe("wide")
+    topic.publish("x", replace_key="r")
+    assert got(full) == ["x"]
+    asked: list[int] = []
+    claim_more = Admission.claim_more
+
+    def filled_meanwhile(admission: Admission, interrupt: Any) -> bool:
+        asked.append(1)
+        if len(asked) == 1:
+            topic.publish_many(["a", "b"])
+        return claim_more(admission, interrupt)
+
+    monkeypatch.setattr(Admission, "claim_more", filled_meanwhile)
+    with pytest.raises(mqlite.Full):
+        topic.publish("y", timeout=0, replace_key="r")
+    assert len(asked) < 10
+    assert wide.qsize() == 3
+
+
+def test_what_a_commit_that_failed_had_shown_is_not_believed(disk_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = disk_shop.topic()
+    sub = topic.subscribe("s")
+    engine = topic._engine
+
+    def op(txn: Any) -> None:
+        definition = txn.definition_by_id(sub._state.id)
+        subscriptions.remove(engine, txn, topic._state.id, definition)
+        engine.catalog.options(sub._state, txn)
+        assert sub._state.removed
+        raise mqlite.StoreCorrupted("on purpose")
+
+    with pytest.raises(mqlite.StoreCorrupted):
+        engine.log.write(op)
+    topic.publish(1)
+    assert got(sub) == [1]
