@@ -14,9 +14,9 @@ from hand_clock import HandClock
 from topic_things import GUARD, Shop, disk_shop, got, held, shop, timed_shop, topic  # noqa: F401
 
 import mqlite
+from mqlite.claims import Kind
 from mqlite.engine import subscriptions
 from mqlite.engine.putting import Admission
-from mqlite.claims import Kind
 
 Topic = mqlite.Topic[Any]
 POLICIES = ("block", "reject", "drop_oldest", "dead_letter")
