@@ -92,14 +92,9 @@ class Aftermath:
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
             c.forget_cursors(queue)
 
-    def _drop(self, queue: int, positions: Iterable[Position] | None) -> None:
-        """Of messages that were taken away: nobody can claim them any more, so what is known of them may go now. None:
-        of a queue that was removed.
-        """
+    def _drop(self, queue: int, positions: Iterable[Position]) -> None:
+        """Of messages that were taken away: nobody can claim them any more, so what is known of them may go now."""
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
-            if positions is None:
-                c.forget_queue(queue)
-                return
             for position in positions:
                 row = c.row(queue, position)
                 if row is not None:

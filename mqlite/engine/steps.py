@@ -18,7 +18,7 @@ SETTLED: Final = "settled"  # (SETTLED, queue, position, row, commit): gone from
 DELAYED: Final = "delayed"  # (DELAYED, queue, when to look by the monotonic clock): something will be claimable then
 EXPIRES: Final = "expires"  # (EXPIRES, queue, when to look by the monotonic clock): something will expire then
 DAMAGED: Final = "damaged"  # (DAMAGED, queue): a damaged message is gone, which may have held up any group
-GONE: Final = "gone"  # (GONE, queue, positions or None): gone from the log, whoever held them; None: all, for ever
+GONE: Final = "gone"  # (GONE, queue, positions): gone from the log, whoever held them; their rows may go
 CHANGED: Final = "changed"  # (CHANGED, queue): everybody who waits for anything looks again
 
 

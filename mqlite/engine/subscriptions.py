@@ -21,7 +21,7 @@ from ..patterns import matches
 from ..system.clock import LINES
 from . import legacies, replay
 from .catalog import SEPARATOR, QueueState
-from .steps import CHANGED, GONE
+from .steps import CHANGED
 from .topics import TopicState, binding_of
 
 if TYPE_CHECKING:
@@ -295,9 +295,15 @@ def _drop_removed(engine: Engine, txn: Any) -> bool:
             for parts, _ in list(txn.entries(kind, each)):
                 txn.strike(kind, each, parts)
         txn.wipe(each)
+    with (
+        engine.claims.lock,
+        engine.claims.guard,
+        engine.claims.write() as c,
+    ):  # before the commit, which a kill may prevent
+        for each in (queue, queue | DEAD_BIT):
+            c.forget_queue(each)
     engine.catalog.forget(queue)
-    for each in (queue, queue | DEAD_BIT):
-        txn.notes.append((GONE, each, None))
+    txn.notes.append((CHANGED, queue | DEAD_BIT))
     txn.strike(REMOVED, 0, (queue,))
     txn.topic_numbers(topic).removed -= 1
     return True

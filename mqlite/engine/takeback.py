@@ -137,10 +137,7 @@ class TakeBack:
                         c.set_seat(queue, None)
                         txn.notes.append((CHANGED, queue))
                 for queue, deadline_ns in earliest_ns.items():
-                    if dead and self._catalog.state(queue, txn).removed:
-                        c.forget_queue(queue)  # whoever removed it was killed before he did this
-                    else:
-                        c.note_deadline(queue, deadline_ns)
+                    c.note_deadline(queue, deadline_ns)
                 for owner in dead:
                     txn.notes.extend((CHANGED, queue) for queue in c.leave_all(owner))
                     if owner not in unmoved:

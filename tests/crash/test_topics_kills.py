@@ -37,7 +37,7 @@ def _some_points() -> list[int]:
 
 def _all_points() -> range:
     """Every line, or every n-th of them."""
-    stride = int(os.environ.get("MQLITE_TOPIC_STRIDE", "250"))
+    stride = int(os.environ.get("MQLITE_TOPIC_STRIDE", "120"))
     return range(1 + sweep_seed() % stride, END + stride, stride)
 
 
@@ -54,7 +54,7 @@ def test_a_process_killed_between_two_lines_leaves_a_topic_that_goes_on(name: st
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_process_killed_at_every_line_leaves_a_topic_that_goes_on(name: str, tmp_path: Path, children: Any) -> None:
-    assert sweep_topic_lines(str(tmp_path), children, BY_NAME[name], _all_points()) > 5
+    assert sweep_topic_lines(str(tmp_path), children, BY_NAME[name], _all_points()) > 0
 
 
 @pytest.mark.slow
