@@ -390,7 +390,8 @@ class PlainList:
         ttl: float | None = None,
     ) -> None:
         m.priority = m.priority if priority is None else priority
-        m.retried, m.stored = False, (m.failures, m.acquired)
+        m.retried = m.retried and priority is None  # else it lines up anew in its group
+        m.stored = (m.failures, m.acquired)
         if ttl is not None:
             m.expires_ns = self.after(ttl)
         due_ns = m.due_ns if delay is eta_ns is None else self.after(delay) if delay is not None else eta_ns
