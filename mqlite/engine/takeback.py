@@ -164,7 +164,11 @@ class TakeBack:
         self._settlings += 1
         own = self._settlings
         self._unsettled_ns = self._clock.monotonic_ns()
-        done = self._settle()
+        try:
+            done = self._settle()
+        except BaseException:  # an interrupt: at the next look, also if somebody else has put it off
+            self._unsettled_ns = self._clock.monotonic_ns()
+            raise
         if done and own == self._settlings:
             self._unsettled_ns = 0
         else:  # also if another death was noticed meanwhile
