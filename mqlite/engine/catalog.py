@@ -91,9 +91,7 @@ class QueueState:
         self.marks_all = options.fair or options.aging is not None or options.ttl is not None
         self.asks_of_puts = options.maxbytes > 0 or options.overflow != "block"
         self.is_held_up = options.paused or options.rate is not None
-        self.is_plain = self.has_cursors and not (
-            self.asks_of_puts or self.marks_all or self.is_held_up or self.removed
-        )
+        self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or self.is_held_up)
         self.options, self.version = options, version
 
     @property

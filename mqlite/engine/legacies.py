@@ -119,7 +119,7 @@ def _settle(engine: Engine, record: Record, said: dict[str, Any], *, to_the_end:
         _publish(engine, record, said)
         return
     engine.log.write(op)
-    with engine.log.read() as snapshot, contextlib.suppress(LookupError):
+    with engine.log.read() as snapshot:
         topic = engine.topics.state(said["topic"], snapshot)
     subscriptions.care(engine, topic, to_the_end=to_the_end)
 

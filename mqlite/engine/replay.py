@@ -49,7 +49,7 @@ def place_of(engine: Engine, snapshot: Snapshot, topic: TopicState, start: Start
     end = numbers.last + 1
     if start == "latest":
         return end
-    first = max(numbers.first, 0)
+    first = numbers.first
     if start == "earliest":
         return first
     if isinstance(start, tuple):
@@ -167,9 +167,8 @@ def drop_some(log: Log, txn: Any, queue: int, count: int, *, only_references: bo
                 break
     waiting: list[Any] = []
     for line in LINES:
-        for key, _, raw in islice(txn.delayed(queue, line), count):
-            if not only_references or log.is_reference(raw):
-                waiting.append(key)
+        found = (key for key, _, raw in txn.delayed(queue, line) if not only_references or log.is_reference(raw))
+        waiting.extend(islice(found, count))
     for position in in_line:
         txn.pull(queue, position)
     for key in waiting:
@@ -197,7 +196,9 @@ def top_up(engine: Settling, queue: QueueState) -> tuple[int, bool]:
         try:
             moved = engine.log.write(lambda txn: _move_some(engine, queue, txn, FED_AT_ONCE))
         except StoreFull:
-            moved = engine.log.write(lambda txn: _move_some(engine, queue, txn, 1))  # from the reserve
+            moved = None
+            with contextlib.suppress(StoreFull):  # what is there can be taken all the same
+                moved = engine.log.write(lambda txn: _move_some(engine, queue, txn, 1))  # from the reserve
         if moved is None:
             return engine.timeline.tick_after(RETRY_NS), False
         if moved:

@@ -781,3 +781,14 @@ def test_seeking_at_random_gives_what_a_list_would(shop: Shop, seed: int) -> Non
         assert sub.stats().lag == len(owed[name])
     for name, (sub, _) in subs.items():
         assert got(sub) == owed[name]
+
+
+def test_a_seek_drops_what_waits_behind_many_that_were_redriven(topic: Topic) -> None:
+    sub = topic.subscribe("s", max_deliveries=1)
+    topic.publish_many(range(600))
+    for message in sub.receive(600, timeout=0):
+        message.reject()
+    assert sub.redrive(rate=0.001) == 600
+    topic.publish("later", delay=1e8)
+    sub.seek("latest")
+    assert sub.stats().lag == 600
