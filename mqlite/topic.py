@@ -16,6 +16,7 @@ from .channel import Channel, PutOptions
 from .checks import check_delay, check_eta, check_key, check_name, check_priority, check_timeout, check_ttl
 from .codecs import BodyCodec
 from .engine import legacies, replay, retention, subscriptions
+from .engine.commitment import Commitment
 from .engine.publishing import Publication, Publishing
 from .engine.subscriptions import Wish
 from .engine.topics import TopicState
@@ -241,10 +242,12 @@ class Topic(Handle, Generic[T]):
         said["mandatory"] = _flag("mandatory", mandatory)
         publication = Publication(payloads=[self._payload(item) for item in items], **said)
         publishing = Publishing(self._engine, self._state, publication)
-        found = publishing.publish(wait, self._interrupt)
+        commitment = Commitment(self._engine, f"topic {self.name!r} cannot publish")
+        commitment.store(publishing)
+        commitment.run(wait, self._interrupt)
         if publishing.leaves_work:
             subscriptions.care(self._engine, self._state)
-        return [Published(number, receivers) for number, receivers in found]
+        return [Published(number, receivers) for number, receivers in publishing.outcome]
 
     def _said(self, routing_key: str, priority: int, retain: bool, options: dict[str, Any]) -> dict[str, Any]:
         """What is said of a message, checked."""

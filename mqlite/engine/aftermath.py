@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -15,15 +15,23 @@ from ..message import Position
 from ..waiting import RUNG_FROM, Ring, Waiters
 from .catalog import Catalog
 from .groups import offer
-from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, GONE, SETTLED
+from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, FAILED, GONE, SETTLED, Claim
 from .tasks import shut_mode
 
 
 class Aftermath:
     """Carries out the notes that operations left in their transaction, once it is committed."""
 
-    def __init__(self, log: Log, claims: Claims, waiters: Waiters, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        log: Log,
+        claims: Claims,
+        waiters: Waiters,
+        catalog: Catalog,
+        give_back_failed: Callable[[list[Claim]], None],
+    ) -> None:
         self._log = log
+        self._give_back_failed = give_back_failed
         self._catalog = catalog
         self._claims = claims
         self._waiters = waiters
@@ -39,6 +47,7 @@ class Aftermath:
         leftover = list(self._leftover)
         try:
             arrived, settled, left, changed = set(), [], set(), set()
+            failed: list[Claim] = []
             freed: set[tuple[int, int]] = set()
             delayed: dict[int, int] = {}
             expiring: dict[int, int] = {}
@@ -51,6 +60,8 @@ class Aftermath:
                     if note[3].group:
                         freed.add((note[1], note[3].group))
                         arrived.add(note[1])
+                elif note[0] is FAILED:
+                    failed.append(note[1])
                 elif note[0] is DELAYED:
                     delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
                 elif note[0] is EXPIRES:
@@ -67,6 +78,8 @@ class Aftermath:
                 rings, watched = self._look(arrived, set(delayed))
             for ring in rings:
                 self._waiters.ring_any(*ring)
+            if failed:  # under L again, which nobody holds here
+                self._give_back_failed(failed)
             for queue, wake_ns in delayed.items():
                 if self._waiters.uncovered(queue, wake_ns):
                     self._waiters.ring_one(queue, Kind.MESSAGE)

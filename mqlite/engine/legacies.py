@@ -125,6 +125,7 @@ def _settle(engine: Engine, record: Record, said: dict[str, Any], *, to_the_end:
 
 
 def _publish(engine: Engine, record: Record, said: dict[str, Any]) -> None:
+    from .commitment import Commitment
     from .publishing import Publication, Publishing
 
     with engine.log.read() as snapshot:
@@ -137,4 +138,29 @@ def _publish(engine: Engine, record: Record, said: dict[str, Any]) -> None:
         replace=None if replace is None else bytes.fromhex(replace),
         **will,
     )
-    Publishing(engine, topic, publication, lambda txn: take(txn, record.id)).publish(0, Interrupt("a last will"))
+    commitment = Commitment(engine, f"the last will to topic {topic.name!r} cannot be published")
+    commitment.store(Publishing(engine, topic, publication))
+    commitment.add(_Taking(record.id))
+    with contextlib.suppress(_Settled):
+        commitment.run(0, Interrupt("a last will"))
+
+
+class _Settled(MqliteError):
+    """Somebody else has settled it."""
+
+
+class _Taking:
+    """The legacy goes in the commit that does what it says."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def check(self, txn: Any) -> int:
+        """Raises _Settled."""
+        if txn.place(STORE, self._number) is None:
+            raise _Settled
+        return 0
+
+    def do(self, txn: Any) -> None:
+        """It goes."""
+        take(txn, self._number)

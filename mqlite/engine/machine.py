@@ -51,7 +51,7 @@ class Engine(Putting):
         self.waiters = Waiters(claims, presence, clock, self.care, self.promising, self.wake_ns)
         self.tasks = Tasks(log, claims, presence, self.waiters, self.timeline)
         self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule, self.timeline)
-        self.aftermath = Aftermath(log, claims, self.waiters, self.catalog)
+        self.aftermath = Aftermath(log, claims, self.waiters, self.catalog, self.give_back_failed)
 
     def configure(self, queue: QueueState, changes: dict[str, Any]) -> None:
         """Change options for every process. One commit; who waits looks again."""

@@ -11,7 +11,7 @@ from ..claims import Kind, Shut
 from ..errors import MessageTooLarge, ShutDown
 from ..log import DEAD_BIT, Draft
 from ..log.index import DEDUP, REPLACE
-from ..message import rank_at
+from ..message import Position, rank_at
 from ..options import QueueOptions
 from ..system.clock import STABLE
 from ..waiting import Interrupt, Seat
@@ -151,14 +151,20 @@ class Putting(Claiming):
         """What a put raises after shutdown."""
         return ShutDown(f"queue {queue.name!r} was shut down: nothing can be put any more")
 
-    def storing_states(self, txn: Any, queue: int, key: bytes, seized: dict[int, Claim]) -> Iterator[tuple[int, str]]:
+    def storing_states(
+        self, txn: Any, queue: int, key: bytes, seized: dict[int, Claim], leaving: Leaving
+    ) -> Iterator[tuple[int, str]]:
         """Under L: (id, "delayed" | "ready" | "claimed" | "dead") of the messages with a unique key. seized: what the
         put itself has claimed, which is as good as ready.
         """
         with self.claims.read() as c:
             for number in txn.uniques(queue, key):
                 place = txn.place(queue, number)
-                if place is not None:
+                if place is not None and not place.waits and place.position in leaving.fates:
+                    fate = leaving.fates[place.position]
+                    if fate is not None:
+                        yield number, fate
+                elif place is not None:
                     row = None if place.waits else c.row(queue, place.position)
                     claim = seized.get(place.position)
                     claimed = row is not None and (claim is None or claim.row.holder != row.holder)
@@ -169,6 +175,20 @@ class Putting(Claiming):
 
 _ASKED: list[int] = []
 _REFUSED: list[int] = []
+
+
+@attrs.define
+class Leaving:
+    """What the same commit takes out of a queue besides: so many messages, so many bytes, and what those at these
+    positions will be (None: gone).
+    """
+
+    count: int = 0
+    bytes: int = 0
+    fates: dict[Position, str | None] = attrs.field(factory=dict)
+
+
+_NOBODY_LEAVES = Leaving()
 
 
 @attrs.define
@@ -203,6 +223,7 @@ class Admission:
         self._droppable: list[Claim] = []
         self._plan = _Plan()
         self._options = queue.options
+        self._leaving = _NOBODY_LEAVES
         self.held: list[Claim] = []
 
     @property
@@ -254,9 +275,10 @@ class Admission:
         return bool(new)
 
     # ------------------------------------------------------------------ under L
-    def plan(self, txn: Any) -> bool:
+    def plan(self, txn: Any, leaving: Leaving = _NOBODY_LEAVES) -> bool:
         """Whether it can be stored now, with nothing changed yet. Raises ShutDown."""
         self.want_nothing()
+        self._leaving = leaving
         engine, queue = self._engine, self._queue
         engine.check_open(queue)
         self._options = engine.catalog.options(queue, txn)
@@ -283,7 +305,7 @@ class Admission:
                 assert marks is not None
                 assert marks.unique is not None
                 names.append(("unique", marks.unique))
-                found = self._engine.storing_states(txn, queue, marks.unique, self._seized)
+                found = self._engine.storing_states(txn, queue, marks.unique, self._seized, self._leaving)
                 known = next((number for number, state in found if state in terms.unique_states), None)
             if known is None:  # perhaps an earlier one of this very put
                 known = next((-1 - seen[name] for name in names if name in seen), None)
@@ -328,7 +350,7 @@ class Admission:
         """Whether there is room, perhaps for part of it; `_to_drop` says how many more are to be dropped for it."""
         log, queue = self._engine.log, self._queue.id
         counters = txn.counters(queue)
-        count, size = counters.total, counters.bytes
+        count, size = counters.total - self._leaving.count, counters.bytes - self._leaving.bytes
         for key in plan.waiting.values():
             count, size = count - 1, size - log.weight(txn.delayed_at(queue, key))
         for claim in plan.claimed.values():

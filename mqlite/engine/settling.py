@@ -24,7 +24,41 @@ from . import replay
 from .catalog import QueueState
 from .groups import offer
 from .parts import Parts, ns_of
-from .steps import ARRIVED, CHANGED, DAMAGED, DELAYED, EXPIRES, SETTLED, Claim
+from .steps import ARRIVED, CHANGED, DAMAGED, DELAYED, EXPIRES, FAILED, SETTLED, Claim
+
+#: How a claim ends, as users are told.
+ACK, NACK, REJECT = "acknowledged", "given back as failed", "rejected"
+
+
+#: What a dead letter takes besides its body and the texts.
+_DEATH_BYTES = 1024
+
+
+@attrs.define(eq=False)
+class Settlement:
+    """How a claim is to end in a commit that does more than that.
+
+    how: ACK, NACK or REJECT; error, trace: texts, of a failure; wait: seconds until it is tried again.
+    """
+
+    claim: Claim
+    how: str
+    error: str | None = None
+    trace: str | None = None
+    wait: float = 0.0
+
+    @property
+    def failures(self) -> int:
+        """The failed deliveries, this one included."""
+        return self.claim.record.delivery_count + (self.how == NACK)
+
+    @classmethod
+    def of_failure(cls, claim: Claim, error: str | None, trace: str | None, delay: float | None) -> Settlement:
+        """A nack. delay: as `Settling.nack` has it."""
+        failed = cls(claim, NACK, error, trace)
+        backoff = claim.queue.options.backoff
+        failed.wait = delay if delay is not None else 0.0 if backoff is None else backoff.seconds(failed.failures)
+        return failed
 
 
 class Settling(Parts):
@@ -108,39 +142,82 @@ class Settling(Parts):
 
         delay: seconds until it lines up again; None: as the queue's backoff says.
         """
-        failures = claim.record.delivery_count + 1
-        backoff = claim.queue.options.backoff
-        wait = delay if delay is not None else 0.0 if backoff is None else backoff.seconds(failures)
-
-        def last(options: QueueOptions) -> bool:
-            return options.max_deliveries is not None and failures >= options.max_deliveries
+        failed = Settlement.of_failure(claim, error, trace, delay)
 
         def give_back(txn: Any) -> bool:
             self.check_claims(txn, [claim])
-            if last(self.catalog.options(claim.queue, txn)):
+            if self._is_last(txn, failed):
                 return False
             self._give_back(txn, [claim], 1)
             return True
 
         def move(txn: Any) -> None:
             self.check_claims(txn, [claim])
-            if last(self.catalog.options(claim.queue, txn)):
-                self._bury(txn, claim, "max_deliveries", error, trace, failures)
-                return
-            due = self.timeline.after(wait) or self.timeline.soon()
-            marks = claim.record.marks
-            if marks is not None and marks.group is not None:  # it keeps its number in its group
-                marks = marks._replace(order=order_of(marks, claim.position & LOW_MASK, claim.record.id))
-            retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failures, due=due, marks=marks))
-            self.reserve_to_move(txn, self.log.footprint(retried))
-            rank = rank_at(claim.position, claim.record.marks)
-            txn.remove(claim.queue.id, claim.position)
-            self.delay(txn, claim.queue.id, rank, retried, claim.record.id)
-            self.note_expiry(txn, claim.queue.id, [claim.record])
-            txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+            self._fail(txn, failed)
 
-        if wait or not self.log.hold(give_back):
+        if failed.wait or not self.log.hold(give_back):
             self.log.write(move)
+
+    def _is_last(self, txn: Any, failed: Settlement) -> bool:
+        """Under L: whether the message is not tried again."""
+        most = self.catalog.options(failed.claim.queue, txn).max_deliveries
+        return most is not None and failed.failures >= most
+
+    def _fail(self, txn: Any, failed: Settlement, *, has_room: bool = False) -> None:
+        """Under L: to the dead letters, or to wait for its time, or, after the commit, back to its place."""
+        claim = failed.claim
+        if self._is_last(txn, failed):
+            self._bury(txn, claim, "max_deliveries", failed.error, failed.trace, failed.failures, has_room=has_room)
+            return
+        if not failed.wait:
+            txn.notes.append((FAILED, claim))
+            return
+        due = self.timeline.after(failed.wait) or self.timeline.soon()
+        marks = claim.record.marks
+        if marks is not None and marks.group is not None:  # it keeps its number in its group
+            marks = marks._replace(order=order_of(marks, claim.position & LOW_MASK, claim.record.id))
+        retried = self.log.prepare(attrs.evolve(claim.record, delivery_count=failed.failures, due=due, marks=marks))
+        if not has_room:
+            self.reserve_to_move(txn, self.log.footprint(retried))
+        rank = rank_at(claim.position, claim.record.marks)
+        txn.remove(claim.queue.id, claim.position)
+        self.delay(txn, claim.queue.id, rank, retried, claim.record.id)
+        self.note_expiry(txn, claim.queue.id, [claim.record])
+        txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+
+    # ------------------------------------------------------------------ among other things
+    def fate(self, txn: Any, settlement: Settlement) -> str | None:
+        """Under L: what a message will be: "ready", "delayed", "dead", or None, gone."""
+        queue = settlement.claim.queue
+        if settlement.how == ACK:
+            return None
+        reason = "rejected"
+        if settlement.how == NACK:
+            if not self._is_last(txn, settlement):
+                return "delayed" if settlement.wait else "ready"
+            reason = "max_deliveries"
+        return "dead" if self._is_kept(queue, reason, self.catalog.options(queue, txn)) else None
+
+    def room_to_move(self, settlement: Settlement) -> int:
+        """Bytes that a message takes where it goes, at most."""
+        if settlement.how == ACK:
+            return 0
+        texts = len(settlement.error or "") + len(settlement.trace or "")
+        return self.log.weight(settlement.claim.raw) + 6 * texts + _DEATH_BYTES
+
+    def carry_out(self, txn: Any, settlement: Settlement) -> None:
+        """Under L, with the claim checked and room reserved."""
+        claim = settlement.claim
+        if settlement.how == ACK:
+            self.remove_claimed(txn, claim)
+        elif settlement.how == NACK:
+            self._fail(txn, settlement, has_room=True)
+        else:
+            self._bury(txn, claim, "rejected", settlement.error, None, settlement.failures, has_room=True)
+
+    def give_back_failed(self, claims: list[Claim]) -> None:
+        """Back to their places at once, as failed; those that were lost are passed over."""
+        self.log.hold(lambda txn: self._give_back(txn, claims, 1))
 
     def delay(self, txn: Any, queue: int, rank: int, draft: Any, message_id: int = 0) -> int:
         """Under L: store a message that waits for its time; its id."""

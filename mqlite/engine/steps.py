@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
 SETTLED: Final = "settled"  # (SETTLED, queue, position, row, commit): gone from the log, its row may go
+FAILED: Final = "failed"  # (FAILED, claim): it goes back to its place at once
 DELAYED: Final = "delayed"  # (DELAYED, queue, when to look by the monotonic clock): something will be claimable then
 EXPIRES: Final = "expires"  # (EXPIRES, queue, when to look by the monotonic clock): something will expire then
 DAMAGED: Final = "damaged"  # (DAMAGED, queue): a damaged message is gone, which may have held up any group

@@ -61,7 +61,7 @@ class LmdbTxn(LmdbReading, Indexing):
         The counters behind the messages are taken out and come back in `seal`: LMDB leaves a full page behind
         where the new entry is the last of it, and two half full ones otherwise.
         """
-        seq = seq or self._next_seq()
+        seq = seq or self.next_seq()
         counters = self.counters(queue)
         if queue not in self._put_to:
             self._put_to.add(queue)
@@ -94,7 +94,7 @@ class LmdbTxn(LmdbReading, Indexing):
         """Store in the place of another. O(log n)."""
         self.remove(queue, position)
         counters = self.counters(queue)
-        draft.record.id = seq or self._next_seq()
+        draft.record.id = seq or self.next_seq()
         value = self._store(queue, position, draft)
         if draft.record.marks is not None:
             rank = rank_at(position, draft.record.marks)
@@ -104,7 +104,8 @@ class LmdbTxn(LmdbReading, Indexing):
         self._put_to.add(queue)
         return draft.record.id
 
-    def _next_seq(self) -> int:
+    def next_seq(self) -> int:
+        """A number."""
         if not self._seq:
             self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
             self._txn.delete(fmt.SEQ_KEY)
@@ -115,7 +116,7 @@ class LmdbTxn(LmdbReading, Indexing):
     def delay(self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0) -> int:
         """Store a message that waits for its time. O(log n)."""
         counters = self.counters(queue)
-        seq = self._next_seq()
+        seq = self.next_seq()
         record = draft.record
         record.id = message_id = message_id or seq
         assert draft.due is not None
@@ -254,7 +255,7 @@ class LmdbTxn(LmdbReading, Indexing):
 
     def keep(self, topic: int, draft: fmt.Draft) -> int:
         """Store a body. O(log n). The numbers behind it are out of the way meanwhile, as in `append`."""
-        number = draft.record.id = self._next_seq()
+        number = draft.record.id = self.next_seq()
         numbers = self.topic_numbers(topic)
         self._txn.delete(fmt.topic_key(topic))
         key = fmt.kept_key(topic, number)

@@ -294,6 +294,10 @@ class MemoryLog(Indexing):
         shelf.bytes += bytes_of(draft.payload)
         return draft.id
 
+    def next_seq(self) -> int:
+        """A number."""
+        return next(self.seqs)
+
     def append_plain(self, shelf: Shelf, rank: int, body: object, enqueued_ns: int) -> int:
         """The same for a message without headers and the like."""
         if shelf.inbox:
