@@ -5,13 +5,15 @@ shared by the threads and processes of a machine; no server.
 
 The map of the package, from the top; each floor uses only those below it:
 
-    broker.py                         open(): many queues and topics over one store
+    broker.py                         open(): queues, topics, tables and transactions over one store
     topic.py  subscription.py         publishing; a queue of what is published
     queue.py  operations.py           what the user holds: putting and taking; looking and operating
     producer.py  consumer.py          buffering puts; prefetching messages
     schedules.py  watermarks.py       messages that come again and again; callbacks on the level
     channel.py                        one queue of an open store, as its handles use it
     lease.py  audit.py                settling a message once; the invariants of a store
+    transaction.py  table.py          many changes in one commit; the user's own rows
+    receipt.py                        what becomes of a message that is put later
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
     presence.py                       this process among the others: join, watch, leave
@@ -29,7 +31,7 @@ The map of the package, from the top; each floor uses only those below it:
     recurrence.py                     when something periodic is due
     message.py  handle.py             what travels; what is closed at the end of a block
     patterns.py  filters.py           what a subscription wants
-    options.py  codecs.py  checks.py
+    options.py  codecs.py  keys.py  checks.py
     errors.py
 """
 
@@ -40,6 +42,7 @@ from .errors import (
     AlreadyClaimed,
     Closed,
     CodecError,
+    Conflict,
     Empty,
     Full,
     LeaseLost,
@@ -49,6 +52,7 @@ from .errors import (
     NetworkFilesystemWarning,
     NoSuchSubscription,
     NotClaimed,
+    NotCommitted,
     NotSupported,
     OutOfRange,
     QueueLocked,
@@ -62,11 +66,14 @@ from .errors import (
 from .message import Death, Message
 from .operations import QueueStats
 from .options import Backoff, QueueOptions, TopicOptions
-from .producer import Producer, Receipt
+from .producer import Producer
 from .queue import Queue
+from .receipt import Published, Receipt
 from .schedules import Schedule
 from .subscription import Subscription, SubscriptionStats
-from .topic import BoundQueue, Published, Topic, TopicStats, Will
+from .table import OpenTable, Table
+from .topic import BoundQueue, Topic, TopicStats, Will
+from .transaction import Transaction
 from .watermarks import Watermarks
 
 __version__ = "0.1.0"
@@ -79,6 +86,7 @@ __all__ = [
     "Closed",
     "Codec",
     "CodecError",
+    "Conflict",
     "Consumer",
     "Death",
     "Empty",
@@ -91,7 +99,9 @@ __all__ = [
     "NetworkFilesystemWarning",
     "NoSuchSubscription",
     "NotClaimed",
+    "NotCommitted",
     "NotSupported",
+    "OpenTable",
     "OutOfRange",
     "Producer",
     "Published",
@@ -108,9 +118,11 @@ __all__ = [
     "StoreFull",
     "Subscription",
     "SubscriptionStats",
+    "Table",
     "Topic",
     "TopicOptions",
     "TopicStats",
+    "Transaction",
     "Unroutable",
     "Watermarks",
     "Will",

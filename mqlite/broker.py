@@ -1,9 +1,10 @@
-"""Many queues over one store, opened once."""
+"""Many queues, topics and tables over one store, opened once."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from .audit import problems
 from .channel import Channel
@@ -11,17 +12,24 @@ from .checks import check_name
 from .codecs import BodyCodec
 from .engine import QueueState
 from .engine.catalog import shown
+from .engine.tables import TableWork
 from .errors import Closed
 from .handle import Handle
 from .operations import QueueStats, stats_of
 from .options import UNSET, QueueOptions
 from .queue import Queue
 from .store import open_store, release, retain
+from .table import OpenTable
 from .topic import Topic
+from .transaction import Transaction, run
+
+T = TypeVar("T")
 
 
 class Broker(Handle):
-    """A store, its queues and topics. From `mqlite.open`; free for any thread; survives fork; pickles as its path."""
+    """A store, its queues, topics and tables. From `mqlite.open`. Free for any thread; survives fork; pickles as its
+    path.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None, durability: str, max_store_bytes: int | None) -> None:
         self._durability = durability
@@ -79,6 +87,41 @@ class Broker(Handle):
         with self._store.engine.log.read() as snapshot:
             return sorted(shown(each.name)[:-1] for each in snapshot.definitions() if each.kind == "topic")
 
+    # ------------------------------------------------------------------ transactions
+    def transaction(self, *, timeout: float | None = 0.0, check_reads: bool = True) -> Transaction:
+        """Begin a transaction; see `Transaction`. Leave its block to commit it.
+
+        timeout: seconds that the commit waits for room in full queues; 0: not at all, None: for ever.
+        check_reads: whether what was read of tables must still hold at the commit (else it raises Conflict); what
+        is `expect`ed always must.
+        """
+        self._check_open()
+        return Transaction(self._store, timeout, check_reads)
+
+    def run(self, function: Callable[[Transaction], T], *, attempts: int = 100, timeout: float | None = 0.0) -> T:
+        """What function(tx) returns, once its transaction is committed.
+
+        After a Conflict it is called again, in a new transaction and after a short random pause, `attempts` times in
+        all; then that Conflict is raised. So all that it does should be done by the transaction. Any other exception
+        rolls back, and goes on. As `transaction` otherwise.
+        """
+        return run(lambda: self.transaction(timeout=timeout), function, attempts)
+
+    def table(self, name: str) -> OpenTable:
+        """The table of that name, where each operation is a transaction by itself. See `OpenTable`."""
+        self._check_open()
+        return OpenTable(
+            check_name(name, "a table's name"),
+            TableWork(self._store.engine, checks=False),
+            lambda change: self.run(lambda tx: change(tx.table(name))),
+        )
+
+    def tables(self) -> list[str]:
+        """The names of all tables that were written to, sorted."""
+        self._check_open()
+        return self._store.engine.tables.names()
+
+    # ------------------------------------------------------------------ looking
     def stats(self) -> dict[str, QueueStats]:
         """The state of every queue, and of every subscription ("topic/name"), by name."""
         self._check_open()

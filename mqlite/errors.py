@@ -42,6 +42,14 @@ class LeaseLost(MqliteError):
     """The claim was lost (it timed out, or its consumer was closed); nothing was changed."""
 
 
+class Conflict(MqliteError):
+    """A transaction lost a race: what it had read or expected was changed by another one. Nothing was changed."""
+
+
+class NotCommitted(MqliteError):
+    """A message that was put in a transaction has no id: that is still open, or was rolled back."""
+
+
 class AlreadyClaimed(MqliteError):
     """Somebody holds the message: it cannot be cancelled or changed until it is given back."""
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from .checks import check_delay
 from .engine import Claim, Engine
-from .errors import CodecError, LeaseLost, NotClaimed
+from .engine.settling import ACK, NACK, REJECT, Settlement
+from .errors import CodecError, LeaseLost, MqliteError, NotClaimed
 from .message import Death, Message, Record, error_texts, priority_of, rank_at, utc
+from .transaction import Transaction, checked
 
 Decode = Callable[[Any], Any]
 #: The user's filter: whether he wants a message.
@@ -20,13 +22,14 @@ _NO_EXTRAS: dict[str, Any] = {}
 class Lease:
     """One claim of this process. Free for any of its threads; the engine decides who settles first."""
 
-    __slots__ = ("_engine", "_on_end", "_outcome", "_owner", "claim")
+    __slots__ = ("_engine", "_on_end", "_outcome", "_owner", "_tx", "claim")
 
     def __init__(self, engine: Engine, claim: Claim, on_end: Callable[[Lease], None] | None) -> None:
         self._engine = engine
         self._owner = engine.presence.owner
         self._outcome = ""
         self._on_end = on_end
+        self._tx: Transaction | None = None  # an open one that is to settle it
         self.claim = claim
 
     @property
@@ -44,6 +47,8 @@ class Lease:
         what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
         if self._outcome:
             raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
+        if self._tx is not None:
+            raise NotClaimed(f"{what} is to be settled by a transaction, which is still open: settle each message once")
         if self._engine.presence.owner != self._owner:
             raise NotClaimed(
                 f"{what} was received by another process (or before its store was closed): only who received it "
@@ -53,6 +58,7 @@ class Lease:
     def end(self, outcome: str) -> None:
         """It was settled, as `outcome` says."""
         self._outcome = outcome
+        self._tx = None
         if self._on_end is not None:
             self._on_end(self)
 
@@ -69,21 +75,55 @@ class Lease:
         self._do(how)
         self.end(outcome)
 
-    def ack(self) -> None:
-        """See Message.ack."""
-        self._settle("acknowledged", lambda: self._engine.ack([self.claim]))
+    # ------------------------------------------------------------------ by a transaction
+    def stage(self, tx: object, settlement: Settlement) -> None:
+        """The commit of a transaction settles it. Raises TypeError, ValueError, NotClaimed, Closed."""
+        transaction = checked(tx, self._engine, f"message {self.claim.record.id} of queue {self.claim.queue.name!r}")
+        self.check()
+        transaction.settle(self, settlement)
+        self._tx = transaction
 
-    def nack(self, delay: float | None, error: object) -> None:
+    def unstage(self) -> None:
+        """It does not; if the claim was lost, that is found out now."""
+        self._tx = None
+        with contextlib.suppress(MqliteError):  # the store was closed, and nobody holds anything
+            if self._on_end is not None and not self._engine.holds(self.claim):
+                self._on_end(self)
+
+    def is_left_to_transaction(self, error: BaseException | None) -> bool:
+        """At the end of the message's block: whether an open transaction is to settle it. If that does not, the
+        message has failed.
+        """
+        if self._tx is None:
+            return False
+        self._tx.leave(self, error)
+        return True
+
+    # ------------------------------------------------------------------ settling
+    def ack(self, tx: object = None) -> None:
+        """See Message.ack."""
+        if tx is not None:
+            self.stage(tx, Settlement(self.claim, ACK))
+        else:
+            self._settle(ACK, lambda: self._engine.ack([self.claim]))
+
+    def nack(self, delay: float | None, error: object, tx: object = None) -> None:
         """See Message.nack."""
         seconds = None if delay is None else check_delay(delay)
         text, trace = error_texts(error)
-        self._settle("given back as failed", lambda: self._engine.nack(self.claim, text, trace, seconds))
+        if tx is not None:
+            self.stage(tx, Settlement.of_failure(self.claim, text, trace, seconds))
+        else:
+            self._settle(NACK, lambda: self._engine.nack(self.claim, text, trace, seconds))
 
-    def reject(self, reason: str | None) -> None:
+    def reject(self, reason: str | None, tx: object = None) -> None:
         """See Message.reject."""
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"reason is a str or None, not {reason!r}")
-        self._settle("rejected", lambda: self._engine.bury(self.claim, "rejected", reason, None))
+        if tx is not None:
+            self.stage(tx, Settlement(self.claim, REJECT, reason))
+        else:
+            self._settle(REJECT, lambda: self._engine.bury(self.claim, "rejected", reason, None))
 
     def release(self) -> None:
         """See Message.release."""
@@ -98,7 +138,7 @@ class Lease:
         self._do(lambda: self._engine.extend(self.claim, seconds))
 
 
-def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
+def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object = None) -> None:
     """Acknowledge all, in one commit, or none. Raises LeaseLost, NotClaimed."""
     leases: dict[int, Lease] = {}
     for message in messages:
@@ -114,10 +154,14 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str) -> None:
         if id(lease) in leases:
             raise NotClaimed(f"message {message.id} of queue {queue!r} is named twice: name each once")
         leases[id(lease)] = lease
+    if tx is not None:
+        for lease in leases.values():
+            lease.ack(tx)
+        return
     if leases:
         engine.ack([lease.claim for lease in leases.values()])
     for lease in leases.values():
-        lease.end("acknowledged")
+        lease.end(ACK)
 
 
 def message_of(queue: str, position: int, record: Record, body: Any, lease: Lease | None) -> Message:

@@ -143,12 +143,13 @@ def utc(ns: int) -> datetime:
 class Settler(Protocol):
     """The claim behind a message; see `lease.py`."""
 
-    def ack(self) -> None: ...
-    def nack(self, delay: float | None, error: object) -> None: ...
-    def reject(self, reason: str | None) -> None: ...
+    def ack(self, tx: object = None) -> None: ...
+    def nack(self, delay: float | None, error: object, tx: object = None) -> None: ...
+    def reject(self, reason: str | None, tx: object = None) -> None: ...
     def release(self) -> None: ...
     def extend(self, seconds: float) -> None: ...
     def check(self) -> None: ...
+    def is_left_to_transaction(self, error: BaseException | None) -> bool: ...
     @property
     def settled(self) -> bool: ...
 
@@ -160,8 +161,9 @@ class Message:
     Settle it once: `ack`, `nack`, `reject` or `release`, from any thread of the
     process that received it. As a context manager it settles itself: ack at the
     end of the block, nack on an exception, release on what is no failure of the
-    message (KeyboardInterrupt, SystemExit). A message that was peeked at, or
-    received with auto_ack, cannot be settled.
+    message (KeyboardInterrupt, SystemExit); one that a transaction is to settle is
+    left to that. A message that was peeked at, or received with auto_ack, cannot be
+    settled.
 
     id is unique in the store and never used again. delivery_count counts failed
     deliveries so far, acquired_count claims, this one included.
@@ -204,15 +206,17 @@ class Message:
             )
         return self._lease
 
-    def ack(self) -> None:
+    def ack(self, tx: object = None) -> None:
         """Done: the message is removed, for good when this returns. One commit.
+
+        tx: a Transaction, whose commit does it instead, with all else that it does; so for `nack` and `reject`.
 
         Raises LeaseLost where the claim was lost meanwhile, NotClaimed where the
         message was settled before; then nothing is changed.
         """
-        self.lease.ack()
+        self.lease.ack(tx)
 
-    def nack(self, delay: float | None = None, error: object = None) -> None:
+    def nack(self, delay: float | None = None, error: object = None, tx: object = None) -> None:
         """Failed: delivery_count + 1, and it is tried again after a while; dead after max_deliveries.
 
         delay: seconds until it lines up again at its priority, behind what is there by then;
@@ -221,11 +225,11 @@ class Message:
         dead. One commit of the log if it waits or dies, none if it goes back at once. Raises as `ack`, and
         StoreFull where a large message finds no room to move: then it stays claimed.
         """
-        self.lease.nack(delay, error)
+        self.lease.nack(delay, error, tx)
 
-    def reject(self, reason: str | None = None) -> None:
+    def reject(self, reason: str | None = None, tx: object = None) -> None:
         """Hopeless: straight to the dead-letter queue. One commit. Raises as `ack`."""
-        self.lease.reject(reason)
+        self.lease.reject(reason, tx)
 
     def release(self) -> None:
         """Give it back to its place without blame. No commit of the log. Raises as `ack`."""
@@ -240,7 +244,7 @@ class Message:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, where: TracebackType | None) -> None:
-        if self.lease.settled:
+        if self.lease.settled or self.lease.is_left_to_transaction(error):
             return
         if error is None:
             self.ack()

@@ -16,43 +16,10 @@ from .errors import Closed, Empty, Full
 from .handle import Handle
 from .log import Draft
 from .message import rank_of
+from .receipt import Receipt
 from .waiting import Interrupt
 
 MAX_GROUP = 1000
-
-
-class Receipt:
-    """The fate of one buffered message. Free for any thread."""
-
-    __slots__ = ("_done", "_error", "_id", "_producer", "item")
-
-    def __init__(self, producer: Producer, item: Any) -> None:
-        self._producer = producer
-        self._done = False
-        self._id = 0
-        self._error: BaseException | None = None
-        self.item = item
-
-    @property
-    def done(self) -> bool:
-        """Whether the message is durable, or failed."""
-        return self._done
-
-    @property
-    def error(self) -> BaseException | None:
-        """Why the message was not stored, if it was not."""
-        return self._error
-
-    def result(self, timeout: float | None = None) -> int:
-        """Wait until the message is durable; its id. Raises why it was not stored, or Empty after `timeout` seconds."""
-        self._producer.wait_for(self, check_timeout(timeout))
-        if self._error is not None:
-            raise self._error
-        return self._id
-
-    def settle(self, message_id: int, error: BaseException | None) -> None:
-        """Called by the producer, once."""
-        self._id, self._error, self._done = message_id, error, True
 
 
 class Producer(Handle):
@@ -108,7 +75,7 @@ class Producer(Handle):
         wait = check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
         draft = self._channel.draft(item, *self._channel.said(rank, options))
-        receipt = Receipt(self, item)
+        receipt = Receipt(item, self.wait_for)
         with self._lock:
             if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):
                 raise Full(

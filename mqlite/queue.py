@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack, overload
 
 from .channel import Channel, PutOptions, channel_at
 from .checks import check_count, check_name, check_priority, check_timeout
@@ -21,6 +21,8 @@ from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, rank_of
 from .operations import Operations
 from .options import UNSET, Backoff, Unset, named_options
 from .producer import Producer
+from .receipt import Receipt
+from .transaction import Transaction, checked
 from .waiting import Interrupt
 from .watermarks import Watermarks
 
@@ -141,6 +143,7 @@ class Queue(Operations[T]):
         return f"<mqlite.Queue {self.name!r} {where}>"
 
     # ------------------------------------------------------------------ put
+    @overload
     def put(
         self,
         item: T,
@@ -148,8 +151,32 @@ class Queue(Operations[T]):
         timeout: float | None = None,
         *,
         priority: int = 0,
+        tx: None = None,
         **options: Unpack[PutOptions],
-    ) -> int:
+    ) -> int: ...
+
+    @overload
+    def put(
+        self,
+        item: T,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        tx: Transaction,
+        **options: Unpack[PutOptions],
+    ) -> Receipt: ...
+
+    def put(
+        self,
+        item: T,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        tx: Transaction | None = None,
+        **options: Unpack[PutOptions],
+    ) -> int | Receipt:
         """Store one message; returns its id. When this returns, the message is durable.
 
         delay: seconds until it lines up at its priority, whatever is done to the wall clock in this boot;
@@ -165,9 +192,13 @@ class Queue(Operations[T]):
         (block=False), then raises Full. Raises ShutDown, CodecError, MessageTooLarge,
         StoreFull; then nothing was stored. Cost: one commit, shared with other threads
         that put or settle at the same moment; O(log n).
+
+        tx: a Transaction, whose commit stores it; then this gives a Receipt, and does not wait.
         """
         if self._interrupt.closed:
             self._interrupt.check()
+        if tx is not None:
+            return self._stage([item], priority, timeout, tx, options)[0]
         rank = DEFAULT_RANK if priority is DEFAULT_PRIORITY else rank_of(check_priority(priority))
         wait = None if block and timeout is None else check_timeout(timeout) if block else 0
         if options or self._state.marks_all:
@@ -175,9 +206,34 @@ class Queue(Operations[T]):
             return self._channel.put([(rank, draft)], wait, self._interrupt)[0]
         return self._put_one(item, rank, wait, self._interrupt)
 
-    def put_nowait(self, item: T, **options: Any) -> int:
+    def put_nowait(self, item: T, **options: Any) -> int | Receipt:
         """`put` that raises Full at once."""
-        return self.put(item, False, **options)
+        found: int | Receipt = self.put(item, False, **options)
+        return found
+
+    @overload
+    def put_many(
+        self,
+        items: Iterable[T],
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        tx: None = None,
+        **options: Unpack[PutOptions],
+    ) -> list[int]: ...
+
+    @overload
+    def put_many(
+        self,
+        items: Iterable[T],
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        tx: Transaction,
+        **options: Unpack[PutOptions],
+    ) -> list[Receipt]: ...
 
     def put_many(
         self,
@@ -186,20 +242,38 @@ class Queue(Operations[T]):
         timeout: float | None = None,
         *,
         priority: int = 0,
+        tx: Transaction | None = None,
         **options: Unpack[PutOptions],
-    ) -> list[int]:
+    ) -> list[int] | list[Receipt]:
         """Store all items in one commit, or none; returns their ids. Otherwise as `put`.
 
         Raises ValueError where there are more items than maxsize: they could never fit.
         """
         self._interrupt.check()
-        rank = rank_of(check_priority(priority))
         for name in ("dedup_id", "replace_key", "unique"):
             if options.get(name) is not None:
                 raise TypeError(f"{name} is of one message: put them one by one, or through a producer")
+        if tx is not None:
+            return self._stage(list(items), priority, timeout, tx, options)
+        rank = rank_of(check_priority(priority))
         said = self._channel.said(rank, options)
         ranked = [(rank, self._channel.draft(item, *said)) for item in items]
         return self._channel.put(ranked, check_timeout(timeout) if block else 0, self._interrupt)
+
+    def _stage(
+        self, items: list[T], priority: int, timeout: float | None, tx: Transaction, options: PutOptions
+    ) -> list[Receipt]:
+        """The commit of a transaction stores these."""
+        transaction = checked(tx, self._engine, f"queue {self.name!r}")
+        if timeout is not None:
+            raise TypeError("a put in a transaction does not wait: give the timeout to transaction()")
+        rank = rank_of(check_priority(priority))
+        said = self._channel.said(rank, options)
+        drafts = [self._channel.draft(item, *said) for item in items]
+        if drafts:
+            self._engine.check_can_fit(self._state, drafts)
+            self._engine.check_open(self._state)
+        return [transaction.put(self._state, rank, draft, item) for draft, item in zip(drafts, items, strict=True)]
 
     # ------------------------------------------------------------------ get
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -278,10 +352,12 @@ class Queue(Operations[T]):
         self._producers.add(producer)
         return producer
 
-    def ack_many(self, messages: Iterable[Message]) -> None:
-        """Acknowledge all these messages in one commit, or none (LeaseLost, NotClaimed)."""
+    def ack_many(self, messages: Iterable[Message], tx: Transaction | None = None) -> None:
+        """Acknowledge all these messages in one commit, or none (LeaseLost, NotClaimed). tx: in that of a
+        transaction.
+        """
         self._interrupt.check()
-        ack_many(messages, self._engine, self.name)
+        ack_many(messages, self._engine, self.name, tx)
 
     # ------------------------------------------------------------------ the rest of queue.Queue
     def qsize(self) -> int:

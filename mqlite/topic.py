@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import attrs
 
@@ -28,8 +28,10 @@ from .message import Due, Message, digest, rank_of
 from .options import UNSET, QueueOptions, TopicOptions, Unset, name_of, named_options
 from .patterns import check_pattern, check_routing_key
 from .queue import Queue
+from .receipt import Published, Receipt
 from .store import Store, open_store, release, retain
 from .subscription import Position, Subscription, check_position
+from .transaction import Transaction, checked
 from .waiting import Interrupt
 
 T = TypeVar("T")
@@ -43,26 +45,6 @@ _CHANGEABLE = frozenset({"max_age", "max_messages", "max_bytes", "max_message_by
 #: Options of a put that mean nothing for a publish.
 _NOT_PUBLISHED = ("unique", "unique_states")
 Wanted = Mapping[str, Any] | Callable[[Message], object]
-
-
-class Published(int):
-    """The id of a published message, the same in every subscription; 0 where nobody gets it and nothing keeps it.
-
-    receivers: how many subscriptions and queues got it; 0 also for the repetition of a dedup_id.
-    """
-
-    receivers: int
-
-    def __new__(cls, id: int, receivers: int) -> Published:  # noqa: D102
-        published = super().__new__(cls, id)
-        published.receivers = receivers
-        return published
-
-    def __repr__(self) -> str:
-        return f"Published(id={int(self)}, receivers={self.receivers})"
-
-    def __reduce__(self) -> Any:
-        return Published, (int(self), self.receivers)
 
 
 @attrs.frozen(kw_only=True)
@@ -179,6 +161,7 @@ class Topic(Handle, Generic[T]):
         return f"<mqlite.Topic {self.name!r} {'in memory' if path is None else f'path={path!r}'}>"
 
     # ------------------------------------------------------------------ publishing
+    @overload
     def publish(
         self,
         item: T,
@@ -189,8 +172,38 @@ class Topic(Handle, Generic[T]):
         priority: int = 0,
         retain: bool = False,
         mandatory: bool = False,
+        tx: None = None,
         **options: Any,
-    ) -> Published:
+    ) -> Published: ...
+
+    @overload
+    def publish(
+        self,
+        item: T,
+        routing_key: str = "",
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        retain: bool = False,
+        mandatory: bool = False,
+        tx: Transaction,
+        **options: Any,
+    ) -> Receipt: ...
+
+    def publish(
+        self,
+        item: T,
+        routing_key: str = "",
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        retain: bool = False,
+        mandatory: bool = False,
+        tx: Transaction | None = None,
+        **options: Any,
+    ) -> Published | Receipt:
         """Store one message for all who subscribe; its id, and how many got it. When this returns, it is durable.
 
         routing_key: words with dots between them, which patterns match. retain: new subscriptions that match get the
@@ -202,9 +215,41 @@ class Topic(Handle, Generic[T]):
         seconds, or not at all), then raises Full. Raises ShutDown where one of them was shut down, CodecError,
         MessageTooLarge, StoreFull; then nothing was stored. Cost: one commit, one body, and a reference for each that
         matches; those that do not match cost nothing.
+
+        tx: a Transaction, whose commit publishes it; then this gives a Receipt, and does not wait.
         """
-        wait = check_timeout(timeout) if block else 0
-        return self._publish([item], routing_key, wait, priority, retain, mandatory, options)[0]
+        publication = self._publication([item], routing_key, priority, retain, mandatory, options)
+        return self._publish(publication, [item], block, timeout, tx)[0]
+
+    @overload
+    def publish_many(
+        self,
+        items: Iterable[T],
+        routing_key: str = "",
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        retain: bool = False,
+        mandatory: bool = False,
+        tx: None = None,
+        **options: Any,
+    ) -> list[Published]: ...
+
+    @overload
+    def publish_many(
+        self,
+        items: Iterable[T],
+        routing_key: str = "",
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        retain: bool = False,
+        mandatory: bool = False,
+        tx: Transaction,
+        **options: Any,
+    ) -> list[Receipt]: ...
 
     def publish_many(
         self,
@@ -216,37 +261,47 @@ class Topic(Handle, Generic[T]):
         priority: int = 0,
         retain: bool = False,
         mandatory: bool = False,
+        tx: Transaction | None = None,
         **options: Any,
-    ) -> list[Published]:
+    ) -> list[Published] | list[Receipt]:
         """Publish all items in one commit, or none. Otherwise as `publish`, without dedup_id and replace_key."""
         for name in ("dedup_id", "replace_key"):
             if options.get(name) is not None:
                 raise TypeError(f"{name} is of one message: publish them one by one")
-        wait = check_timeout(timeout) if block else 0
-        return self._publish(list(items), routing_key, wait, priority, retain, mandatory, options)
+        bodies = list(items)
+        if not bodies:
+            self._interrupt.check()
+            return []
+        publication = self._publication(bodies, routing_key, priority, retain, mandatory, options)
+        return self._publish(publication, bodies, block, timeout, tx)
 
-    def _publish(
+    def _publication(
         self,
         items: list[T],
         routing_key: str,
-        wait: float | None,
         priority: int,
         retain: bool,
         mandatory: bool,
         options: dict[str, Any],
-    ) -> list[Published]:
+    ) -> Publication:
         self._interrupt.check()
-        if not items:
-            return []
         said = self._said(routing_key, priority, retain, options)
         said["mandatory"] = _flag("mandatory", mandatory)
-        publication = Publication(payloads=[self._payload(item) for item in items], **said)
+        return Publication(payloads=[self._payload(item) for item in items], **said)
+
+    def _publish(
+        self, publication: Publication, items: list[T], block: bool, timeout: float | None, tx: Transaction | None
+    ) -> list[Published] | list[Receipt]:
+        wait = check_timeout(timeout) if block else 0
         publishing = Publishing(self._engine, self._state, publication)
+        if tx is not None:
+            transaction = checked(tx, self._engine, f"topic {self.name!r}")
+            if timeout is not None:
+                raise TypeError("a publish in a transaction does not wait: give the timeout to transaction()")
+            return transaction.publish(publishing, items)
         commitment = Commitment(self._engine, f"topic {self.name!r} cannot publish")
         commitment.store(publishing)
         commitment.run(wait, self._interrupt)
-        if publishing.leaves_work:
-            subscriptions.care(self._engine, self._state)
         return [Published(number, receivers) for number, receivers in publishing.outcome]
 
     def _said(self, routing_key: str, priority: int, retain: bool, options: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ all that it gets: one that asks more of a put than room (putting.py: Admission) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -20,7 +20,7 @@ from .catalog import QueueState
 from .order import lineup_of
 from .parts import MOVED_FREELY, ns_of
 from .publishing import Publishing
-from .putting import Admission, Leaving, Ranked
+from .putting import Admission, Leaving
 from .settling import Settlement
 from .steps import ARRIVED
 
@@ -48,19 +48,28 @@ class Put:
     id: int = 0
 
 
-@attrs.define(eq=False)
 class _Arrivals:
-    """All that one queue gets: (index of the entry, index in it) of each message."""
+    """All that one queue gets: its messages, and of each (index of the entry, index in it)."""
 
-    queue: QueueState
-    ranked: Ranked = attrs.field(factory=list)
-    origins: list[tuple[int, int]] = attrs.field(factory=list)
-    admission: Admission | None = None
+    __slots__ = ("admission", "asks", "drafts", "has_puts", "origins", "queue", "ranks", "some_now")
 
-    @property
-    def drafts(self) -> list[Draft]:
-        """Without their ranks."""
-        return [draft for _, draft in self.ranked]
+    def __init__(self, queue: QueueState) -> None:
+        self.queue = queue
+        self.ranks: list[int] = []
+        self.drafts: list[Draft] = []
+        self.origins: list[tuple[int, int]] = []
+        self.has_puts = False
+        self.asks = queue.asks_of_puts
+        self.some_now = False  # it does not all wait for its time
+        self.admission: Admission | None = None
+
+    def add(self, index: int, rank: int, drafts: list[Draft]) -> None:
+        """Messages of one entry: they differ in their bodies only."""
+        self.ranks += [rank] * len(drafts)
+        self.drafts += drafts
+        self.origins += [(index, each) for each in range(len(drafts))]
+        self.asks = self.asks or drafts[0].asks
+        self.some_now = self.some_now or drafts[0].due is None
 
 
 class Commitment:
@@ -74,6 +83,7 @@ class Commitment:
         self._what = what
         self._settlements: list[Settlement] = []
         self._entries: list[Put | Publishing] = []  # in the order in which their messages line up
+        self._publishings: list[Publishing] = []  # those among them
         self._parts: list[Part] = []
         self._arrivals: list[_Arrivals] = []
         self._is_addressed = False
@@ -86,6 +96,8 @@ class Commitment:
     def store(self, entry: Put | Publishing) -> None:
         """A message is put, or some are published."""
         self._entries.append(entry)
+        if isinstance(entry, Publishing):
+            self._publishings.append(entry)
 
     def add(self, part: Part) -> None:
         """Something else is done."""
@@ -112,8 +124,8 @@ class Commitment:
                 done = engine.waiters.wait(full.id, Kind.SPACE, self._attempt_for(full, interrupt), left, interrupt)
                 if done is None:
                     raise self._no_room(full)
-            for publishing in self._publishings():
-                publishing.count_unroutable()
+            for publishing in self._publishings:
+                publishing.conclude()
         finally:
             engine.end_admissions(self._admissions())
 
@@ -130,9 +142,9 @@ class Commitment:
         """None where `_full` has no room."""
         stale = False
         while True:
-            for publishing in self._publishings():
+            for publishing in self._publishings:
                 publishing.refresh(stale)
-            if not (self._is_addressed and all(each.is_addressed for each in self._publishings())):
+            if not (self._is_addressed and all(each.is_addressed for each in self._publishings)):
                 self._address()
             done = self._engine.admit(self._admissions(), self._op, interrupt)
             if done is not _STALE:
@@ -146,9 +158,6 @@ class Commitment:
             "choose another overflow"
         )
 
-    def _publishings(self) -> Iterator[Publishing]:
-        return (entry for entry in self._entries if isinstance(entry, Publishing))
-
     def _admissions(self) -> list[Admission]:
         return [each.admission for each in self._arrivals if each.admission is not None]
 
@@ -160,21 +169,20 @@ class Commitment:
         arrivals: dict[int, _Arrivals] = {}
         for index, entry in enumerate(self._entries):
             if isinstance(entry, Put):
-                got = arrivals.setdefault(entry.queue.id, _Arrivals(entry.queue))
-                got.ranked.append((entry.rank, entry.draft))
-                got.origins.append((index, 0))
+                got = arrivals.get(entry.queue.id) or arrivals.setdefault(entry.queue.id, _Arrivals(entry.queue))
+                got.add(index, entry.rank, [entry.draft])
+                got.has_puts = True
                 continue
             for queue, drafts in entry.addressed():
-                got = arrivals.setdefault(queue.id, _Arrivals(queue))
-                got.ranked.extend((entry.rank, draft) for draft in drafts)
-                got.origins.extend((index, each) for each in range(len(drafts)))
+                got = arrivals.get(queue.id) or arrivals.setdefault(queue.id, _Arrivals(queue))
+                got.add(index, entry.rank, drafts)
         for got in arrivals.values():
             queue = got.queue
             engine.check_can_fit(queue, got.drafts)
-            if queue.asks_of_puts or any(draft.asks for draft in got.drafts):
+            if got.asks:
                 if queue.options.overflow in ("drop_oldest", "dead_letter"):
                     engine.schedule.care(queue.id)  # what has expired makes room before anything else does
-                got.admission = Admission(engine, queue, got.ranked)
+                got.admission = Admission(engine, queue, list(zip(got.ranks, got.drafts, strict=True)))
         self._arrivals = list(arrivals.values())
         self._is_addressed = True
 
@@ -186,24 +194,28 @@ class Commitment:
         engine = self._engine
         leaving = self._look_at_settlements(txn)
         sizes = [part.check(txn) for part in self._parts]
-        for publishing in self._publishings():
+        for publishing in self._publishings:
             if not publishing.look(txn):
                 return _STALE
             sizes.append(publishing.size)
         for got in self._arrivals:
             engine.check_open(got.queue)
-        fed = set().union(*(publishing.fed for publishing in self._publishings()))
-        storing = [got for got in self._arrivals if got.queue.id not in fed]
+        fed: set[int] = set()
+        for publishing in self._publishings:
+            fed |= publishing.fed
+        storing = [got for got in self._arrivals if got.queue.id not in fed] if fed else self._arrivals
         for got in storing:
             size = self._room_for(txn, got, leaving.get(got.queue.id, _NOBODY_LEAVES))
             if size is None:
                 return None if self._is_addressed else _STALE
             sizes.append(size)
-        moved = sum(map(engine.room_to_move, self._settlements))
-        size = sum(sizes) + (moved if moved > MOVED_FREELY else 0)
+        size = sum(sizes)
+        if self._settlements:
+            moved = sum(map(engine.room_to_move, self._settlements))
+            size += moved if moved > MOVED_FREELY else 0
         if size:
             txn.reserve(size)
-        self._do(txn, storing)
+        self._do(txn, storing, fed)
         return _DONE
 
     def _look_at_settlements(self, txn: Any) -> dict[int, Leaving]:
@@ -234,12 +246,12 @@ class Commitment:
         if queue.asks_of_puts:  # since a moment ago
             self._is_addressed = False
             return None
-        if options.maxsize and txn.counters(queue.id).total - leaving.count + len(got.ranked) > options.maxsize:
+        if options.maxsize and txn.counters(queue.id).total - leaving.count + len(got.drafts) > options.maxsize:
             self._full = queue
             return None
         return sum(map(engine.log.footprint, got.drafts))
 
-    def _do(self, txn: Any, storing: list[_Arrivals]) -> None:
+    def _do(self, txn: Any, storing: list[_Arrivals], fed: set[int]) -> None:
         """All of it. Nothing fails from here on."""
         engine = self._engine
         for settlement in self._settlements:
@@ -250,7 +262,7 @@ class Commitment:
         for got in storing:
             self._store(txn, got, numbers)
         for got in self._arrivals:
-            if got not in storing or any(draft.due is None for draft in got.drafts):
+            if got.queue.id in fed or got.some_now:
                 txn.notes.append((ARRIVED, got.queue.id))
         for entry, ids in zip(self._entries, numbers, strict=True):
             if isinstance(entry, Publishing):
@@ -258,22 +270,24 @@ class Commitment:
 
     def _store(self, txn: Any, got: _Arrivals, numbers: list[list[int]]) -> None:
         engine, queue = self._engine, got.queue
-        seqs = [numbers[index][each] for index, each in got.origins]
         if got.admission is not None:
-            ids = got.admission.store(txn, seqs)
+            ids = got.admission.store(txn, [numbers[index][each] for index, each in got.origins])
         else:
             lineup = None if queue.has_cursors else lineup_of(queue.options, engine.timeline)
-            ids = [
-                txn.append(queue.id, rank, draft, 0, lineup, seq)
-                if draft.due is None
-                else engine.delay(txn, queue.id, rank, draft, seq)
-                for (rank, draft), seq in zip(got.ranked, seqs, strict=True)
-            ]
+            ids = []
+            for rank, draft, (index, each) in zip(got.ranks, got.drafts, got.origins, strict=True):
+                number = numbers[index][each]
+                ids.append(number)
+                if draft.due is None:
+                    txn.append(queue.id, rank, draft, 0, lineup, number)
+                else:
+                    engine.delay(txn, queue.id, rank, draft, number)
             engine.note_expiry(txn, queue.id, map(engine.log.record_of, got.drafts))
-        for (index, _), number in zip(got.origins, ids, strict=True):
-            entry = self._entries[index]
-            if isinstance(entry, Put):
-                entry.id = number
+        if got.has_puts:
+            for (index, _), number in zip(got.origins, ids, strict=True):
+                entry = self._entries[index]
+                if isinstance(entry, Put):
+                    entry.id = number
 
 
 _DONE, _STALE = [True], [False]

@@ -30,6 +30,7 @@ from .catalog import QueueState
 from .inspection import Inspection
 from .putting import Putting
 from .schedule import Schedule
+from .tables import Tables
 from .takeback import TakeBack
 from .tasks import Tasks
 from .topics import Topics
@@ -44,6 +45,7 @@ class Engine(Putting):
     def __init__(self, log: Log, claims: Claims, presence: Presence, clock: Clock, anchor_ns: int) -> None:
         super().__init__(log, claims, presence, clock, anchor_ns)
         self.topics = Topics(log, self.catalog)
+        self.tables = Tables(log)
         self.settling = threading.Lock()  # see legacies.py
         self._look_ns = 0
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury, lambda: legacies.settle(self))

@@ -81,7 +81,7 @@ class Publishing:
         self._known: int | None = None  # the id that a dedup_id stands for already
         self.fed: set[int] = set()  # queues that get it by replay, like all that came before it
         self.outcome: Outcome = []
-        self.leaves_work = False  # for subscriptions.care
+        self._leaves_work = False  # for subscriptions.care
 
     @property
     def rank(self) -> int:
@@ -149,7 +149,7 @@ class Publishing:
         is_forgetful = numbers.forgettable > 0
         if numbers.version != self._version or is_forgetful > topic.is_forgetful:
             return False
-        self.leaves_work = numbers.removed > 0
+        self._leaves_work = numbers.removed > 0
         if said.dedup is not None:
             entry = txn.entry(DEDUP, topic.id, (said.dedup,))
             is_live = entry is not None and entry[1] > self._engine.timeline.now_ns(STABLE)
@@ -203,6 +203,8 @@ class Publishing:
             now_ns = engine.timeline.now_ns(STABLE)
             txn.remember_id(topic.id, said.dedup, numbers[0], now_ns, now_ns + ns_of(topic.options.dedup_window))
 
-    def count_unroutable(self) -> None:
-        """After the commit: what nobody got."""
+    def conclude(self) -> None:
+        """After the commit: count what nobody got, and do what was found to be left to do."""
         self._topic.unroutable += sum(number == 0 for number, _ in self.outcome)
+        if self._leaves_work:
+            subscriptions.care(self._engine, self._topic)

@@ -73,6 +73,12 @@ class Settling(Parts):
             if claim.queue.topic and self._is_void(txn, claim):
                 raise self._lost(claim)
 
+    def holds(self, claim: Claim) -> bool:
+        """Whether this process still has it, as far as the claims know."""
+        with self.claims.read() as c:
+            row = c.row(claim.queue.id, claim.position)
+        return row is not None and row.holder == claim.row.holder
+
     def _is_void(self, txn: Any, claim: Claim) -> bool:
         """Whether a seek was decided meanwhile: what the subscription held is void, even if it is there. [24]"""
         if not txn.topic_numbers(claim.queue.topic).feeds or not self.log.is_reference(claim.raw):
