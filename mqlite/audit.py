@@ -1,7 +1,7 @@
 """The invariants of a store, looked at all at once.
 
 The log is read under its write lock and the claims under theirs, so that what is
-found is one state. Cost: a walk over all messages.
+found is one state. Cost: a walk over all messages and all rows.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .audit_tables import table_problems
 from .audit_topics import References, topic_problems
 from .claims import Row
 from .engine import Engine, QueueState
@@ -42,7 +43,7 @@ def problems(engine: Engine) -> list[str]:
     Looked at: checksums; counters and indexes against messages; every message reachable (ahead of its
     cursor, claimed, given back, or waiting for its group: L1); claims and returns not on one position;
     the numbers of claims; claims of living owners only on messages that exist; what topics keep against the references
-    to it.
+    to it; the numbers of tables against their rows.
     """
 
     def op(txn: Any) -> list[str]:
@@ -59,6 +60,7 @@ def problems(engine: Engine) -> list[str]:
                 state = engine.catalog.state(number, txn)
                 found.extend(_Audit(engine, txn, c, state, references).problems())
             found.extend(topic_problems(engine, txn, definitions, references))
+            found.extend(table_problems(engine, txn, definitions))
         return found
 
     return engine.log.write(op)

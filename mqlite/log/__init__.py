@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import attrs
 
+from ..codecs import Payload
 from ..message import Due, Marks, Position, Record
 from .index import Indexed, Indexing, Place
 
@@ -123,12 +124,35 @@ class TopicNumbers:
     feeds: int = 0
 
 
+@attrs.frozen
+class TableNumbers:
+    """Exact numbers of one table, changed in the same commit as its rows: they are replaced, never changed themselves.
+
+    version: that of the last change, also where it removed a row; bytes: of keys and of values as they are stored.
+    """
+
+    version: int = 0
+    count: int = 0
+    bytes: int = 0
+
+    def changed(self, version: int, count: int, size: int) -> TableNumbers:
+        """With so many more rows and bytes. Never below zero: a flipped bit may have moved a row into another table."""
+        return TableNumbers(version, max(0, self.count + count), max(0, self.bytes + size))
+
+
+class Row(NamedTuple):
+    """What a table holds under a key. version: the seq that came with the change that stored it."""
+
+    version: int
+    payload: Payload
+
+
 @attrs.define
 class Definition:
     """Something declared, by its name: its id, the stored options, and how often they were changed.
 
-    kind     "queue", "topic", "subscription" (a queue of a topic), or "binding" (of a topic to a queue)
-    details  what else is known of the last three, see engine/topics.py
+    kind     "queue", "topic", "subscription" (a queue of a topic), "binding" (of a topic to a queue), or "table"
+    details  what else is known of what belongs to topics, see engine/topics.py
     """
 
     id: int
@@ -192,6 +216,31 @@ class Snapshot(Indexed, Protocol):
     def topic_numbers(self, topic: int) -> TopicNumbers:
         """The numbers of a topic; to be changed in the write transaction only."""
 
+    def table_numbers(self, table: int) -> TableNumbers:
+        """The numbers of a table; zeros where nothing was ever stored. Raises StoreCorrupted."""
+
+    def row(self, table: int, key: bytes) -> Row | None:
+        """The row of a key, or None. Raises StoreCorrupted where it does not match its checksum."""
+
+    def row_version(self, table: int, key: bytes) -> int:
+        """The version of the row of a key; 0 where there is none. Raises as `row`."""
+
+    def rows(
+        self, table: int, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Row]]:
+        """(key, row) with start <= key < stop (None: to the end of the table), in byte order of the keys or backwards.
+        To be used up before the snapshot ends; the table is not to be changed meanwhile. Raises as `row`, at the
+        damaged row. O(log n), and O(1) each.
+        """
+
+    def raw_rows(
+        self, table: int, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Raw]]:
+        """As `rows`, not yet looked at (log.decode_row): damage ends nothing."""
+
+    def last_seq(self) -> int:
+        """No seq was given that is greater. In memory it is used up by being asked for."""
+
     def oldest_ns(self, queue: int) -> int | None:
         """When the oldest stored message was put, among the first and the last of each rank."""
 
@@ -246,6 +295,19 @@ class Txn(Snapshot, Indexing, Protocol):
 
     def keep(self, topic: int, draft: Draft) -> int:
         """A topic keeps a body as long as anybody refers to it; its id, a new one."""
+
+    def next_seq(self) -> int:
+        """A new number, greater than all before (L1): the version of what a transaction changes in tables."""
+
+    def put_row(self, table: int, key: bytes, payload: Payload, version: int) -> None:
+        """Store a row, new or changed; it may have been damaged. Raises StoreCorrupted where the numbers of the table
+        are damaged.
+        """
+
+    def drop_row(self, table: int, key: bytes, version: int) -> bool:
+        """Remove a row, damaged or not; whether there was one, and no change where there was none. Raises as
+        `put_row`.
+        """
 
 
 class Log(Protocol):
@@ -326,6 +388,15 @@ class Log(Protocol):
 
     def size_of_kept(self, raw: Raw) -> int:
         """Bytes of what a topic keeps."""
+
+    def row_bytes(self, payload: Payload) -> int:
+        """Bytes that a row takes in the log besides its key, for `reserve`."""
+
+    def decode_row(self, table: int, key: bytes, raw: Raw) -> Row:
+        """A row. Raises StoreCorrupted where it does not match its checksum."""
+
+    def size_of_row(self, raw: Raw) -> int:
+        """What a stored row counts for in `TableNumbers.bytes`, besides its key."""
 
     def enqueued_ns(self, raw: Raw) -> int:
         """When a stored record was put, unchecked."""

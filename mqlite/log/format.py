@@ -1,4 +1,4 @@
-"""The bytes of the log, format version 3. All integers are big-endian: byte order is delivery order.
+"""The bytes of the log, format version 4. All integers are big-endian: byte order is delivery order.
 
 One LMDB tree; the first byte of a key says what it is:
 
@@ -6,6 +6,8 @@ One LMDB tree; the first byte of a key says what it is:
     02 | name utf-8                      crc u32 | JSON {id, name, options, version}
     04 | queue u32                       name utf-8
     05                                   the last number given to a queue u32 | crc u32
+    06 | table u32                       the numbers of a table, see rows.py
+    07 | table u32 | key                 a row of a table, see rows.py
     10 | queue u32                       removed: total u64 | bytes u64 | crc u32
     10 | queue u32 | rank u32 | seq u64  a message, see below
     10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | delayed u64 |
@@ -47,8 +49,8 @@ a queue with a backlog wrote two pages more (25.0 KB instead of 16.8 KB for a pu
 L1  seq is never used again, even after everything was acknowledged: it is counted, not searched.
 L2  counters and index entries are changed in the commit that changes the messages.
 
-Format 1 had neither marks nor an index, and shorter counters; format 2 no topics, and no feeds among the counters. They
-are read as they are, and become format 3 when the store is opened.
+Format 1 had neither marks nor an index, and shorter counters; format 2 no topics, and no feeds among the counters;
+format 3 no tables. They are read as they are, and become format 4 when the store is opened.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ from ..errors import MessageCorrupted, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from . import Counters, Definition, TopicNumbers, index
 
-FORMAT = 3
+FORMAT = 4
 
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"

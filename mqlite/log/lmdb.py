@@ -10,7 +10,7 @@ import lmdb
 from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from ..system.environment import Environment
-from . import Note, Snapshot
+from . import Note, Row, Snapshot, rows
 from . import format as fmt
 from .group_commit import GroupCommit
 from .lmdb_reading import Known, LmdbSnapshot
@@ -173,6 +173,13 @@ class LmdbLog:
         """Whether a stored record is a reference, unchecked."""
         return bool(fmt.flags_of(raw) & fmt.SOURCE)
 
+    @staticmethod
+    def decode_row(table: int, key: bytes, raw: bytes) -> Row:
+        """A row. Raises StoreCorrupted."""
+        return rows.unpacked_row(rows.row_key(table, key), raw)
+
+    row_bytes = staticmethod(rows.row_bytes)
+    size_of_row = staticmethod(len)
     key_of = staticmethod(fmt.key_of)
     size_of_kept = staticmethod(len)
     enqueued_ns = staticmethod(fmt.enqueued_ns)

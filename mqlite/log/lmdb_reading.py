@@ -10,7 +10,7 @@ import attrs
 from ..message import Position
 from ..system.environment import Environment
 from ..system.snapshot import LmdbView
-from . import Counters, Definition, Gauges, TopicNumbers
+from . import Counters, Definition, Gauges, Row, TableNumbers, TopicNumbers, rows
 from . import format as fmt
 from .index import LOW_MASK, Indexed, Parts, Place
 
@@ -183,6 +183,48 @@ class LmdbReading(Indexed):
     def topic_numbers(self, topic: int) -> TopicNumbers:
         """The numbers of a topic."""
         return fmt.unpacked_topic(self._txn.get(fmt.topic_key(topic)))
+
+    def table_numbers(self, table: int) -> TableNumbers:
+        """The numbers of a table."""
+        return rows.unpacked_numbers(table, self._txn.get(rows.prefix_of(rows.NUMBERS, table)))
+
+    def row(self, table: int, key: bytes) -> Row | None:
+        """The row of a key. O(log n)."""
+        stored_key = rows.row_key(table, key)
+        stored = self._txn.get(stored_key)
+        return None if stored is None else rows.unpacked_row(stored_key, stored)
+
+    def row_version(self, table: int, key: bytes) -> int:
+        """The version of the row of a key. O(log n)."""
+        row = self.row(table, key)
+        return 0 if row is None else row.version
+
+    def rows(
+        self, table: int, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, Row]]:
+        """The rows of a range. One seek, and O(1) each."""
+        for key, stored in self.raw_rows(table, start, stop, reverse):
+            yield key, rows.unpacked_row(rows.row_key(table, key), stored)
+
+    def raw_rows(
+        self, table: int, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The same as they are stored."""
+        first, behind = rows.bounds(table, start, stop)
+        walk = self._txn.cursor()
+        found = walk.set_range(behind if reverse else first)
+        if reverse:
+            found = walk.prev() if found else walk.last()
+        while found:
+            key, stored = walk.item()
+            if not first <= key < behind:
+                return
+            yield key[rows.PREFIX_BYTES :], stored
+            found = walk.prev() if reverse else walk.next()
+
+    def last_seq(self) -> int:
+        """The seq that was given last."""
+        return fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
 
     def oldest_ns(self, queue: int) -> int | None:
         """The smallest time of put among the first and the last of each rank: two seeks per rank."""

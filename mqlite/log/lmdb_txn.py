@@ -6,8 +6,9 @@ from typing import Any
 
 import lmdb
 
+from ..codecs import Payload
 from ..message import Position, rank_at
-from . import Counters, Definition, Gauges, Lineup, Note, TopicNumbers
+from . import Counters, Definition, Gauges, Lineup, Note, TableNumbers, TopicNumbers, rows
 from . import format as fmt
 from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .lmdb_reading import NOTHING_KNOWN, Known, LmdbReading
@@ -34,6 +35,7 @@ class LmdbTxn(LmdbReading, Indexing):
         self._put_to: set[int] = set()
         self._removed_from: set[int] = set()
         self._topics: dict[int, TopicNumbers] = {}
+        self._tables: dict[int, TableNumbers] = {}  # of those that were changed
         self._references = Tally()
         self._seq = 0
         self.changed = False
@@ -105,7 +107,7 @@ class LmdbTxn(LmdbReading, Indexing):
         return draft.record.id
 
     def next_seq(self) -> int:
-        """A number."""
+        """A new number, greater than all before. O(1)."""
         if not self._seq:
             self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
             self._txn.delete(fmt.SEQ_KEY)
@@ -282,6 +284,35 @@ class LmdbTxn(LmdbReading, Indexing):
         numbers.stored_bytes -= len(value)
         return fmt.key_of(value)
 
+    # ------------------------------------------------------------------ tables
+    def table_numbers(self, table: int) -> TableNumbers:
+        """The numbers of a table, as this transaction leaves them."""
+        return self._tables.get(table) or super().table_numbers(table)
+
+    def put_row(self, table: int, key: bytes, payload: Payload, version: int) -> None:
+        """Store a row. O(log n). Of one that is replaced only the length counts: it may be damaged."""
+        numbers = self.table_numbers(table)
+        stored_key = rows.row_key(table, key)
+        stored = rows.packed_row(stored_key, payload, version)
+        self.changed = True
+        old = self._txn.replace(stored_key, stored)
+        more = len(stored) - len(old) if old is not None else len(key) + len(stored)
+        self._tables[table] = numbers.changed(version, int(old is None), more)
+
+    def drop_row(self, table: int, key: bytes, version: int) -> bool:
+        """Remove a row; whether there was one. O(log n)."""
+        numbers = self.table_numbers(table)
+        old = self._txn.pop(rows.row_key(table, key))
+        if old is None:
+            return False
+        self.changed = True
+        self._tables[table] = numbers.changed(version, -1, -len(key) - len(old))
+        return True
+
+    def last_seq(self) -> int:
+        """The seq that was given last."""
+        return self._seq or super().last_seq()
+
     # ------------------------------------------------------------------ for upgrade.py
     def put_raw(self, key: bytes, value: bytes) -> None:
         """Store bytes of the same length under a key that is there."""
@@ -300,6 +331,8 @@ class LmdbTxn(LmdbReading, Indexing):
             self._references.settle(self, self._forget_body)
         for topic, numbers in self._topics.items():
             self._txn.put(fmt.topic_key(topic), fmt.packed_topic(numbers))
+        for table, changed in self._tables.items():
+            self._txn.put(rows.prefix_of(rows.NUMBERS, table), rows.packed_numbers(table, changed))
         for queue in self._put_to:
             self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
         if self._seq:

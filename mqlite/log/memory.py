@@ -34,17 +34,19 @@ from sortedcontainers import SortedDict
 from ..message import UNGROUPED, Due, Marks, Position, Record, rank_at
 from . import Counters, Definition, Gauges, Lineup, Note, Snapshot, TopicNumbers
 from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
+from .memory_rows import MemoryRows
 from .shelf import Entry, NestedIndex, Shelf, Waiting, bytes_of, record_in
 
 T = TypeVar("T")
 
 
-class MemoryLog(Indexing):
+class MemoryLog(MemoryRows, Indexing):
     """A log that lives and dies with the process. It is its own transaction and snapshot."""
 
     one_lock = True
 
     def __init__(self) -> None:
+        super().__init__()
         self.lock = threading.RLock()
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.after_failure: Callable[[], None] = lambda: None
@@ -251,6 +253,12 @@ class MemoryLog(Indexing):
         return [self._definitions[name] for name in sorted(self._definitions)]
 
     # ------------------------------------------------------------------ writing
+    def next_seq(self) -> int:
+        """A new number, greater than all before. O(1)."""
+        return next(self.seqs)
+
+    last_seq = next_seq  # nobody counts how many were given: puts without the lock take them, too
+
     def reserve(self, size_bytes: int) -> None:
         """Memory is not reserved."""
 
@@ -293,10 +301,6 @@ class MemoryLog(Indexing):
         shelf.total += 1
         shelf.bytes += bytes_of(draft.payload)
         return draft.id
-
-    def next_seq(self) -> int:
-        """A number."""
-        return next(self.seqs)
 
     def append_plain(self, shelf: Shelf, rank: int, body: object, enqueued_ns: int) -> int:
         """The same for a message without headers and the like."""

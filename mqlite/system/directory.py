@@ -39,7 +39,7 @@ import attrs
 from ..errors import NetworkFilesystemWarning, NotSupported, StoreCorrupted, StoreError
 from .mounts import network_filesystem
 
-FORMAT = 3
+FORMAT = 4
 MIN_STORE_BYTES = 16 << 20
 _META = struct.Struct("=IIQQ")  # magic, version, address, map size; native order, as LMDB writes it
 _META_MAGIC = 0xBEEFC0DE

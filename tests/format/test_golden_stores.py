@@ -6,10 +6,12 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mqlite
+from mqlite.log import Definition
 
 HERE = Path(__file__).parent
 
@@ -32,6 +34,13 @@ def format_1(tmp_path: Path) -> str:
 def format_2(tmp_path: Path) -> str:
     """Three queues with groups, unique keys, dedup_ids, a ttl, a schedule, one that is last in first out."""
     return unpacked("format_2", tmp_path)
+
+
+@pytest.fixture
+def format_3(tmp_path: Path) -> str:
+    """A topic that keeps the last three of five, one of them retained and one with a delay, with two subscriptions and a
+    queue bound to it, one of the messages settled once; a topic that keeps the newest of each key; a queue."""
+    return unpacked("format_3", tmp_path)
 
 
 def test_a_store_of_format_1_gives_all_that_is_in_it(format_1: str) -> None:
@@ -93,12 +102,58 @@ def test_an_upgraded_store_takes_topics_and_new_queues(format_2: str) -> None:
         assert broker.check() == []
 
 
-@pytest.mark.parametrize("name", ["format_1", "format_2"])
+def test_a_store_of_format_3_gives_all_that_is_in_it(format_3: str) -> None:
+    with mqlite.open(format_3) as broker:
+        assert (broker.queues(), broker.topics()) == (["bound", "orders"], ["events", "state"])
+        assert broker.check() == []
+        events, state = broker.topic("events"), broker.topic("state")
+        kept = events.stats()
+        assert (kept.subscriptions, kept.bindings, kept.published, kept.stored, kept.retained) == (2, 1, 5, 5, 3)
+        assert [message.body for message in events.retained()] == [b"bytes"]
+        assert [(bound.queue, bound.pattern) for bound in events.bindings()] == [("bound", "order.*")]
+        assert {name: (s.ready, s.delayed) for name, s in broker.stats().items()} == {"bound": (3, 1), "events/audit": (2, 0), "events/billing": (2, 1), "orders": (3, 1)}
+        first, second = events.subscription("billing").receive(2, 0)
+        assert (first.body, first.routing_key, first.type, first.headers) == ({"n": 1}, "order.new", "new", {"a": 1})
+        assert (second.body, second.routing_key, second.group) == ([4], "order.paid", "g")
+        first.ack()
+        second.ack()
+        assert [message.body for message in events.subscription("audit").receive(5, 0)] == ["text", [4]]
+        assert [broker.queue("bound").get(timeout=0) for _ in range(3)] == ["text", {"n": 1}, [4]]
+        assert events.subscribe("new").get(timeout=0) == b"bytes"
+        replayed = events.subscribe("replayed", start="earliest")
+        assert [replayed.get(timeout=0) for _ in range(2)] == [b"bytes", [4]]
+        newest = state.subscribe("newest", start="earliest")
+        assert [newest.get(timeout=0) for _ in range(2)] == [2, 3]
+        assert [broker.queue("orders").get(timeout=0) for _ in range(3)] == [{"n": 1}, {"n": 2}, b"bytes"]
+        assert broker.check() == []
+
+
+@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3"])
+def test_an_upgraded_store_takes_rows(name: str, tmp_path: Path) -> None:
+    store = unpacked(name, tmp_path)
+    with mqlite.open(store) as broker:
+        log = broker._store.engine.log
+
+        def op(txn: Any) -> int:
+            table = Definition(0, "\x1ft", {}, kind="table")
+            txn.define(table)
+            txn.put_row(table.id, b"k", (0, b"v"), txn.next_seq())
+            return table.id
+
+        table = log.write(op)
+        assert table > max(each.id for each in log.write(lambda txn: txn.definitions()) if each.kind != "table")
+    with mqlite.open(store) as broker, broker._store.engine.log.read() as snapshot:
+        assert [(key, row.payload) for key, row in snapshot.rows(table)] == [(b"k", (0, b"v"))]
+    with mqlite.open(store) as broker:
+        assert broker.check() == []
+
+
+@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3"])
 def test_the_store_has_this_version_s_format_then(name: str, tmp_path: Path) -> None:
     store = unpacked(name, tmp_path)
     mqlite.open(store).close()
     with open(os.path.join(store, "store.json"), encoding="utf-8") as marker:
-        assert json.load(marker)["format"] == 3
+        assert json.load(marker)["format"] == 4
     with mqlite.open(store) as broker:
-        assert broker.stats()["orders"].delayed == (3 if name == "format_1" else 2)
+        assert broker.stats()["orders"].delayed == {"format_1": 3, "format_2": 2, "format_3": 1}[name]
         assert broker.check() == []
