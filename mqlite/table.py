@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
 from typing import Any, Protocol, TypeVar
 
 from .codecs import BodyCodec, Payload
-from .errors import MessageTooLarge
+from .errors import MessageTooLarge, StoreCorrupted
 from .keys import Key, bounds, packed, prefixed, unpacked
 
 T = TypeVar("T")
@@ -45,9 +46,9 @@ class Table(MutableMapping[Key, Any]):
     a copy. A table is made by the first commit that writes to it.
 
     Reads see what the transaction has written. They raise Conflict where they would show another state of the store
-    than what was read before, and Closed once it is finished. Raises TypeError, ValueError, CodecError, MessageTooLarge for
-    keys and values that cannot be stored, StoreCorrupted for a row that does not match its checksum, until it is
-    set or deleted. Cost: a read is a short snapshot, O(log n); a write only notes what to do.
+    than what was read before, and Closed once it is finished. Raises TypeError, ValueError, CodecError,
+    MessageTooLarge for keys and values that cannot be stored, StoreCorrupted for a row that does not match its
+    checksum, until it is set or deleted. Cost: a read is a short snapshot, O(log n); a write only notes what to do.
     """
 
     def __init__(self, name: str, rows: Rows) -> None:
@@ -76,8 +77,9 @@ class Table(MutableMapping[Key, Any]):
 
     def __delitem__(self, key: Key) -> None:
         where = packed(key)
-        if self._rows.get(self._name, where) is None:
-            raise KeyError(key)
+        with contextlib.suppress(StoreCorrupted):  # there is one, and it goes
+            if self._rows.get(self._name, where) is None:
+                raise KeyError(key)
         self._rows.put(self._name, where, None)
 
     def __len__(self) -> int:
