@@ -6,8 +6,9 @@ shared by the threads and processes of a machine; no server.
 The map of the package, from the top; each floor uses only those below it:
 
     broker.py                         open(): queues, topics, tables and transactions over one store
-    topic.py  subscription.py         publishing; a queue of what is published
+    topic.py  publisher.py  subscription.py  who gets it; publishing; a queue of what is published
     queue.py  operations.py           what the user holds: putting and taking; looking and operating
+    prepared.py                       messages that are stored first and sent, or not, later
     producer.py  consumer.py          buffering puts; prefetching messages
     schedules.py  watermarks.py       messages that come again and again; callbacks on the level
     channel.py                        one queue of an open store, as its handles use it
@@ -40,6 +41,7 @@ from .codecs import Codec
 from .consumer import Consumer
 from .errors import (
     AlreadyClaimed,
+    AlreadyDecided,
     Closed,
     CodecError,
     Conflict,
@@ -66,13 +68,15 @@ from .errors import (
 from .message import Death, Message
 from .operations import QueueStats
 from .options import Backoff, QueueOptions, TopicOptions
+from .prepared import CheckBack, Prepared
 from .producer import Producer
+from .publisher import Will
 from .queue import Queue
 from .receipt import Published, Receipt
 from .schedules import Schedule
 from .subscription import Subscription, SubscriptionStats
 from .table import OpenTable, Table
-from .topic import BoundQueue, Topic, TopicStats, Will
+from .topic import BoundQueue, Topic, TopicStats
 from .transaction import Transaction
 from .watermarks import Watermarks
 
@@ -80,9 +84,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyClaimed",
+    "AlreadyDecided",
     "Backoff",
     "BoundQueue",
     "Broker",
+    "CheckBack",
     "Closed",
     "Codec",
     "CodecError",
@@ -103,6 +109,7 @@ __all__ = [
     "NotSupported",
     "OpenTable",
     "OutOfRange",
+    "Prepared",
     "Producer",
     "Published",
     "Queue",

@@ -11,7 +11,7 @@ from .channel import Channel
 from .checks import check_name
 from .codecs import BodyCodec
 from .engine import QueueState
-from .engine.catalog import shown
+from .engine.catalog import is_internal, shown
 from .engine.tables import TableWork
 from .errors import Closed
 from .handle import Handle
@@ -68,7 +68,8 @@ class Broker(Handle):
         """The names of all queues of the store, sorted."""
         self._check_open()
         with self._store.engine.log.read() as snapshot:
-            return sorted(definition.name for definition in snapshot.definitions() if definition.kind == "queue")
+            there = [each.name for each in snapshot.definitions() if each.kind == "queue"]
+        return sorted(name for name in there if not is_internal(name))
 
     def topic(self, name: str, **options: Any) -> Topic[Any]:
         """The topic of that name, declared if it is new; options as of `Topic`. It is closed with the broker."""
@@ -128,6 +129,7 @@ class Broker(Handle):
         engine = self._store.engine
         with engine.log.read() as snapshot:
             there = [each for each in snapshot.definitions() if each.kind in ("queue", "subscription")]
+        there = [each for each in there if not is_internal(each.name)]
         return {shown(each.name): stats_of(engine, engine.catalog.remember(QueueState.of(each))) for each in there}
 
     def check(self) -> list[str]:

@@ -59,7 +59,7 @@ class Channel:
         self.state = state
         self.codec = codec
         self.decode: Callable[[Any], Any] = _identity if store.in_memory else codec.decode
-        self._encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
+        self.encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
         self.accept: Accept | None = None  # the user's filter, of a subscription
         self._reference = [store]  # popped by the one thread that closes
 
@@ -81,8 +81,7 @@ class Channel:
 
     def dead(self) -> Channel:
         """The channel of the queue's dead letters, with a reference of its own."""
-        retain(self.store)
-        return _channel(self.store, self.engine.catalog.dead_of(self.state), self.codec)
+        return channel_on(self.store, self.engine.catalog.dead_of(self.state), self.codec)
 
     def close(self) -> None:
         """Give the reference to the store back, once."""
@@ -192,9 +191,19 @@ class Channel:
         terms: Terms | None = None,
     ) -> Draft:
         """A message checked, encoded and ready to be put. Raises CodecError, MessageTooLarge."""
+        return self.drafted(self.encode(item), extras, due, marks, terms)
+
+    def drafted(
+        self,
+        payload: Any,
+        extras: dict[str, Any] | None,
+        due: Due | None = None,
+        marks: Marks | None = None,
+        terms: Terms | None = None,
+    ) -> Draft:
+        """The same of a body that is encoded already."""
         engine = self.engine
-        record = Record(self._encode(item), engine.clock.wall_ns(), 0, 0, 0, extras, due, marks, terms)
-        draft = engine.log.prepare(record)
+        draft = engine.log.prepare(Record(payload, engine.clock.wall_ns(), 0, 0, 0, extras, due, marks, terms))
         size = engine.log.size_of(draft)
         if size > self.state.options.max_message_bytes:
             raise self._too_large(size)
@@ -271,6 +280,12 @@ def channel_at(
     """The queue `name` of the store at `path`; bad options are told before a store is made."""
     QueueOptions(**named)
     return Channel.open(open_store(path, durability=durability, max_store_bytes=max_store_bytes), name, named, codec)
+
+
+def channel_on(store: Store, state: QueueState, codec: BodyCodec) -> Channel:
+    """A channel of a queue that is known, with a reference of its own to the store."""
+    retain(store)
+    return _channel(store, state, codec)
 
 
 def _channel(store: Store, state: QueueState, codec: BodyCodec) -> Channel:

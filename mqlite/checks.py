@@ -116,3 +116,10 @@ def check_count(count: object, what: str) -> int:
     if count < 1:
         raise ValueError(f"{what} is at least 1, not {count}")
     return count
+
+
+def check_flag(name: str, value: object) -> bool:
+    """A bool."""
+    if type(value) is not bool:
+        raise TypeError(f"{name} is a bool, not {value!r}")
+    return value

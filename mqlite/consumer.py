@@ -246,6 +246,13 @@ class Consumer(Handle):
             self._engine.release_all(buffered)  # what is given back already is passed over
             raise
 
+    def stop(self) -> None:
+        """End the iteration of all threads; what is in their hands can still be settled, until `close`."""
+        with self._lock:
+            self._interrupt.closed = True
+            self._changed.notify_all()
+        self._interrupt.close(self._engine.presence)
+
     def close(self) -> None:
         """Give back what is unsettled, and end the iteration of all threads. Settling it later raises LeaseLost."""
         interrupts: list[KeyboardInterrupt] = []
@@ -261,11 +268,9 @@ class Consumer(Handle):
 
     def _give_all_back(self) -> None:
         """May be done again after an interrupt."""
+        self.stop()
         with self._lock:
-            self._interrupt.closed = True
             held = [*self._held.values(), *self._buffer]
-            self._changed.notify_all()
-        self._interrupt.close(self._engine.presence)
         self._engine.release_all(held)
         if self._entry is not ANYBODY:
             seats.leave(self._engine, self._state, self._entry.number)

@@ -50,6 +50,10 @@ class NotCommitted(MqliteError):
     """A message that was put in a transaction has no id: that is still open, or was rolled back."""
 
 
+class AlreadyDecided(MqliteError):
+    """A prepared message was committed or rolled back before, or is dead."""
+
+
 class AlreadyClaimed(MqliteError):
     """Somebody holds the message: it cannot be cancelled or changed until it is given back."""
 

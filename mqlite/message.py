@@ -123,7 +123,7 @@ def rank_at(position: Position, marks: Marks | None) -> int:
 class Death:
     """Why and how a message came into a dead-letter queue.
 
-    reason is "max_deliveries", "rejected", "corrupted", "expired" or "overflow"; error and
+    reason is "max_deliveries", "rejected", "corrupted", "expired", "overflow" or "undecided"; error and
     traceback are texts, where there was an exception; queue is the one it came from.
     """
 

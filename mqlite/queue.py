@@ -15,11 +15,12 @@ from .claims import Shut
 from .codecs import BodyCodec
 from .consumer import Consumer
 from .engine import Claim
-from .errors import Empty
+from .errors import Empty, NotSupported
 from .lease import ack_many, claimed_message
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, rank_of
 from .operations import Operations
 from .options import UNSET, Backoff, Unset, named_options
+from .prepared import CHECK_AFTER, MAX_CHECKS, Check, CheckBack, Prepared, Preparing, QueueTarget
 from .producer import Producer
 from .receipt import Receipt
 from .transaction import Transaction, checked
@@ -115,7 +116,8 @@ class Queue(Operations[T]):
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._watermarks: weakref.WeakSet[Watermarks] = weakref.WeakSet()
         self._dead: Queue[Any] | None = None
-        self._opening = threading.Lock()  # guards `_dead`
+        self._preparing: Preparing | None = None
+        self._opening = threading.Lock()  # guards these two
         channel.store.handles.add(self)
 
     @property
@@ -274,6 +276,43 @@ class Queue(Operations[T]):
             self._engine.check_can_fit(self._state, drafts)
             self._engine.check_open(self._state)
         return [transaction.put(self._state, rank, draft, item) for draft, item in zip(drafts, items, strict=True)]
+
+    # ------------------------------------------------------------------ prepare
+    def prepare(
+        self, item: T, *, check_after: float = CHECK_AFTER, priority: int = 0, **options: Unpack[PutOptions]
+    ) -> Prepared[T]:
+        """Store a message that is not to be seen until it is committed, here or in any process; durable when this
+        returns.
+
+        If nobody has decided for check_after seconds, whoever has called `check_back` is asked. Options as of `put`;
+        delay, eta and ttl count from the commit. It takes no room in this queue until then. One commit. Raises as
+        `put`.
+        """
+        self._interrupt.check()
+        check_priority(priority)
+        return self._have_preparing().prepare(item, check_after, {"priority": priority, **options})
+
+    def prepared(self) -> list[Prepared[T]]:
+        """The messages that are prepared and not decided, the oldest first; for who was interrupted in between."""
+        self._interrupt.check()
+        return self._have_preparing().undecided()
+
+    def check_back(self, check: Check, *, interval: float = CHECK_AFTER, max_checks: int = MAX_CHECKS) -> CheckBack:
+        """Have a function say what becomes of prepared messages that nobody decides: True, False, or None: not yet.
+
+        interval: seconds until it is asked again; max_checks: how often, before the message becomes a dead letter of
+        this queue. Both are stored, and hold for all processes. See `CheckBack`; close it to end this.
+        """
+        self._interrupt.check()
+        return self._have_preparing().check_back(check, interval, max_checks)
+
+    def _have_preparing(self) -> Preparing:
+        if self._state.is_dead:
+            raise NotSupported(f"{self._state.name!r} is a dead-letter queue: prepare for the queue that it belongs to")
+        with self._opening:
+            if self._preparing is None:
+                self._preparing = Preparing(QueueTarget(self._channel))
+            return self._preparing
 
     # ------------------------------------------------------------------ get
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -449,6 +488,8 @@ class Queue(Operations[T]):
                 watermarks.close()
             if self._dead is not None:
                 self._dead.close()
+            if self._preparing is not None:
+                self._preparing.close()
             self._interrupt.close(self._engine.presence)
             self._channel.close()
 

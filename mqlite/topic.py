@@ -5,33 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 
 from .audit import problems
-from .channel import Channel, PutOptions
-from .checks import check_delay, check_eta, check_key, check_name, check_priority, check_timeout, check_ttl
+from .channel import Channel
+from .checks import check_flag, check_name, check_ttl
 from .codecs import BodyCodec
-from .engine import legacies, replay, retention, subscriptions
-from .engine.commitment import Commitment
-from .engine.publishing import Publication, Publishing
+from .engine import replay, retention, subscriptions
 from .engine.subscriptions import Wish
 from .engine.topics import TopicState
-from .errors import Closed, MessageTooLarge, SettingsMismatch
+from .errors import SettingsMismatch
 from .filters import Filter
-from .handle import Handle
 from .lease import message_of
-from .message import Due, Message, digest, rank_of
+from .message import Message, digest
 from .options import UNSET, QueueOptions, TopicOptions, Unset, name_of, named_options
 from .patterns import check_pattern, check_routing_key
+from .publisher import Publisher
 from .queue import Queue
-from .receipt import Published, Receipt
 from .store import Store, open_store, release, retain
 from .subscription import Position, Subscription, check_position
-from .transaction import Transaction, checked
 from .waiting import Interrupt
 
 T = TypeVar("T")
@@ -42,8 +38,6 @@ _OWN = frozenset(attrs.fields_dict(TopicOptions)) - {"queue"}
 #: Options of a queue that a subscription may have.
 _INHERITED = frozenset(attrs.fields_dict(QueueOptions)) - {"codec", "max_message_bytes", "dedup_window", "paused"}
 _CHANGEABLE = frozenset({"max_age", "max_messages", "max_bytes", "max_message_bytes", "dedup_window"})
-#: Options of a put that mean nothing for a publish.
-_NOT_PUBLISHED = ("unique", "unique_states")
 Wanted = Mapping[str, Any] | Callable[[Message], object]
 
 
@@ -78,28 +72,7 @@ class BoundQueue:
     match: str = "all"
 
 
-class Will(Handle):
-    """What a topic publishes when this process dies without closing this. Made by `Topic.will`.
-
-    It is published once, by whoever notices the death: at once where another process waits or takes, else by the next
-    that opens the store. Not published: after close(), the end of its block, the close of the store, or a normal end
-    of the interpreter. A will of a forked parent stays the parent's.
-    """
-
-    def __init__(self, topic: Topic[Any], number: int) -> None:
-        self._engine = topic._engine
-        self._owner = self._engine.presence.owner
-        self._number = number
-
-    def close(self) -> None:
-        """It is void now. One commit; nothing if it was void before."""
-        with contextlib.suppress(Closed):
-            if self._number and self._engine.presence.owner == self._owner:
-                legacies.withdraw(self._engine, self._number)
-        self._number = 0
-
-
-class Topic(Handle, Generic[T]):
+class Topic(Publisher[T]):
     """A topic, in memory or in a store on disk: each message goes to all subscriptions and queues that match.
 
         Topic("events")                  in memory
@@ -146,227 +119,17 @@ class Topic(Handle, Generic[T]):
         except BaseException:
             release(store)
             raise
+        self._opening = threading.Lock()
+        self._preparing = None
+        self._dead: Queue[Any] | None = None
         self._reference = [store]  # popped by the one thread that closes
         self._interrupt = Interrupt(f"topic {name!r}")
         self._handles: set[Subscription] = set()
         store.handles.add(self)
 
-    @property
-    def name(self) -> str:
-        """The topic's name."""
-        return self._state.name
-
     def __repr__(self) -> str:
         path = self._store.path
         return f"<mqlite.Topic {self.name!r} {'in memory' if path is None else f'path={path!r}'}>"
-
-    # ------------------------------------------------------------------ publishing
-    @overload
-    def publish(
-        self,
-        item: T,
-        routing_key: str = "",
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-        retain: bool = False,
-        mandatory: bool = False,
-        tx: None = None,
-        **options: Any,
-    ) -> Published: ...
-
-    @overload
-    def publish(
-        self,
-        item: T,
-        routing_key: str = "",
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-        retain: bool = False,
-        mandatory: bool = False,
-        tx: Transaction,
-        **options: Any,
-    ) -> Receipt: ...
-
-    def publish(
-        self,
-        item: T,
-        routing_key: str = "",
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-        retain: bool = False,
-        mandatory: bool = False,
-        tx: Transaction | None = None,
-        **options: Any,
-    ) -> Published | Receipt:
-        """Store one message for all who subscribe; its id, and how many got it. When this returns, it is durable.
-
-        routing_key: words with dots between them, which patterns match. retain: new subscriptions that match get the
-        newest such message of each routing key. mandatory: raises Unroutable, and stores nothing, if nobody gets it.
-        delay, eta, ttl, group, headers, type, dedup_id, replace_key, reply_to, correlation_id: as of Queue.put, in
-        every queue that gets it; a repeated dedup_id publishes nothing and returns the first id.
-
-        All get it or none: waits while any of them is full and its overflow is "block" (for ever, for `timeout`
-        seconds, or not at all), then raises Full. Raises ShutDown where one of them was shut down, CodecError,
-        MessageTooLarge, StoreFull; then nothing was stored. Cost: one commit, one body, and a reference for each that
-        matches; those that do not match cost nothing.
-
-        tx: a Transaction, whose commit publishes it; then this gives a Receipt, and does not wait.
-        """
-        publication = self._publication([item], routing_key, priority, retain, mandatory, options)
-        return self._publish(publication, [item], block, timeout, tx)[0]
-
-    @overload
-    def publish_many(
-        self,
-        items: Iterable[T],
-        routing_key: str = "",
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-        retain: bool = False,
-        mandatory: bool = False,
-        tx: None = None,
-        **options: Any,
-    ) -> list[Published]: ...
-
-    @overload
-    def publish_many(
-        self,
-        items: Iterable[T],
-        routing_key: str = "",
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-        retain: bool = False,
-        mandatory: bool = False,
-        tx: Transaction,
-        **options: Any,
-    ) -> list[Receipt]: ...
-
-    def publish_many(
-        self,
-        items: Iterable[T],
-        routing_key: str = "",
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-        retain: bool = False,
-        mandatory: bool = False,
-        tx: Transaction | None = None,
-        **options: Any,
-    ) -> list[Published] | list[Receipt]:
-        """Publish all items in one commit, or none. Otherwise as `publish`, without dedup_id and replace_key."""
-        for name in ("dedup_id", "replace_key"):
-            if options.get(name) is not None:
-                raise TypeError(f"{name} is of one message: publish them one by one")
-        bodies = list(items)
-        if not bodies:
-            self._interrupt.check()
-            return []
-        publication = self._publication(bodies, routing_key, priority, retain, mandatory, options)
-        return self._publish(publication, bodies, block, timeout, tx)
-
-    def _publication(
-        self,
-        items: list[T],
-        routing_key: str,
-        priority: int,
-        retain: bool,
-        mandatory: bool,
-        options: dict[str, Any],
-    ) -> Publication:
-        self._interrupt.check()
-        said = self._said(routing_key, priority, retain, options)
-        said["mandatory"] = _flag("mandatory", mandatory)
-        return Publication(payloads=[self._payload(item) for item in items], **said)
-
-    def _publish(
-        self, publication: Publication, items: list[T], block: bool, timeout: float | None, tx: Transaction | None
-    ) -> list[Published] | list[Receipt]:
-        wait = check_timeout(timeout) if block else 0
-        publishing = Publishing(self._engine, self._state, publication)
-        if tx is not None:
-            transaction = checked(tx, self._engine, f"topic {self.name!r}")
-            if timeout is not None:
-                raise TypeError("a publish in a transaction does not wait: give the timeout to transaction()")
-            return transaction.publish(publishing, items)
-        commitment = Commitment(self._engine, f"topic {self.name!r} cannot publish")
-        commitment.store(publishing)
-        commitment.run(wait, self._interrupt)
-        return [Published(number, receivers) for number, receivers in publishing.outcome]
-
-    def _said(self, routing_key: str, priority: int, retain: bool, options: dict[str, Any]) -> dict[str, Any]:
-        """What is said of a message, checked."""
-        for name in options:
-            if name not in PutOptions.__annotations__ or name in _NOT_PUBLISHED:
-                known = sorted(set(PutOptions.__annotations__) - set(_NOT_PUBLISHED))
-                raise TypeError(f"a message of a topic has no {name!r}: it may have {', '.join(known)}")
-        if options.get("group") is not None:
-            check_key(options["group"], "group")
-        ttl, replace_key, dedup_id = options.get("ttl"), options.get("replace_key"), options.get("dedup_id")
-        extras = Channel.extras(options) or {}  # type: ignore[arg-type]
-        extras["routing_key"] = check_routing_key(routing_key)
-        return {
-            "extras": extras,
-            "rank": rank_of(check_priority(priority)),
-            "due": self._due(options.get("delay"), options.get("eta")),
-            "expires": None if ttl is None else self._engine.timeline.after(check_ttl(ttl)),
-            "replace": None if replace_key is None else digest(check_key(replace_key, "replace_key")),
-            "dedup": None if dedup_id is None else digest(check_key(dedup_id, "dedup_id")),
-            "retain": _flag("retain", retain),
-        }
-
-    def _due(self, delay: float | None, eta: datetime | float | None) -> Due | None:
-        if delay is not None and eta is not None:
-            raise ValueError("delay and eta say the same in two ways: give one of them")
-        timeline = self._engine.timeline
-        if eta is not None:
-            return timeline.at(check_eta(eta))
-        return None if delay is None else timeline.after(check_delay(delay))
-
-    def _payload(self, item: T) -> Any:
-        """The body, encoded. Raises CodecError, MessageTooLarge."""
-        limit = self._state.options.max_message_bytes
-        payload: Any = item if self._store.in_memory else self._codec.encode(item)
-        size = (len(item) if isinstance(item, bytes | str) else 0) if self._store.in_memory else len(payload[1])
-        if size > limit:
-            raise MessageTooLarge(
-                f"a body of {size} bytes is larger than max_message_bytes={limit} of topic {self.name!r}: store it "
-                "elsewhere and publish a reference, or configure(max_message_bytes=...)"
-            )
-        return payload
-
-    def will(self, item: T, routing_key: str = "", *, priority: int = 0, retain: bool = False, **options: Any) -> Will:
-        """Have a message published when this process dies without closing the will. See `Will`.
-
-        ttl counts from then; headers, type, group, replace_key, reply_to and correlation_id as of `publish`. One
-        commit. In memory it is never published: nobody outlives the process.
-        """
-        self._interrupt.check()
-        for name in ("delay", "eta", "dedup_id"):
-            if name in options:
-                raise TypeError(f"a last will has no {name!r}: it is published when its process has died")
-        said = self._said(routing_key, priority, retain, options)
-        will = {name: said[name] for name in ("extras", "rank", "retain")}
-        replace = said["replace"]
-        will |= {"ttl": options.get("ttl"), "replace": None if replace is None else replace.hex()}
-        owner, payload = self._engine.presence.owner, self._payload(item)
-        left = {"will": will, "topic": self._state.id}
-
-        def op(txn: Any) -> int:
-            txn.reserve(2 * len(repr(will)) + (0 if self._store.in_memory else len(payload[1])))
-            return legacies.leave(self._engine, txn, owner, left, payload)
-
-        return Will(self, self._engine.log.write(op))
 
     # ------------------------------------------------------------------ subscribing
     def subscribe(
@@ -411,7 +174,7 @@ class Topic(Handle, Generic[T]):
             names_headers=headers is not None,
             callable=None if accept is None else name_of(accept),
             start=check_position(start),
-            durable=None if durable is UNSET else _flag("durable", durable),
+            durable=None if durable is UNSET else check_flag("durable", durable),
             expires_after=None if expires_after is None else check_ttl(expires_after, "expires_after"),
             options=named,
         )
@@ -523,6 +286,18 @@ class Topic(Handle, Generic[T]):
                 if fed.kind == "queue"
             ]
 
+    @property
+    def dead(self) -> Queue[Any]:
+        """The prepared messages about which somebody was asked too often (see `check_back`): a queue to look at and to
+        take from. Closed with this topic.
+        """
+        self._interrupt.check()
+        preparing = self._have_preparing()
+        with self._opening:
+            if self._dead is None or self._dead.is_closed:
+                self._dead = Queue.of(preparing.channel.dead())
+            return self._dead
+
     # ------------------------------------------------------------------ what it keeps
     def retained(self, pattern: str = "#") -> list[Message]:
         """The newest message of each routing key that was published with retain=True, the oldest first; to look at."""
@@ -586,6 +361,10 @@ class Topic(Handle, Generic[T]):
         if not self._interrupt.closed:
             for subscription in list(self._handles):
                 subscription.close()
+            if self._dead is not None:
+                self._dead.close()
+            if self._preparing is not None:
+                self._preparing.close()
             self._interrupt.close(self._engine.presence)
             with contextlib.suppress(IndexError):
                 release(self._reference.pop())
@@ -597,6 +376,7 @@ class Topic(Handle, Generic[T]):
 
     def after_fork(self) -> None:
         """In the child: threads that waited here are the parent's."""
+        self._opening = threading.Lock()
         closed, self._interrupt = self._interrupt.closed, Interrupt(f"topic {self.name!r}")
         self._interrupt.closed = closed
 
@@ -644,9 +424,3 @@ def _codec_for(state: TopicState, codec: object) -> BodyCodec:
         f"topic {state.name!r} was made with the codec {state.options.codec!r}: pass codec= with one like it, and "
         '"pickle" only if you trust the store'
     )
-
-
-def _flag(name: str, value: object) -> bool:
-    if type(value) is not bool:
-        raise TypeError(f"{name} is a bool, not {value!r}")
-    return value

@@ -84,7 +84,6 @@ class Transaction:
         self._leases: list[tuple[StagedLease, Settlement]] = []
         self._left: dict[StagedLease, BaseException | None] = {}  # by the end of their own blocks
         self._receipts: list[tuple[Receipt, Callable[[], int]]] = []
-        self._after: list[Callable[[], None]] = []
 
     @property
     def is_open(self) -> bool:
@@ -166,13 +165,12 @@ class Transaction:
             self._has_work = True
             self._leases.append((lease, settlement))
 
-    def add(self, part: Part, after: Callable[[], None]) -> None:
-        """Something else is done by the commit; `after` is called behind it."""
+    def add(self, part: Part) -> None:
+        """Something else is done by the commit."""
         with self._lock:
             self._check_open()
             self._commitment.add(part)
             self._has_work = True
-            self._after.append(after)
 
     def leave(self, lease: StagedLease, error: BaseException | None) -> None:
         """The block of a message that this is to settle has ended: if it does not, that is a failure."""
@@ -233,8 +231,6 @@ class Transaction:
             receipt, outcome = self._receipts[-1]
             receipt.settle(outcome(), None)
             self._receipts.pop()
-        while self._after:
-            self._after.pop()()
 
     def rollback(self) -> None:
         """Do nothing of it; messages that it was to settle are as before. Nothing if it is finished."""

@@ -19,6 +19,7 @@
     topics.py subscriptions.py  declared topics, and who gets what; members that come and go
     publishing.py  one message to all that want it
     commitment.py  settlements, puts, publications and more in one commit
+    tables.py once.py deciding.py  what else a commit may do: rows; keys seen once; prepared messages
     retention.py replay.py  what a topic keeps, and gives to those that start in the past
     legacies.py    what is done when a process dies: wills, and what it alone used
     inspection.py  counts and browsing

@@ -22,6 +22,11 @@ def shown(key: str) -> str:
     return key.replace(SEPARATOR, "/")
 
 
+def is_internal(key: str) -> bool:
+    """Whether a queue is none that users know of."""
+    return key.startswith(SEPARATOR)
+
+
 class QueueState:
     """A queue as this process knows it. Options are read again when their version in the log changes.
 
@@ -36,7 +41,8 @@ class QueueState:
     marks_all      every message has marks
 
     key is what it is stored under, name what users see; topic: the number of the one that it subscribes to, or 0.
-    removed: it is a subscription that is no more.
+    removed: it is a subscription that is no more. prepared_for: the number of the queue whose prepared messages it
+    holds, which gets its dead letters (-1: a topic's), or 0.
     """
 
     __slots__ = (
@@ -51,6 +57,7 @@ class QueueState:
         "marks_all",
         "name",
         "options",
+        "prepared_for",
         "removed",
         "topic",
         "version",
@@ -62,14 +69,23 @@ class QueueState:
         self.name = shown(key)
         self.options = options
         self.topic = topic
+        self.prepared_for = 0
         self.removed = False
         self.adopt(options, version)
 
     @classmethod
     def of(cls, definition: Definition) -> QueueState:
         """The queue of a definition."""
-        options = QueueOptions(**definition.options)
-        return cls(definition.id, definition.name, options, definition.version, definition.details.get("topic", 0))
+        options, details = QueueOptions(**definition.options), definition.details
+        state = cls(definition.id, definition.name, options, definition.version, details.get("topic", 0))
+        state.prepared_for = details.get("prepared_for", 0)
+        state.name = details.get("shown", state.name)
+        return state
+
+    @property
+    def grave(self) -> int:
+        """The number of the queue of its dead letters."""
+        return (self.prepared_for if self.prepared_for > 0 else self.id) | DEAD_BIT
 
     def remove(self) -> None:
         """Nothing comes into it or out of it any more."""
@@ -117,8 +133,9 @@ class Catalog:
         self._states: dict[int, QueueState] = {}
         log.after_failure = self.doubt
 
-    def declare(self, name: str, named: dict[str, Any]) -> QueueState:
-        """The queue of that name, made with the options `named` if it is new; or the subscription of that key.
+    def declare(self, name: str, named: dict[str, Any], details: dict[str, Any] | None = None) -> QueueState:
+        """The queue of that name, made with the options `named` if it is new; or the subscription of that key. details:
+        of a queue of our own, which is made if it is new.
 
         Raises SettingsMismatch where a stored option differs from a named one, NoSuchSubscription.
         """
@@ -126,12 +143,12 @@ class Catalog:
         def op(txn: Any) -> None:
             if txn.definition(name) is None:
                 options = QueueOptions(**named)
-                txn.define(Definition(0, name, options.stored()))
+                txn.define(Definition(0, name, options.stored(), details=details or {}))
 
         with self._log.read() as snapshot:
             definition = snapshot.definition(name)
         if definition is None:
-            if SEPARATOR in name:
+            if SEPARATOR in name and details is None:
                 raise NoSuchSubscription(f"the subscription {shown(name)!r} was removed: subscribe again")
             self._log.write(op)
             with self._log.read() as snapshot:

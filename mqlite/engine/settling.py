@@ -16,7 +16,7 @@ import attrs
 from ..claims import TASK, Returned
 from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError
-from ..log import DEAD_BIT, Snapshot
+from ..log import Snapshot
 from ..log.index import LOW_MASK, PLACE, in_line, order_of
 from ..message import Marks, Record, rank_at
 from ..options import QueueOptions
@@ -341,6 +341,8 @@ class Settling(Parts):
         except MessageCorrupted as damage:
             record = attrs.evolve(record, payload=(BYTES, b""))
             reason, error = "corrupted", f"MessageCorrupted: {damage}"
+        if queue.prepared_for and reason == "max_deliveries":
+            reason = "undecided"
         death = {
             "reason": reason,
             "queue": queue.name,
@@ -350,6 +352,7 @@ class Settling(Parts):
             "traceback": trace,
         }
         extras = {**(record.extras or {}), "death": death}
+        extras.pop("prepared", None)
         unique = record.marks.unique if record.marks is not None else None
         marks = None if unique is None else Marks(unique=unique)
         corpse = self.log.prepare(
@@ -357,7 +360,7 @@ class Settling(Parts):
         )
         if not has_room:
             self.reserve_to_move(txn, self.log.footprint(corpse))
-        dead = queue.id | DEAD_BIT
+        dead = queue.grave
         is_taken = txn.entry(PLACE, dead, (record.id,)) is not None  # it died before, and was replayed
         number: int = txn.append(dead, rank, corpse, 0 if is_taken else record.id)
         txn.notes.append((ARRIVED, dead))

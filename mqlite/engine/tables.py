@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sortedcontainers import SortedDict
 
 from ..codecs import Payload
-from ..errors import Conflict
+from ..errors import Conflict, StoreCorrupted
 from ..keys import unpacked
 from ..log import Definition, Log, Row, Snapshot, TableNumbers
 from .catalog import SEPARATOR, shown
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 #: Rows that are read in one snapshot.
 AT_ONCE = 256
 _NO_NUMBERS = TableNumbers()
-#: What a row takes besides its value and key, with its share of the tree.
-_ROW_BYTES = 64
+#: What a row takes besides its value and key: each may lie on a page of its own, which is written anew.
+_ROW_BYTES = 2048
+#: Rows that go without asking for room: the reserve has it (log/space.py).
+_DROPPED_FREELY = 256
 
 
 class Tables:
@@ -126,7 +128,13 @@ class TableWork:
             if note:
                 self.compare(snapshot)
             number = self._tables.number(snapshot, table)
-            row = snapshot.row(number, key) if number else None
+            try:
+                row = snapshot.row(number, key) if number else None
+            except StoreCorrupted as error:
+                raise StoreCorrupted(
+                    f"the row of key {unpacked(key)!r} in table {table!r} does not match its checksum: set or delete "
+                    "it, or restore the store from a backup"
+                ) from error
             if note:
                 self._noted(snapshot, table, number).keys[key] = 0 if row is None else row.version
         return row
@@ -253,12 +261,14 @@ class TableWork:
         for table, reads in self._reads.items():
             self._compared(txn, table, self._tables.number_in(txn, table), reads)
         log = self._engine.log
-        return sum(
-            log.row_bytes(payload) + len(key) + _ROW_BYTES
-            for rows in self._writes.values()
-            for key, payload in rows.items()
-            if payload is not None
-        )
+        size = dropped = 0
+        for rows in self._writes.values():
+            for key, payload in rows.items():
+                if payload is None:
+                    dropped += 1
+                else:
+                    size += log.row_bytes(payload) + len(key) + _ROW_BYTES
+        return size + (dropped * _ROW_BYTES if dropped > _DROPPED_FREELY else 0)
 
     def do(self, txn: Any) -> None:
         """See commitment.Part."""
