@@ -14,9 +14,10 @@ The crc (zlib's CRC-32) of a row covers value, version and tag, and the key of t
 numbers what is before it, and the key of the entry. A flipped bit in a key would move a row, or give a table the
 numbers of another.
 
-Both lie before the messages: with rows behind them (under 40) a plain message of 100 bytes took 260 bytes instead of
-183 (puts of 100), since LMDB leaves full pages only where the new key is the last (see format.py). So the pages of rows
-are about half full, also where the keys come in order.
+Both lie before the messages, since LMDB leaves full pages only where the new key is the last (see format.py): with rows
+behind them (under 40) a plain message of 100 bytes took 259 bytes, so it takes 217, or 180 in puts of 100. Rows whose
+keys come in order pay for it: one of 125 bytes takes 276 instead of 165, or 143 where 100 are put at once. In no order
+it takes 200 either way. (Pages in use after 20,000 of them, in a store with one queue and one table.)
 
 R1  version is the seq of the change that stored the row, or for the numbers that of the last change: it only grows.
 R2  the numbers are changed in the commit that changes the rows.
