@@ -47,7 +47,7 @@ class Lease:
         what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
         if self._outcome:
             raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
-        if self._tx is not None:
+        if self._tx is not None and self._tx.is_open:
             raise NotClaimed(f"{what} is to be settled by a transaction, which is still open: settle each message once")
         if self._engine.presence.owner != self._owner:
             raise NotClaimed(
@@ -76,12 +76,15 @@ class Lease:
         self.end(outcome)
 
     # ------------------------------------------------------------------ by a transaction
-    def stage(self, tx: object, settlement: Settlement) -> None:
+    def _leave_to(self, tx: object, settlement: Settlement) -> None:
         """The commit of a transaction settles it. Raises TypeError, ValueError, NotClaimed, Closed."""
-        transaction = checked(tx, self._engine, f"message {self.claim.record.id} of queue {self.claim.queue.name!r}")
+        what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
+        checked(tx, self._engine, what).settle(self, settlement)
+
+    def stage(self, tx: Transaction) -> None:
+        """It is to be settled by that. Raises NotClaimed."""
         self.check()
-        transaction.settle(self, settlement)
-        self._tx = transaction
+        self._tx = tx
 
     def unstage(self) -> None:
         """It does not; if the claim was lost, that is found out now."""
@@ -94,16 +97,14 @@ class Lease:
         """At the end of the message's block: whether an open transaction is to settle it. If that does not, the
         message has failed.
         """
-        if self._tx is None:
-            return False
-        self._tx.leave(self, error)
-        return True
+        tx = self._tx
+        return tx is not None and tx.leave(self, error)
 
     # ------------------------------------------------------------------ settling
     def ack(self, tx: object = None) -> None:
         """See Message.ack."""
         if tx is not None:
-            self.stage(tx, Settlement(self.claim, ACK))
+            self._leave_to(tx, Settlement(self.claim, ACK))
         else:
             self._settle(ACK, lambda: self._engine.ack([self.claim]))
 
@@ -112,7 +113,7 @@ class Lease:
         seconds = None if delay is None else check_delay(delay)
         text, trace = error_texts(error)
         if tx is not None:
-            self.stage(tx, Settlement.of_failure(self.claim, text, trace, seconds))
+            self._leave_to(tx, Settlement.of_failure(self.claim, text, trace, seconds))
         else:
             self._settle(NACK, lambda: self._engine.nack(self.claim, text, trace, seconds))
 
@@ -121,7 +122,7 @@ class Lease:
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"reason is a str or None, not {reason!r}")
         if tx is not None:
-            self.stage(tx, Settlement(self.claim, REJECT, reason))
+            self._leave_to(tx, Settlement(self.claim, REJECT, reason))
         else:
             self._settle(REJECT, lambda: self._engine.bury(self.claim, "rejected", reason, None))
 

@@ -38,6 +38,9 @@ _MAX_PAUSE = 0.02
 class StagedLease(Protocol):
     """The claim on a message that a transaction is to settle; see `lease.py`."""
 
+    def stage(self, tx: Transaction) -> None:
+        """It is to be settled by that. Raises NotClaimed."""
+
     def end(self, outcome: str) -> None:
         """It was settled."""
 
@@ -158,11 +161,10 @@ class Transaction:
             ]
 
     def settle(self, lease: StagedLease, settlement: Settlement) -> None:
-        """A message is settled by the commit."""
+        """A message is settled by the commit. Raises NotClaimed."""
         with self._lock:
             self._check_open()
-            self._commitment.settle(settlement)
-            self._has_work = True
+            lease.stage(self)
             self._leases.append((lease, settlement))
 
     def add(self, part: Part) -> None:
@@ -172,10 +174,14 @@ class Transaction:
             self._commitment.add(part)
             self._has_work = True
 
-    def leave(self, lease: StagedLease, error: BaseException | None) -> None:
-        """The block of a message that this is to settle has ended: if it does not, that is a failure."""
+    def leave(self, lease: StagedLease, error: BaseException | None) -> bool:
+        """The block of a message that this is to settle has ended: if it does not, that is a failure. False where it
+        was rolled back meanwhile.
+        """
         with self._lock:
-            self._left[lease] = error
+            if self.is_open:
+                self._left[lease] = error
+            return self._state in ("open", "committed")
 
     def _receipt(self, item: Any, outcome: Callable[[], int]) -> Receipt:
         receipt = Receipt(item, _not_committed_yet)
@@ -210,11 +216,13 @@ class Transaction:
                 raise
 
     def _do(self) -> None:
-        if self._tables.writes or (self._tables.has_read and self._has_work):
-            self._commitment.add(self._tables)
+        for _, settlement in self._leases:
+            self._commitment.settle(settlement)
         if self._once:
             self._commitment.add(self._once)
-        if self._has_work or self._once or self._tables.writes:
+        has_work = self._has_work or self._leases or self._once or self._tables.writes
+        if has_work:
+            self._commitment.add(self._tables)
             self._commitment.run(self._timeout, Interrupt("the transaction"))
         elif self._tables.has_read:
             self._tables.check_failed()
@@ -245,13 +253,24 @@ class Transaction:
     def _undo(self, state: str, fate: BaseException, error: BaseException | None) -> None:
         """fate: of the receipts; error: of the messages whose blocks have ended."""
         self._state = state
+        try:
+            self._let_go(fate, error)
+        except BaseException:
+            self._let_go(fate, error)  # an interrupt: nobody would do it later
+            raise
+
+    def _let_go(self, fate: BaseException, error: BaseException | None) -> None:
+        """May be done again."""
         while self._receipts:
-            self._receipts.pop()[0].settle(0, fate)
+            self._receipts[-1][0].settle(0, fate)
+            self._receipts.pop()
         while self._leases:
-            self._leases.pop()[0].unstage()
+            self._leases[-1][0].unstage()
+            self._leases.pop()
         while self._left:
-            lease, own_error = self._left.popitem()
+            lease, own_error = next(iter(self._left.items()))
             _give_back(lease, own_error or error)
+            del self._left[lease]
 
     def __enter__(self) -> Transaction:
         self._check_open()

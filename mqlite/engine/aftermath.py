@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 from ..claims import TASK, Claims, Kind, Shut
@@ -17,6 +18,8 @@ from .catalog import Catalog
 from .groups import offer
 from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, FAILED, GONE, SETTLED, Claim
 from .tasks import shut_mode
+
+_POP = operator.methodcaller("popleft")
 
 
 class Aftermath:
@@ -44,8 +47,10 @@ class Aftermath:
 
         All of it may be done twice. What an error keeps from being done is done after the next commit.
         """
-        leftover = list(self._leftover)
+        leftover: list[Note] = []
         try:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                leftover.extend(map(_POP, repeat(self._leftover, len(self._leftover))))  # in C: none gets lost
             arrived, settled, left, changed = set(), [], set(), set()
             failed: list[Claim] = []
             freed: set[tuple[int, int]] = set()
@@ -78,7 +83,7 @@ class Aftermath:
                 rings, watched = self._look(arrived, set(delayed))
             for ring in rings:
                 self._waiters.ring_any(*ring)
-            if failed:  # under L again, which nobody holds here
+            if failed:  # under L again, which nobody holds here; that has an aftermath of its own
                 self._give_back_failed(failed)
             for queue, wake_ns in delayed.items():
                 if self._waiters.uncovered(queue, wake_ns):
@@ -93,11 +98,8 @@ class Aftermath:
             for queue in changed:
                 for kind in Kind:
                     self._waiters.ring_all(queue, kind)
-            for note in leftover:
-                with contextlib.suppress(ValueError):  # another thread was faster
-                    self._leftover.remove(note)
         except BaseException as error:
-            self._leftover.extend(notes)
+            self._leftover.extend([*notes, *leftover])
             if not isinstance(error, MqliteError):
                 raise
 

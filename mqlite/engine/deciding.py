@@ -34,8 +34,8 @@ class Decision:
         """Raises AlreadyDecided."""
         if txn.place(self._queue.id, self._number) is None:
             raise AlreadyDecided(
-                f"message {self._number} of queue {self._queue.name!r} was decided already, or asked about too often: nothing "
-                "was changed"
+                f"message {self._number} of queue {self._queue.name!r} was decided already, or asked about too often: "
+                "nothing was changed"
             )
         return 0
 
