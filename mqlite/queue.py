@@ -274,7 +274,6 @@ class Queue(Operations[T]):
         drafts = [self._channel.draft(item, *said) for item in items]
         if drafts:
             self._engine.check_can_fit(self._state, drafts)
-            self._engine.check_open(self._state)
         return [transaction.put(self._state, rank, draft, item) for draft, item in zip(drafts, items, strict=True)]
 
     # ------------------------------------------------------------------ prepare

@@ -222,6 +222,7 @@ class Transaction:
             self._commitment.add(self._once)
         has_work = self._has_work or self._leases or self._once or self._tables.writes
         if has_work:
+            self._tables.look_up()
             self._commitment.add(self._tables)
             self._commitment.run(self._timeout, Interrupt("the transaction"))
         elif self._tables.has_read:

@@ -198,8 +198,7 @@ class Commitment:
             if not publishing.look(txn):
                 return _STALE
             sizes.append(publishing.size)
-        for got in self._arrivals:
-            engine.check_open(got.queue)
+        engine.check_all_open([got.queue for got in self._arrivals])
         fed: set[int] = set()
         for publishing in self._publishings:
             fed |= publishing.fed

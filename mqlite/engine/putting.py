@@ -141,6 +141,15 @@ class Putting(Claiming):
                 f"maxsize={options.maxsize}, maxbytes={options.maxbytes}: put them in smaller groups"
             )
 
+    def check_all_open(self, queues: Iterable[QueueState]) -> None:
+        """As `check_open`, with one look at the claims."""
+        unsure = [queue for queue in queues if not self.aftermath.is_calm(queue.id)]
+        if unsure:
+            with self.claims.read() as c:
+                shut = [queue for queue in unsure if c.shut(queue.id) is not Shut.OPEN]
+            if shut:
+                raise self.shut_for_puts(shut[0])
+
     def check_open(self, queue: QueueState) -> None:
         """Under L. Raises ShutDown."""
         if not self.aftermath.is_calm(queue.id) and shut_mode(self.claims, queue.id) is not Shut.OPEN:

@@ -29,6 +29,7 @@ import crowd
 import lmdb
 import policies
 import topics
+import transactions
 import wakeup
 from sampling import Progress, Row, Settings, temporary_folder
 
@@ -59,6 +60,9 @@ MEASURES: dict[str, Callable[[Settings], tuple[list[Row], dict[str, Any]]]] = {
     "topic_others": topics.others,
     "topic_replay": topics.replay,
     "topic_limits": topics.limits,
+    "tx_calls": transactions.calls,
+    "tx_empty": transactions.empty,
+    "tx_threads": transactions.threads,
 }
 
 
