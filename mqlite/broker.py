@@ -114,6 +114,7 @@ class Broker(Handle):
         return OpenTable(
             check_name(name, "a table's name"),
             TableWork(self._store.engine, checks=False),
+            self._check_open,
             lambda change: self.run(lambda tx: change(tx.table(name))),
         )
 

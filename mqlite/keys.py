@@ -15,11 +15,11 @@ Key = str | bytes | int
 
 def packed(key: Key) -> bytes:
     """Raises TypeError, ValueError."""
-    if type(key) is str:
+    if isinstance(key, str):
         data = _TEXT + key.encode("utf-8", "surrogatepass")
-    elif type(key) is bytes:
+    elif isinstance(key, bytes):
         data = _BYTES + key
-    elif type(key) is int:
+    elif isinstance(key, int) and not isinstance(key, bool):
         if not -_ZERO <= key < _ZERO:
             raise ValueError(f"an int as a key of a table has 64 bits, unlike {key}: take a str")
         return _INT + (key + _ZERO).to_bytes(8, "big")

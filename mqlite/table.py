@@ -27,9 +27,15 @@ def encoded(value: Any) -> Payload:
     return payload
 
 
+def decoded(payload: Payload) -> Any:
+    """The value again."""
+    return _codec.decode(payload)
+
+
 class Rows(Protocol):
     """Where a table reads and writes."""
 
+    def is_of(self, tx: object) -> bool: ...  # noqa: D102
     def get(self, table: str, key: bytes) -> Payload | None: ...  # noqa: D102
     def count(self, table: str) -> int: ...  # noqa: D102
     def version(self, table: str, key: bytes) -> int: ...  # noqa: D102
@@ -37,6 +43,7 @@ class Rows(Protocol):
         self, table: str, start: bytes, stop: bytes | None, reverse: bool
     ) -> Iterator[tuple[bytes, Payload]]: ...
     def put(self, table: str, key: bytes, payload: Payload | None) -> None: ...  # noqa: D102
+    def clear(self, table: str) -> None: ...  # noqa: D102
 
 
 class Table(MutableMapping[Key, Any]):
@@ -55,38 +62,45 @@ class Table(MutableMapping[Key, Any]):
         self._name = name
         self._rows = rows
 
+    def _reach(self) -> Rows:
+        return self._rows
+
     @property
     def name(self) -> str:
         """The table's name."""
         return self._name
 
+    def is_of(self, tx: object) -> bool:
+        """Whether it is a table of that transaction."""
+        return self._reach().is_of(tx)
+
     def __repr__(self) -> str:
         return f"<mqlite.Table {self._name!r}>"
 
     def __getitem__(self, key: Key) -> Any:
-        payload = self._rows.get(self._name, packed(key))
+        payload = self._reach().get(self._name, packed(key))
         if payload is None:
             raise KeyError(key)
-        return _codec.decode(payload)
+        return decoded(payload)
 
     def __contains__(self, key: object) -> bool:
-        return self._rows.get(self._name, packed(key)) is not None  # type: ignore[arg-type]
+        return self._reach().get(self._name, packed(key)) is not None  # type: ignore[arg-type]
 
     def __setitem__(self, key: Key, value: Any) -> None:
-        self._rows.put(self._name, packed(key), encoded(value))
+        self._reach().put(self._name, packed(key), encoded(value))
 
     def __delitem__(self, key: Key) -> None:
         where = packed(key)
         with contextlib.suppress(StoreCorrupted):  # there is one, and it goes
-            if self._rows.get(self._name, where) is None:
+            if self._reach().get(self._name, where) is None:
                 raise KeyError(key)
-        self._rows.put(self._name, where, None)
+        self._reach().put(self._name, where, None)
 
     def __len__(self) -> int:
-        return self._rows.count(self._name)
+        return self._reach().count(self._name)
 
     def __iter__(self) -> Iterator[Key]:
-        return (unpacked(key) for key, _ in self._rows.scan(self._name, b"", None, False))
+        return (unpacked(key) for key, _ in self._reach().scan(self._name, b"", None, False))
 
     def items(self) -> ItemsView[Key, Any]:
         """The (key, value) pairs; read in steps, as `range`."""
@@ -97,12 +111,11 @@ class Table(MutableMapping[Key, Any]):
         return _Values(self)
 
     def clear(self) -> None:
-        """Remove all rows. O(n)."""
-        for key, _ in self._rows.scan(self._name, b"", None, False):
-            self._rows.put(self._name, key, None)
+        """Remove all rows, also damaged ones. O(n)."""
+        self._reach().clear(self._name)
 
     def __reversed__(self) -> Iterator[Key]:
-        return (unpacked(key) for key, _ in self._rows.scan(self._name, b"", None, True))
+        return (unpacked(key) for key, _ in self._reach().scan(self._name, b"", None, True))
 
     def range(
         self, start: Key | None = None, stop: Key | None = None, *, reverse: bool = False
@@ -119,15 +132,15 @@ class Table(MutableMapping[Key, Any]):
         return self._scan(prefixed(prefix), reverse)
 
     def _scan(self, between: tuple[bytes, bytes | None], reverse: bool) -> Iterator[tuple[Key, Any]]:
-        for key, payload in self._rows.scan(self._name, *between, reverse):
-            yield unpacked(key), _codec.decode(payload)
+        for key, payload in self._reach().scan(self._name, *between, reverse):
+            yield unpacked(key), decoded(payload)
 
     def version(self, key: Key) -> int:
         """A number that is another one after each commit that writes the key; 0 where there is none.
 
         Without what this transaction has written.
         """
-        return self._rows.version(self._name, packed(key))
+        return self._reach().version(self._name, packed(key))
 
 
 class _Items(ItemsView[Key, Any]):
@@ -151,9 +164,16 @@ class OpenTable(Table):
     goes, 256 rows at a time.
     """
 
-    def __init__(self, name: str, rows: Rows, run: Callable[[Callable[[Table], Any]], Any]) -> None:
+    def __init__(
+        self, name: str, rows: Rows, check: Callable[[], None], run: Callable[[Callable[[Table], Any]], Any]
+    ) -> None:
         super().__init__(name, rows)
+        self._check = check
         self._run = run
+
+    def _reach(self) -> Rows:
+        self._check()
+        return self._rows
 
     def __setitem__(self, key: Key, value: Any) -> None:
         self._run(lambda table: table.__setitem__(key, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import time
@@ -26,7 +27,7 @@ from .log import Draft
 from .options import UNSET
 from .receipt import Published, Receipt
 from .store import Store
-from .table import Table, encoded
+from .table import Table, decoded, encoded
 from .waiting import Interrupt
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Transaction:
             raise TypeError(f"check_reads is a bool, not {check_reads!r}")
         self.store = store
         self._engine = store.engine
-        self._owner = store.engine.presence.owner
+        self._owner = store.engine.presence.owner, os.getpid()
         self._lock = threading.RLock()  # guards all below, and is held during the commit
         self._state = "open"
         self._tables = TableWork(self._engine, check_reads)
@@ -111,15 +112,21 @@ class Transaction:
 
         Raises Conflict at once where it is not so already; the commit then raises it, too.
         """
+        if isinstance(table, Table) and not table.is_of(self):
+            raise ValueError(
+                f"table {table.name!r} is not one of this transaction: take it from tx.table, or give its name"
+            )
         name = table.name if isinstance(table, Table) else check_name(table, "a table's name")
         if version is not UNSET and (type(version) is not int or version < 0):
             raise TypeError(f"version is the number that Table.version gave, not {version!r}")
-        payload = None if value is UNSET else encoded(value)
+        if value is not UNSET:
+            encoded(value)  # told now if it is none that a row can have
         with self._lock:
             self._check_open()
             row = self._tables.stored(name, packed(key), note=True)
             found = 0 if row is None else row.version
-            if (payload is not None and (row is None or row.payload != payload)) or version not in (UNSET, found):
+            differs = value is not UNSET and (row is None or decoded(row.payload) != value)
+            if differs or version not in (UNSET, found):
                 conflict = Conflict(
                     f"the key {key!r} of table {name!r} is not as this transaction expects it: nothing is changed; "
                     "begin anew, or have broker.run() do it"
@@ -191,7 +198,7 @@ class Transaction:
     def _check_open(self) -> None:
         if self._state != "open":
             raise Closed(f"the transaction was {self._state}: begin another one")
-        if self._engine.presence.owner != self._owner:
+        if (self._engine.presence.owner, os.getpid()) != self._owner:
             raise Closed("the transaction was begun by another process, or before the store was closed: begin one here")
 
     # ------------------------------------------------------------------ the end
@@ -301,6 +308,10 @@ class _LockedRows:
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
 
+    def is_of(self, tx: object) -> bool:
+        """Whether these are the rows of that transaction."""
+        return tx is self._tx
+
     def _work(self) -> TableWork:
         self._tx._check_open()
         return self._tx._tables
@@ -330,6 +341,10 @@ class _LockedRows:
     def put(self, table: str, key: bytes, payload: Payload | None) -> None:
         with self._tx._lock:
             self._work().put(table, key, payload)
+
+    def clear(self, table: str) -> None:
+        with self._tx._lock:
+            self._work().clear(table)
 
 
 def checked(tx: object, engine: Engine, what: str) -> Transaction:

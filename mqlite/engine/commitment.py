@@ -178,7 +178,8 @@ class Commitment:
                 got.add(index, entry.rank, drafts)
         for got in arrivals.values():
             queue = got.queue
-            engine.check_can_fit(queue, got.drafts)
+            sure = [draft for draft in got.drafts if not draft.asks] if got.asks else got.drafts
+            engine.check_can_fit(queue, sure)
             if got.asks:
                 if queue.options.overflow in ("drop_oldest", "dead_letter"):
                     engine.schedule.care(queue.id)  # what has expired makes room before anything else does
@@ -194,8 +195,9 @@ class Commitment:
         engine = self._engine
         leaving = self._look_at_settlements(txn)
         sizes = [part.check(txn) for part in self._parts]
+        deduplicated: dict[tuple[int, bytes], Publishing] = {}
         for publishing in self._publishings:
-            if not publishing.look(txn):
+            if not publishing.look(txn, deduplicated):
                 return _STALE
             sizes.append(publishing.size)
         engine.check_all_open([got.queue for got in self._arrivals])

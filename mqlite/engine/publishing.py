@@ -78,7 +78,7 @@ class Publishing:
         self._records = [engine.log.record_of(draft) for draft in self._bodies]
         self._version = -1
         self._receivers: list[int] = []
-        self._known: int | None = None  # the id that a dedup_id stands for already
+        self._first: int | Publishing | None = None  # what has its dedup_id already: an id, or one of the same commit
         self.fed: set[int] = set()  # queues that get it by replay, like all that came before it
         self.outcome: Outcome = []
         self._leaves_work = False  # for subscriptions.care
@@ -105,7 +105,7 @@ class Publishing:
         engine, said = self._engine, self._said
         self._version = self._topic.known  # before the members: those that come later are noticed
         self._receivers = []
-        if self._known is not None:
+        if self._first is not None:
             return
         numbers = self._topic.receivers(said.extras["routing_key"], said.rank, said.extras)
         drafts: dict[Marks, list[Draft]] = {}
@@ -142,8 +142,11 @@ class Publishing:
             )
 
     # ------------------------------------------------------------------ under L
-    def look(self, txn: Any) -> bool:
-        """Before anything is changed: whether the receivers are those that were found. Raises Unroutable."""
+    def look(self, txn: Any, deduplicated: dict[tuple[int, bytes], Publishing]) -> bool:
+        """Before anything is changed: whether the receivers are those that were found. Raises Unroutable.
+
+        deduplicated: what comes before it in the same commit, by topic and dedup_id; it is added.
+        """
         topic, said = self._topic, self._said
         numbers = txn.topic_numbers(topic.id)
         is_forgetful = numbers.forgettable > 0
@@ -151,13 +154,11 @@ class Publishing:
             return False
         self._leaves_work = numbers.removed > 0
         if said.dedup is not None:
-            entry = txn.entry(DEDUP, topic.id, (said.dedup,))
-            is_live = entry is not None and entry[1] > self._engine.timeline.now_ns(STABLE)
-            known = entry[0] if is_live else None
-            if known != self._known:
-                self._known, self._version = known, -1
+            first = self._found_first(txn, said.dedup, deduplicated)
+            if first is not self._first and first != self._first:
+                self._first, self._version = first, -1
                 return False
-            if known is not None:
+            if first is not None:
                 return True
         self.fed = {parts[0] for parts, _ in txn.entries(FEED, topic.id)} if numbers.feeds else set()
         if not self._receivers and said.mandatory:
@@ -166,11 +167,20 @@ class Publishing:
             )
         return True
 
+    def _found_first(
+        self, txn: Any, dedup: bytes, deduplicated: dict[tuple[int, bytes], Publishing]
+    ) -> int | Publishing | None:
+        entry = txn.entry(DEDUP, self._topic.id, (dedup,))
+        if entry is not None and entry[1] > self._engine.timeline.now_ns(STABLE):
+            return int(entry[0])
+        first = deduplicated.setdefault((self._topic.id, dedup), self)
+        return None if first is self else first
+
     @property
     def is_kept(self) -> bool:
         """Whether anything is to be stored."""
         wanted = bool(self._receivers) or self._topic.options.keeps_for_replay or self._said.retain
-        return wanted and self._known is None
+        return wanted and self._first is None
 
     @property
     def size(self) -> int:
@@ -179,8 +189,9 @@ class Publishing:
 
     def keep(self, txn: Any) -> list[int]:
         """Store the bodies; their ids."""
-        if self._known is not None:
-            self.outcome = [(self._known, 0)]
+        if self._first is not None:
+            first = self._first.outcome[0][0] if isinstance(self._first, Publishing) else self._first
+            self.outcome = [(first, 0)]
             return []
         if not self.is_kept:
             self.outcome = [(0, 0)] * len(self._bodies)

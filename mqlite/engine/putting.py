@@ -11,7 +11,7 @@ from ..claims import Kind, Shut
 from ..errors import MessageTooLarge, ShutDown
 from ..log import DEAD_BIT, Draft
 from ..log.index import DEDUP, REPLACE
-from ..message import Position, rank_at
+from ..message import Position, Record, rank_at
 from ..options import QueueOptions
 from ..system.clock import STABLE
 from ..waiting import Interrupt, Seat
@@ -202,16 +202,32 @@ _NOBODY_LEAVES = Leaving()
 
 @attrs.define
 class _Plan:
-    """What an admission has found out under L, before it changes anything."""
+    """What an admission has found out under L, before it changes anything. Its drafts are known by their indexes.
 
-    repeats: dict[int, int] = attrs.field(factory=dict)  # index of a draft -> id of the message that it repeats, or
-    # -1 - the index of the draft
-    stored: list[int] = attrs.field(factory=list)  # indexes of the drafts that are stored
-    dead: list[int] = attrs.field(factory=list)  # of those that find no room, and become dead letters
-    waiting: dict[int, Any] = attrs.field(factory=dict)  # index of a draft -> key of a waiting message it replaces
-    claimed: dict[int, Claim] = attrs.field(factory=dict)  # index of a draft -> the claim on the one it replaces
+    count, size   of the queue, once all is done
+    repeats       -> id of the message that it repeats, or -1 - the index of another draft
+    stored        those that are stored, in order; dead: those that find no room, and become dead letters
+    places        -> index of an earlier draft, in whose place it comes
+    waiting       -> key of a waiting message that it replaces; claimed: the claim on the one that it replaces
+    gone          ids of the messages that are replaced
+    dropped       claims on the messages that make room
+    named         (kind, digest) of a dedup_id or replace_key -> the newest draft that has it; uniques: those that have
+                  a unique key
+    """
+
+    count: int
+    size: int
+    repeats: dict[int, int] = attrs.field(factory=dict)
+    stored: list[int] = attrs.field(factory=list)
+    dead: list[int] = attrs.field(factory=list)
+    places: dict[int, int] = attrs.field(factory=dict)
+    waiting: dict[int, Any] = attrs.field(factory=dict)
+    claimed: dict[int, Claim] = attrs.field(factory=dict)
+    gone: set[int] = attrs.field(factory=set)
     dropped: list[Claim] = attrs.field(factory=list)
-    size: int = 0
+    named: dict[tuple[str, bytes], int] = attrs.field(factory=dict)
+    uniques: dict[bytes, list[int]] = attrs.field(factory=dict)
+    footprint: int = 0
 
 
 class Admission:
@@ -230,7 +246,7 @@ class Admission:
         self._to_drop = 0
         self._seized: dict[int, Claim] = {}  # by position
         self._droppable: list[Claim] = []
-        self._plan = _Plan()
+        self._plan = _Plan(0, 0)
         self._options = queue.options
         self._leaving = _NOBODY_LEAVES
         self.held: list[Claim] = []
@@ -243,7 +259,7 @@ class Admission:
     @property
     def size(self) -> int:
         """Bytes that the plan needs in the log."""
-        return self._plan.size
+        return self._plan.footprint
 
     @property
     def wants_more(self) -> bool:
@@ -291,99 +307,119 @@ class Admission:
         engine, queue = self._engine, self._queue
         engine.check_open(queue)
         self._options = engine.catalog.options(queue, txn)
-        self._plan = plan = _Plan()
-        self._find_repeats(txn, plan)
-        self._find_replaced(txn, plan)
-        return not self._wanted and self._find_room(txn, self._options, plan)
-
-    def _find_repeats(self, txn: Any, plan: _Plan) -> None:
-        """What was put before under the same dedup_id, or is there under the same unique key."""
-        queue = self._queue.id
-        now_ns = self._engine.timeline.now_ns(STABLE)
-        seen: dict[tuple[str, bytes], int] = {}
+        counters = txn.counters(queue.id)
+        self._plan = plan = _Plan(counters.total - leaving.count, counters.bytes - leaving.bytes)
         for index, record in enumerate(self._records):
-            known = None
-            names = []
-            terms, marks = record.terms, record.marks
-            if terms is not None and terms.dedup is not None:
-                names.append(("dedup", terms.dedup))
-                entry = txn.entry(DEDUP, queue, (terms.dedup,))
-                if entry is not None and entry[1] > now_ns:
-                    known = entry[0]
-            if known is None and terms is not None and terms.unique_states:
-                assert marks is not None
-                assert marks.unique is not None
-                names.append(("unique", marks.unique))
-                found = self._engine.storing_states(txn, queue, marks.unique, self._seized, self._leaving)
-                known = next((number for number, state in found if state in terms.unique_states), None)
-            if known is None:  # perhaps an earlier one of this very put
-                known = next((-1 - seen[name] for name in names if name in seen), None)
+            known = self._repeated(txn, plan, record) if record.terms is not None else None
             if known is None:
-                plan.stored.append(index)
-                seen |= dict.fromkeys(names, index)
+                self._plan_one(txn, plan, index, record)
             else:
                 plan.repeats[index] = known
+        return not self._wanted and self._has_room(txn, plan)
 
-    def _find_replaced(self, txn: Any, plan: _Plan) -> None:
-        """Messages with the same replace_key that nobody holds; `_wanted` gets those that are to be claimed first."""
-        queue = self._queue.id
-        newest: dict[bytes, int] = {}
-        for index in plan.stored:
-            marks = self._records[index].marks
-            if marks is None or marks.replace is None:
-                continue
-            if marks.replace in newest:  # of two in this very put, the newer one stays
-                plan.repeats[newest[marks.replace]] = -1 - index
-            newest[marks.replace] = index
-            entry = txn.entry(REPLACE, queue, (marks.replace,))
-            place = None if entry is None else txn.place(queue, entry[0])
-            if place is None:
-                continue
-            if place.waits:
-                plan.waiting[index] = txn.delayed_key(queue, place)
-                continue
-            with self._engine.claims.read() as c:
-                row = c.row(queue, place.position)
-            claim = self._seized.get(place.position)
-            if row is None:
-                self._wanted.append(place.position)
-            elif claim is not None and claim.row.holder == row.holder and txn.has(queue, place.position):
-                plan.claimed[index] = claim
-            # else somebody works on it: this one comes after it
-        for older in plan.repeats:
-            plan.waiting.pop(older, None)
-            plan.claimed.pop(older, None)
-        plan.stored = [index for index in plan.stored if index not in plan.repeats]
+    def _repeated(self, txn: Any, plan: _Plan, record: Record) -> int | None:
+        """The id of what was put before under the same dedup_id, or is there under the same unique key, or -1 - the
+        index of an earlier draft; None where there is none.
+        """
+        engine, queue, terms, marks = self._engine, self._queue.id, record.terms, record.marks
+        assert terms is not None
+        if terms.dedup is not None:
+            entry = txn.entry(DEDUP, queue, (terms.dedup,))
+            if entry is not None and entry[1] > engine.timeline.now_ns(STABLE):
+                return int(entry[0])
+            earlier = plan.named.get(("dedup", terms.dedup))
+            if earlier is not None:
+                return -1 - earlier
+        if terms.unique_states:
+            assert marks is not None
+            assert marks.unique is not None
+            for number, state in engine.storing_states(txn, queue, marks.unique, self._seized, self._leaving):
+                if state in terms.unique_states and number not in plan.gone:
+                    return number
+            for earlier in plan.uniques.get(marks.unique, ()):
+                if earlier not in plan.repeats and self._state_of(plan, earlier) in terms.unique_states:
+                    return -1 - earlier
+        return None
 
-    def _find_room(self, txn: Any, options: QueueOptions, plan: _Plan) -> bool:
-        """Whether there is room, perhaps for part of it; `_to_drop` says how many more are to be dropped for it."""
+    def _state_of(self, plan: _Plan, index: int) -> str:
+        if index in plan.dead:
+            return "dead"
+        return "ready" if self._ranked[index][1].due is None else "delayed"
+
+    def _plan_one(self, txn: Any, plan: _Plan, index: int, record: Record) -> None:
+        """Store it, in the place of what it replaces; or, where there is no room and that is the policy, among the
+        dead.
+        """
+        log, draft, marks = self._engine.log, self._ranked[index][1], record.marks
+        replace = None if marks is None else marks.replace
+        earlier = None if replace is None else plan.named.get(("replace", replace))
+        count, size = plan.count + 1, plan.size + log.stored_bytes(draft)
+        if earlier is not None:
+            count, size = count - 1, size - log.stored_bytes(self._ranked[earlier][1])
+        elif replace is not None:
+            weight = self._find_replaced(txn, plan, index, replace)
+            count, size = count - (weight is not None), size - (weight or 0)
+        plan.footprint += log.footprint(draft)
+        if self._options.overflow == "dead_letter" and not self._fits(self._options, count, size):
+            plan.dead.append(index)  # and what it was to replace stays
+            plan.waiting.pop(index, None)
+            plan.claimed.pop(index, None)
+        else:
+            plan.count, plan.size = count, size
+            if earlier is not None:
+                self._supersede(plan, earlier, index)
+            plan.gone |= {claim.record.id for claim in (plan.claimed.get(index),) if claim is not None}
+            plan.stored.append(index)
+            if replace is not None:
+                plan.named["replace", replace] = index
+        if record.terms is not None and record.terms.dedup is not None:
+            plan.named["dedup", record.terms.dedup] = index
+        if marks is not None and marks.unique is not None:
+            plan.uniques.setdefault(marks.unique, []).append(index)
+
+    def _supersede(self, plan: _Plan, earlier: int, index: int) -> None:
+        """Of two with one replace_key in this very put, the newer one stays: in the place of the older one, if both
+        line up at the same priority.
+        """
+        plan.stored.remove(earlier)
+        plan.repeats[earlier] = -1 - index
+        for replaced in (plan.waiting, plan.claimed):
+            if earlier in replaced:
+                replaced[index] = replaced.pop(earlier)
+        (rank, draft), (old_rank, old) = self._ranked[index], self._ranked[earlier]
+        if rank == old_rank and draft.due is old.due is None:
+            plan.places[index] = plan.places.pop(earlier, earlier)
+
+    def _find_replaced(self, txn: Any, plan: _Plan, index: int, replace: bytes) -> int | None:
+        """What a message with that replace_key that nobody holds weighs; `_wanted` gets it if it is to be claimed
+        first. None where there is none, or somebody works on it: then the new one comes after it.
+        """
         log, queue = self._engine.log, self._queue.id
-        counters = txn.counters(queue)
-        count, size = counters.total - self._leaving.count, counters.bytes - self._leaving.bytes
-        for key in plan.waiting.values():
-            count, size = count - 1, size - log.weight(txn.delayed_at(queue, key))
-        for claim in plan.claimed.values():
-            count, size = count - 1, size - log.weight(claim.raw)
-        drafts = [(index, self._ranked[index][1]) for index in plan.stored]
-        plan.size = sum(log.footprint(draft) for _, draft in drafts)
-        if options.overflow == "dead_letter":
-            plan.stored = []
-            for index, draft in drafts:
-                more = log.stored_bytes(draft)
-                if self._fits(options, count + 1, size + more):
-                    plan.stored.append(index)
-                    count, size = count + 1, size + more
-                else:
-                    plan.dead.append(index)
-                    plan.waiting.pop(index, None)  # what it was to replace stays
-                    plan.claimed.pop(index, None)
-            return True
-        count += len(drafts)
-        size += sum(log.stored_bytes(draft) for _, draft in drafts)
-        if not drafts or self._fits(options, count, size):  # what repeats another needs no room
-            return True
+        entry = txn.entry(REPLACE, queue, (replace,))
+        place = None if entry is None else txn.place(queue, entry[0])
+        if place is None:
+            return None
+        if place.waits:
+            plan.waiting[index] = txn.delayed_key(queue, place)
+            plan.gone.add(entry[0])
+            return log.weight(txn.delayed_at(queue, plan.waiting[index]))
+        with self._engine.claims.read() as c:
+            row = c.row(queue, place.position)
+        claim = self._seized.get(place.position)
+        if row is None:
+            self._wanted.append(place.position)
+        elif claim is not None and claim.row.holder == row.holder and txn.has(queue, place.position):
+            plan.claimed[index] = claim
+            return log.weight(claim.raw)
+        return None
+
+    def _has_room(self, txn: Any, plan: _Plan) -> bool:
+        """Whether there is room for what is stored; `_to_drop` says how many more are to be dropped for it."""
+        options = self._options
+        if options.overflow == "dead_letter" or not plan.stored or self._fits(options, plan.count, plan.size):
+            return True  # what repeats another needs no room
         if options.overflow == "drop_oldest":
-            self._drop(txn, options, plan, count, size)
+            self._drop(txn, options, plan, plan.count, plan.size)
             return not self._to_drop
         return False
 
@@ -421,7 +457,8 @@ class Admission:
             record.id = number
         for index in plan.stored:
             rank, draft = self._ranked[index]
-            seq = seqs[index] if seqs else 0
+            number = seqs[index] if seqs else 0
+            seq = seqs[plan.places.get(index, index)] if seqs else 0
             claim_or_none = plan.claimed.get(index)
             arrived = arrived or draft.due is None
             if (
@@ -430,14 +467,14 @@ class Admission:
                 and rank_at(claim_or_none.position, claim_or_none.record.marks) == rank
             ):
                 claim_or_none.row = claim_or_none.row._replace(failures=0, acquired=0)  # that was the old one's
-                ids[index] = txn.replace(queue.id, claim_or_none.position, draft, seq)  # its row is given back later
+                ids[index] = txn.replace(queue.id, claim_or_none.position, draft, number)  # its row is given back later
                 continue
             if claim_or_none is not None:
                 engine.remove_claimed(txn, claim_or_none)
             if draft.due is None:
-                ids[index] = txn.append(queue.id, rank, draft, 0, lineup, seq)
+                ids[index] = txn.append(queue.id, rank, draft, number, lineup, seq)
             else:
-                ids[index] = engine.delay(txn, queue.id, rank, draft, seq)
+                ids[index] = engine.delay(txn, queue.id, rank, draft, number)
         for index in plan.dead:
             rank, draft = self._ranked[index]
             record = self._records[index]

@@ -70,16 +70,19 @@ class Tables:
 class _Reads:
     """What was read of one table. as_of: the version of the table as of which all of it holds."""
 
-    __slots__ = ("as_of", "count", "keys", "ranges")
+    __slots__ = ("as_of", "count", "keys", "ranges", "whole")
 
     def __init__(self) -> None:
         self.as_of = 0
         self.keys: dict[bytes, int] = {}
         self.ranges: list[tuple[bytes, bytes | None, list[tuple[bytes, int]]]] = []
         self.count: int | None = None
+        self.whole = False  # nothing of it may change
 
     def changed(self, snapshot: Snapshot, number: int, count: int) -> str | None:
-        """What does not hold any more, in words. O(what was read)."""
+        """What does not hold any more, in words, of a table that was changed. O(what was read)."""
+        if self.whole:
+            return "a row"
         for key, version in self.keys.items():
             row = snapshot.row(number, key)
             if (0 if row is None else row.version) != version:
@@ -114,6 +117,10 @@ class TableWork:
         """Whether there is anything to compare at the commit."""
         return bool(self._reads) or self._failed is not None
 
+    def is_of(self, tx: object) -> bool:
+        """Whether these are the rows of a transaction, when they are used without one: of none."""
+        return False
+
     # ------------------------------------------------------------------ reading
     def get(self, table: str, key: bytes) -> Payload | None:
         """The value of a key, as this transaction has it. Raises Conflict, StoreCorrupted."""
@@ -132,10 +139,7 @@ class TableWork:
             try:
                 row = snapshot.row(number, key) if number else None
             except StoreCorrupted as error:
-                raise StoreCorrupted(
-                    f"the row of key {unpacked(key)!r} in table {table!r} does not match its checksum: set or delete "
-                    "it, or restore the store from a backup"
-                ) from error
+                raise _damaged(table, key) from error
             if note:
                 self._noted(snapshot, table, number).keys[key] = 0 if row is None else row.version
         return row
@@ -185,7 +189,7 @@ class TableWork:
             if self._checks:
                 self.compare(snapshot)
             number = self._tables.number(snapshot, table)
-            found = list(islice(snapshot.rows(number, start, stop, reverse), AT_ONCE)) if number else []
+            found = self._decoded(snapshot, table, number, start, stop, reverse) if number else []
             low, high, ended = start, stop, len(found) < AT_ONCE
             if not ended:
                 last = found[-1][0]
@@ -194,6 +198,18 @@ class TableWork:
                 versions = [(key, row.version) for key, row in (reversed(found) if reverse else found)]
                 self._noted(snapshot, table, number).ranges.append((low, high, versions))
         return low, high, {key: row.payload for key, row in found}, ended
+
+    def _decoded(
+        self, snapshot: Snapshot, table: str, number: int, start: bytes, stop: bytes | None, reverse: bool
+    ) -> list[tuple[bytes, Row]]:
+        """At most AT_ONCE rows. Raises StoreCorrupted."""
+        found = []
+        for key, raw in islice(snapshot.raw_rows(number, start, stop, reverse), AT_ONCE):
+            try:
+                found.append((key, self._engine.log.decode_row(number, key, raw)))
+            except StoreCorrupted as error:
+                raise _damaged(table, key) from error
+        return found
 
     def _with_own(
         self, table: str, low: bytes, high: bytes | None, rows: dict[bytes, Payload], reverse: bool
@@ -243,6 +259,17 @@ class TableWork:
         if own is None:
             own = self._writes[table] = {}
         own[key] = payload
+
+    def clear(self, table: str) -> None:
+        """All rows go, also damaged ones. O(n)."""
+        with self._engine.log.read() as snapshot:
+            if self._checks:
+                self.compare(snapshot)
+            number = self._tables.number(snapshot, table)
+            keys = [key for key, _ in snapshot.raw_rows(number)] if number else []
+            if self._checks:
+                self._noted(snapshot, table, number).whole = True
+        self._writes[table] = dict.fromkeys(keys)
 
     def fail(self, conflict: Conflict) -> None:
         """Something is not as it was expected: the commit raises that."""
@@ -296,3 +323,10 @@ class TableWork:
                     txn.drop_row(number, key, version)
                 else:
                     txn.put_row(number, key, payload, version)
+
+
+def _damaged(table: str, key: bytes) -> StoreCorrupted:
+    return StoreCorrupted(
+        f"the row of key {unpacked(key)!r} in table {table!r} does not match its checksum: set or delete it, or "
+        "restore the store from a backup"
+    )

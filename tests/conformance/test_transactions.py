@@ -535,14 +535,14 @@ FAILURES: dict[str, tuple[Callable[[mqlite.Broker, mqlite.Transaction], None], t
 def test_a_commit_that_fails_changes_nothing_at_all(broker: mqlite.Broker, fail: Callable[[mqlite.Broker, mqlite.Transaction], None], error: type[Exception], late: bool) -> None:
     everything = Everything(broker)
     tx = broker.transaction()
-    if late:
-        fail(broker, tx)
-        everything.stage(tx)
-    else:
-        everything.stage(tx)
-        fail(broker, tx)
+
+    def work() -> None:
+        with tx:
+            for stage in (fail, lambda broker, tx: everything.stage(tx)) if late else (lambda broker, tx: everything.stage(tx), fail):
+                stage(broker, tx)
+
     with pytest.raises(error):
-        tx.commit()
+        work()
     everything.assert_nothing_happened()
     assert not tx.is_open
     with pytest.raises(mqlite.Closed):
