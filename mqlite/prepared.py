@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -180,7 +181,7 @@ class Preparing:
         transaction.add(Decision(self.channel.state, number))
 
     def check_back(self, check: Check, interval: float, max_checks: int) -> CheckBack:
-        """See `Queue.check_back`."""
+        """See `Prepares.check_back`."""
         if not callable(check):
             raise TypeError(f"check is a function of a message, not {check!r}")
         check_ttl(interval, "interval")
@@ -198,6 +199,38 @@ class Preparing:
             asking.close()
         self._interrupt.close(self._engine.presence)
         self.channel.close()
+
+
+class Prepares(ABC):
+    """The part of a queue, or of a topic, that keeps prepared messages. Its `prepare` is its own."""
+
+    _interrupt: Interrupt
+    _opening: threading.Lock  # guards `_preparing`
+    _preparing: Preparing | None
+
+    @abstractmethod
+    def _target(self) -> Target:
+        """Where they go. Raises NotSupported."""
+
+    def _have_preparing(self) -> Preparing:
+        self._interrupt.check()
+        with self._opening:
+            if self._preparing is None:
+                self._preparing = Preparing(self._target())
+            return self._preparing
+
+    def prepared(self) -> list[Prepared[Any]]:
+        """The messages that are prepared and not decided, the oldest first; for who was interrupted in between."""
+        return self._have_preparing().undecided()
+
+    def check_back(self, check: Check, *, interval: float = CHECK_AFTER, max_checks: int = MAX_CHECKS) -> CheckBack:
+        """Have a function say what becomes of prepared messages that nobody decides: True, False, or None: not yet.
+
+        interval: seconds until it is asked again; max_checks: how often, before the message is dead: in `dead`, from
+        which a queue's `redrive` sends it. Both are stored, and hold for all processes. See `CheckBack`; close it to
+        end this.
+        """
+        return self._have_preparing().check_back(check, interval, max_checks)
 
 
 class CheckBack(Handle):

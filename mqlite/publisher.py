@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
@@ -19,7 +18,7 @@ from .errors import Closed, MessageTooLarge
 from .handle import Handle
 from .message import Due, digest, rank_of
 from .patterns import check_routing_key
-from .prepared import CHECK_AFTER, MAX_CHECKS, Check, CheckBack, Prepared, Preparing
+from .prepared import CHECK_AFTER, Prepared, Prepares, Target
 from .receipt import Published, Receipt
 from .store import Store
 from .transaction import Transaction, checked
@@ -51,7 +50,7 @@ class Will(Handle):
         self._number = 0
 
 
-class Publisher(Handle, Generic[T]):
+class Publisher(Handle, Prepares, Generic[T]):
     """What `Topic` says of publishing."""
 
     _codec: BodyCodec
@@ -59,8 +58,6 @@ class Publisher(Handle, Generic[T]):
     _interrupt: Interrupt
     _state: TopicState
     _store: Store
-    _opening: threading.Lock  # guards `_preparing`
-    _preparing: Preparing | None
 
     @property
     def name(self) -> str:
@@ -283,26 +280,12 @@ class Publisher(Handle, Generic[T]):
 
         Who gets it is found out at the commit. Options as of `publish`; otherwise as `Queue.prepare`.
         """
-        self._interrupt.check()
         check_priority(priority)
         said = {"priority": priority, "routing_key": routing_key, **options}
         return self._have_preparing().prepare(item, check_after, said)
 
-    def prepared(self) -> list[Prepared[T]]:
-        """The messages that are prepared and not decided, the oldest first."""
-        self._interrupt.check()
-        return self._have_preparing().undecided()
-
-    def check_back(self, check: Check, *, interval: float = CHECK_AFTER, max_checks: int = MAX_CHECKS) -> CheckBack:
-        """As `Queue.check_back`. What was asked about too often is in `dead`."""
-        self._interrupt.check()
-        return self._have_preparing().check_back(check, interval, max_checks)
-
-    def _have_preparing(self) -> Preparing:
-        with self._opening:
-            if self._preparing is None:
-                self._preparing = Preparing(_TopicTarget(self))
-            return self._preparing
+    def _target(self) -> Target:
+        return _TopicTarget(self)
 
     def _stage_prepared(self, tx: Transaction, payload: Any, options: dict[str, Any], item: Any) -> Receipt:
         publishing = Publishing(self._engine, self._state, self._prepared_publication(payload, options))

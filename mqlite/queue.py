@@ -20,7 +20,7 @@ from .lease import ack_many, claimed_message
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, rank_of
 from .operations import Operations
 from .options import UNSET, Backoff, Unset, named_options
-from .prepared import CHECK_AFTER, MAX_CHECKS, Check, CheckBack, Prepared, Preparing, QueueTarget
+from .prepared import CHECK_AFTER, Prepared, Prepares, Preparing, QueueTarget
 from .producer import Producer
 from .receipt import Receipt
 from .transaction import Transaction, checked
@@ -31,7 +31,7 @@ T = TypeVar("T")
 MODES = ("shared", "exclusive", "failover")
 
 
-class Queue(Operations[T]):
+class Queue(Operations[T], Prepares):
     """A queue of messages, in memory or in a store on disk.
 
         Queue(maxsize=0)                 in memory, as queue.Queue
@@ -287,31 +287,13 @@ class Queue(Operations[T]):
         delay, eta and ttl count from the commit. It takes no room in this queue until then. One commit. Raises as
         `put`.
         """
-        self._interrupt.check()
         check_priority(priority)
         return self._have_preparing().prepare(item, check_after, {"priority": priority, **options})
 
-    def prepared(self) -> list[Prepared[T]]:
-        """The messages that are prepared and not decided, the oldest first; for who was interrupted in between."""
-        self._interrupt.check()
-        return self._have_preparing().undecided()
-
-    def check_back(self, check: Check, *, interval: float = CHECK_AFTER, max_checks: int = MAX_CHECKS) -> CheckBack:
-        """Have a function say what becomes of prepared messages that nobody decides: True, False, or None: not yet.
-
-        interval: seconds until it is asked again; max_checks: how often, before the message becomes a dead letter of
-        this queue. Both are stored, and hold for all processes. See `CheckBack`; close it to end this.
-        """
-        self._interrupt.check()
-        return self._have_preparing().check_back(check, interval, max_checks)
-
-    def _have_preparing(self) -> Preparing:
+    def _target(self) -> QueueTarget:
         if self._state.is_dead:
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue: prepare for the queue that it belongs to")
-        with self._opening:
-            if self._preparing is None:
-                self._preparing = Preparing(QueueTarget(self._channel))
-            return self._preparing
+        return QueueTarget(self._channel)
 
     # ------------------------------------------------------------------ get
     def get(self, block: bool = True, timeout: float | None = None) -> T:

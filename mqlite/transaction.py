@@ -103,7 +103,8 @@ class Transaction:
     # ------------------------------------------------------------------ tables
     def table(self, name: str) -> Table:
         """The table of that name: a mapping whose changes are made by the commit. See `Table`."""
-        self._check_open()
+        with self._guard():
+            self._check_open()
         return Table(check_name(name, "a table's name"), _LockedRows(self))
 
     def expect(self, table: Table | str, key: Key, value: Any = UNSET, *, version: Any = UNSET) -> None:
@@ -121,7 +122,7 @@ class Transaction:
             raise TypeError(f"version is the number that Table.version gave, not {version!r}")
         if value is not UNSET:
             encoded(value)  # told now if it is none that a row can have
-        with self._lock:
+        with self._guard():
             self._check_open()
             row = self._tables.stored(name, packed(key), note=True)
             found = 0 if row is None else row.version
@@ -142,7 +143,7 @@ class Transaction:
         what has run out is forgotten with later ones.
         """
         where, window_ns = packed(key), ns_of(check_ttl(window, "window"))
-        with self._lock:
+        with self._guard():
             self._check_open()
             return self._once.see(where, window_ns)
 
@@ -150,7 +151,7 @@ class Transaction:
     def put(self, queue: QueueState, rank: int, draft: Draft, item: Any) -> Receipt:
         """A message is put by the commit."""
         put = Put(queue, rank, draft)
-        with self._lock:
+        with self._guard():
             self._check_open()
             self._commitment.store(put)
             self._has_work = True
@@ -158,7 +159,7 @@ class Transaction:
 
     def publish(self, publishing: Publishing, items: list[Any]) -> list[Receipt]:
         """Messages are published by the commit."""
-        with self._lock:
+        with self._guard():
             self._check_open()
             self._commitment.store(publishing)
             self._has_work = True
@@ -169,14 +170,14 @@ class Transaction:
 
     def settle(self, lease: StagedLease, settlement: Settlement) -> None:
         """A message is settled by the commit. Raises NotClaimed."""
-        with self._lock:
+        with self._guard():
             self._check_open()
             lease.stage(self)
             self._leases.append((lease, settlement))
 
     def add(self, part: Part) -> None:
         """Something else is done by the commit."""
-        with self._lock:
+        with self._guard():
             self._check_open()
             self._commitment.add(part)
             self._has_work = True
@@ -185,7 +186,7 @@ class Transaction:
         """The block of a message that this is to settle has ended: if it does not, that is a failure. False where it
         was rolled back meanwhile.
         """
-        with self._lock:
+        with self._guard():
             if self.is_open:
                 self._left[lease] = error
             return self._state in ("open", "committed")
@@ -195,19 +196,27 @@ class Transaction:
         self._receipts.append((receipt, outcome))
         return receipt
 
+    def _is_own(self) -> bool:
+        return (self._engine.presence.owner, os.getpid()) == self._owner
+
+    def _guard(self) -> threading.RLock:
+        """The lock; in a forked child a thread of the parent may have it for ever. Raises Closed."""
+        if not self._is_own():
+            raise Closed("the transaction was begun by another process, or before the store was closed: begin one here")
+        return self._lock
+
     def _check_open(self) -> None:
         if self._state != "open":
             raise Closed(f"the transaction was {self._state}: begin another one")
-        if (self._engine.presence.owner, os.getpid()) != self._owner:
-            raise Closed("the transaction was begun by another process, or before the store was closed: begin one here")
 
     # ------------------------------------------------------------------ the end
     def commit(self) -> None:
         """Do it all, durably, in one commit; nothing at all where it raises. See the class.
 
-        An interrupt (KeyboardInterrupt) that strikes meanwhile leaves it either done or not, like that of an ack.
+        An interrupt (KeyboardInterrupt) that strikes meanwhile leaves it done or not done; in memory, as with all calls
+        there, perhaps half done.
         """
-        with self._lock:
+        with self._guard():
             self._check_open()
             try:
                 self._do()
@@ -249,11 +258,15 @@ class Transaction:
             self._receipts.pop()
 
     def rollback(self) -> None:
-        """Do nothing of it; messages that it was to settle are as before. Nothing if it is finished."""
+        """Do nothing of it; messages that it was to settle are as before. Nothing if it is finished, or that of another
+        process.
+        """
         self._roll_back(None)
 
     def _roll_back(self, error: BaseException | None) -> None:
-        with self._lock:
+        if not self._is_own():
+            return
+        with self._guard():
             if self._state == "open":
                 fate = NotCommitted("the transaction was rolled back: nothing was stored")
                 self._undo("rolled back", fate, error)
@@ -281,7 +294,8 @@ class Transaction:
             del self._left[lease]
 
     def __enter__(self) -> Transaction:
-        self._check_open()
+        with self._guard():
+            self._check_open()
         return self
 
     def __exit__(
@@ -317,21 +331,21 @@ class _LockedRows:
         return self._tx._tables
 
     def get(self, table: str, key: bytes) -> Payload | None:
-        with self._tx._lock:
+        with self._tx._guard():
             return self._work().get(table, key)
 
     def count(self, table: str) -> int:
-        with self._tx._lock:
+        with self._tx._guard():
             return self._work().count(table)
 
     def version(self, table: str, key: bytes) -> int:
-        with self._tx._lock:
+        with self._tx._guard():
             return self._work().version(table, key)
 
     def scan(self, table: str, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, Payload]]:
         steps = self._work().steps(table, start, stop, reverse)
         while True:
-            with self._tx._lock:
+            with self._tx._guard():
                 self._work()
                 step = next(steps, None)
             if step is None:
@@ -339,11 +353,11 @@ class _LockedRows:
             yield from step
 
     def put(self, table: str, key: bytes, payload: Payload | None) -> None:
-        with self._tx._lock:
+        with self._tx._guard():
             self._work().put(table, key, payload)
 
     def clear(self, table: str) -> None:
-        with self._tx._lock:
+        with self._tx._guard():
             self._work().clear(table)
 
 

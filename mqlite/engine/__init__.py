@@ -1,7 +1,7 @@
 """The engine: the message state machine, and the parts it is made of.
 
     machine.py     the transitions and the parts, put together
-    putting.py     how a message comes in: duplicates, room, overflow
+    putting.py admission.py  how a message comes in; duplicates, replacements, overflow
     picking.py claiming.py  what is first in line; how it is claimed, and what keeps a claimer from it
     settling.py    how a claim ends
     order.py       where a message lines up: priority, last in first out, ageing

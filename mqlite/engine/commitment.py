@@ -2,7 +2,7 @@
 
 First everything is looked at, and what cannot be done raises, with nothing changed; then everything
 is done, and nothing can fail any more. The queues that get something are asked one by one, each for
-all that it gets: one that asks more of a put than room (putting.py: Admission) like by a put of all of it.
+all that it gets: one that asks more of a put than room (Admission) like by a put of all of it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..claims import Kind
 from ..errors import Full
 from ..log import Draft
 from ..waiting import Interrupt, Seat
+from .admission import Admission, Leaving
 from .catalog import QueueState
 from .order import lineup_of
 from .parts import MOVED_FREELY, ns_of
 from .publishing import Publishing
-from .putting import Admission, Leaving
 from .settling import Settlement
 from .steps import ARRIVED
 

@@ -18,10 +18,10 @@ from ..log.shelf import Entry, Shelf
 from ..message import DEFAULT_RANK, Record
 from ..system.clock import Clock, anchor_of
 from ..waiting import Interrupt, Presence, Seat
+from .admission import Ranked
 from .catalog import QueueState
 from .machine import Engine
 from .order import lineup_of
-from .putting import Ranked
 from .steps import Claim
 
 T = TypeVar("T")
