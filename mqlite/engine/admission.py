@@ -49,7 +49,7 @@ class _Plan:
     places        -> index of an earlier draft, in whose place it comes
     waiting       -> key of a waiting message that it replaces; claimed: the claim on the one that it replaces
     gone          ids of the messages that are replaced
-    dropped       claims on the messages that make room
+    removed       claims on those that are replaced by none of the stored, or make room
     named         (kind, digest) of a dedup_id or replace_key -> the newest draft that has it; uniques: those that have
                   a unique key
     """
@@ -63,7 +63,7 @@ class _Plan:
     waiting: dict[int, Any] = attrs.field(factory=dict)
     claimed: dict[int, Claim] = attrs.field(factory=dict)
     gone: set[int] = attrs.field(factory=set)
-    dropped: list[Claim] = attrs.field(factory=list)
+    removed: list[Claim] = attrs.field(factory=list)
     named: dict[tuple[str, bytes], int] = attrs.field(factory=dict)
     uniques: dict[bytes, list[int]] = attrs.field(factory=dict)
     footprint: int = 0
@@ -85,6 +85,7 @@ class Admission:
         self._to_drop = 0
         self._seized: dict[int, Claim] = {}  # by position
         self._droppable: list[Claim] = []
+        self._droppable_left: list[Claim] = []  # those that the plan has not looked at
         self._plan = _Plan(0, 0)
         self._options = queue.options
         self._leaving = _NOBODY_LEAVES
@@ -147,6 +148,7 @@ class Admission:
         engine.check_open(queue)
         self._options = engine.catalog.options(queue, txn)
         counters = txn.counters(queue.id)
+        self._droppable_left = list(self._droppable)
         self._plan = plan = _Plan(counters.total - leaving.count, counters.bytes - leaving.bytes)
         for index, record in enumerate(self._records):
             known = self._repeated(txn, plan, record) if record.terms is not None else None
@@ -154,7 +156,16 @@ class Admission:
                 self._plan_one(txn, plan, index, record)
             else:
                 plan.repeats[index] = known
-        return not self._wanted and self._has_room(txn, plan)
+            if self._to_drop:
+                return False  # first that: what comes later may have been meant to replace it
+        if self._wanted or self._to_drop:
+            return False
+        # what repeats another needs no room
+        return (
+            not plan.stored
+            or self._options.overflow == "dead_letter"
+            or self._fits(self._options, plan.count, plan.size)
+        )
 
     def _repeated(self, txn: Any, plan: _Plan, record: Record) -> int | None:
         """The id of what was put before under the same dedup_id, or is there under the same unique key, or -1 - the
@@ -211,6 +222,8 @@ class Admission:
             plan.stored.append(index)
             if replace is not None:
                 plan.named["replace", replace] = index
+            if self._options.overflow == "drop_oldest":
+                self._make_room(txn, plan)
         if record.terms is not None and record.terms.dedup is not None:
             plan.named["dedup", record.terms.dedup] = index
         if marks is not None and marks.unique is not None:
@@ -222,12 +235,21 @@ class Admission:
         """
         plan.stored.remove(earlier)
         plan.repeats[earlier] = -1 - index
-        for replaced in (plan.waiting, plan.claimed):
-            if earlier in replaced:
-                replaced[index] = replaced.pop(earlier)
+        if earlier in plan.waiting:
+            plan.waiting[index] = plan.waiting.pop(earlier)
+        claim = plan.claimed.pop(earlier, None)
+        if claim is not None and self._is_in_place(earlier, claim):
+            plan.claimed[index] = claim
+        elif claim is not None:
+            plan.removed.append(claim)
         (rank, draft), (old_rank, old) = self._ranked[index], self._ranked[earlier]
         if rank == old_rank and draft.due is old.due is None:
             plan.places[index] = plan.places.pop(earlier, earlier)
+
+    def _is_in_place(self, index: int, claim: Claim) -> bool:
+        """Whether a draft comes to the very position of what it replaces."""
+        rank, draft = self._ranked[index]
+        return draft.due is None and rank_at(claim.position, claim.record.marks) == rank
 
     def _find_replaced(self, txn: Any, plan: _Plan, index: int, replace: bytes) -> int | None:
         """What a message with that replace_key that nobody holds weighs; `_wanted` gets it if it is to be claimed
@@ -236,7 +258,7 @@ class Admission:
         log, queue = self._engine.log, self._queue.id
         entry = txn.entry(REPLACE, queue, (replace,))
         place = None if entry is None else txn.place(queue, entry[0])
-        if place is None:
+        if entry is None or place is None or entry[0] in plan.gone:
             return None
         if place.waits:
             plan.waiting[index] = txn.delayed_key(queue, place)
@@ -252,30 +274,24 @@ class Admission:
             return log.weight(claim.raw)
         return None
 
-    def _has_room(self, txn: Any, plan: _Plan) -> bool:
-        """Whether there is room for what is stored; `_to_drop` says how many more are to be dropped for it."""
+    def _make_room(self, txn: Any, plan: _Plan) -> None:
+        """What was there first goes, as far as it is claimed already; `_to_drop` says how much more is to be claimed.
+        What this very put stores stays.
+        """
         options = self._options
-        if options.overflow == "dead_letter" or not plan.stored or self._fits(options, plan.count, plan.size):
-            return True  # what repeats another needs no room
-        if options.overflow == "drop_oldest":
-            self._drop(txn, options, plan, plan.count, plan.size)
-            return not self._to_drop
-        return False
-
-    def _drop(self, txn: Any, options: QueueOptions, plan: _Plan, count: int, size: int) -> None:
         with self._engine.claims.read() as c:
-            for claim in self._droppable:
-                if claim in plan.claimed.values():
-                    continue
+            while self._droppable_left and not self._fits(options, plan.count, plan.size):
+                claim = self._droppable_left.pop(0)
                 row = c.row(self._queue.id, claim.position)
-                if row is None or row.holder != claim.row.holder or not txn.has(self._queue.id, claim.position):
-                    continue
-                plan.dropped.append(claim)
-                count, size = count - 1, size - self._engine.log.weight(claim.raw)
-                if self._fits(options, count, size):
-                    return
-        over = count - options.maxsize if options.maxsize else 0
-        self._to_drop = min(max(1, over, len(self._droppable)), _DROPPED_AT_ONCE)  # by bytes: twice as many each time
+                is_held = row is not None and row.holder == claim.row.holder
+                if is_held and claim.record.id not in plan.gone and txn.has(self._queue.id, claim.position):
+                    plan.removed.append(claim)
+                    plan.gone.add(claim.record.id)
+                    plan.count, plan.size = plan.count - 1, plan.size - self._engine.log.weight(claim.raw)
+        if not self._fits(options, plan.count, plan.size):
+            over = plan.count - options.maxsize if options.maxsize else 0
+            # by bytes: twice as many each time
+            self._to_drop = min(max(1, over, len(self._droppable)), _DROPPED_AT_ONCE)
 
     @staticmethod
     def _fits(options: QueueOptions, count: int, size: int) -> bool:
@@ -287,7 +303,7 @@ class Admission:
         lineup = lineup_of(options, engine.timeline)
         ids: dict[int, int] = {}
         freed: list[tuple[Any, Any]] = []
-        for claim in plan.dropped:
+        for claim in plan.removed:
             engine.remove_claimed(txn, claim)
         for key in plan.waiting.values():
             freed.append((key, txn.undelay(queue.id, key)))
@@ -300,11 +316,7 @@ class Admission:
             seq = seqs[plan.places.get(index, index)] if seqs else 0
             claim_or_none = plan.claimed.get(index)
             arrived = arrived or draft.due is None
-            if (
-                claim_or_none is not None
-                and draft.due is None
-                and rank_at(claim_or_none.position, claim_or_none.record.marks) == rank
-            ):
+            if claim_or_none is not None and self._is_in_place(index, claim_or_none):
                 claim_or_none.row = claim_or_none.row._replace(failures=0, acquired=0)  # that was the old one's
                 ids[index] = txn.replace(queue.id, claim_or_none.position, draft, number)  # its row is given back later
                 continue
