@@ -22,6 +22,7 @@ from .store import open_store, release, retain
 from .table import OpenTable
 from .topic import Topic
 from .transaction import Transaction, run
+from .waiting import Interrupt
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Broker(Handle):
         self._queues: list[Queue[Any]] = []
         self._topics: list[Topic[Any]] = []
         self._closed = False
+        self._interrupt = Interrupt(f"the broker of {self._store.path!r}")
 
     @property
     def path(self) -> str | None:
@@ -97,7 +99,7 @@ class Broker(Handle):
         is `expect`ed always must.
         """
         self._check_open()
-        return Transaction(self._store, timeout, check_reads)
+        return Transaction(self._store, timeout, check_reads, self._interrupt)
 
     def run(self, function: Callable[[Transaction], T], *, attempts: int = 100, timeout: float | None = 0.0) -> T:
         """What function(tx) returns, once its transaction is committed.
@@ -141,11 +143,12 @@ class Broker(Handle):
         return problems(self._store.engine)
 
     def close(self) -> None:
-        """Close the broker, its queues and its topics. What this process holds goes back when the last handle is
-        closed.
+        """Close the broker, its queues and its topics; its open transactions cannot be committed any more. What this
+        process holds goes back when the last handle is closed.
         """
         if not self._closed:
             self._closed = True
+            self._interrupt.close(self._store.engine.presence)
             for queue in self._queues:
                 queue.close()
             for topic in self._topics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import traceback
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import attrs
 
 from .checks import PRIORITY_MAX
-from .errors import NotClaimed
+from .errors import LeaseLost, NotClaimed
 
 #: A place in a queue's delivery order: rank << 64 | seq. Smaller is delivered first.
 Position = int
@@ -251,7 +252,8 @@ class Message:
         elif isinstance(error, Exception):
             self.nack(error=error)
         else:
-            self.release()
+            with contextlib.suppress(LeaseLost):  # what was interrupted may have settled it
+                self.release()
 
     def __reduce__(self) -> Any:
         raise TypeError(

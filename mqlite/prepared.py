@@ -114,7 +114,7 @@ class Prepared(Generic[T]):
         """
         if tx is not None:
             return self._preparing.send(tx, self._record, self.body)
-        with Transaction(self._preparing.target.store, timeout, True) as own:
+        with self._preparing.begin(timeout) as own:
             receipt = self._preparing.send(own, self._record, self.body)
         return receipt.result()
 
@@ -123,7 +123,7 @@ class Prepared(Generic[T]):
         if tx is not None:
             self._preparing.drop(tx, self._record.id)
             return
-        with Transaction(self._preparing.target.store, 0.0, True) as own:
+        with self._preparing.begin(0.0) as own:
             self._preparing.drop(own, self._record.id)
 
 
@@ -169,6 +169,10 @@ class Preparing:
                         found.append(log.decode_delayed(key, raw)[1])
         found.sort(key=lambda record: record.id)
         return [Prepared(self, record, self.channel.decode(record.payload)) for record in found]
+
+    def begin(self, timeout: float | None) -> Transaction:
+        """A transaction to decide in."""
+        return Transaction(self.target.store, timeout, True, self._interrupt)
 
     def send(self, tx: Transaction, record: Record, body: Any) -> Receipt:
         """A transaction sends it."""
@@ -272,7 +276,7 @@ class CheckBack(Handle):
             if answer is None:
                 message.nack(error="nobody knew whether it is to be sent")
                 return
-            with Transaction(target.store, 0.0, True) as tx:
+            with self._preparing.begin(0.0) as tx:
                 message.ack(tx=tx)
                 if answer:
                     target.stage(tx, record.payload, options_of(record), message.body)

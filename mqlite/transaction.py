@@ -72,7 +72,8 @@ class Transaction:
     held while it is open, so it may stay open as long as you like; what was read may change meanwhile.
     """
 
-    def __init__(self, store: Store, timeout: float | None, check_reads: bool) -> None:
+    def __init__(self, store: Store, timeout: float | None, check_reads: bool, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
         self._timeout = check_timeout(timeout)
         if type(check_reads) is not bool:
             raise TypeError(f"check_reads is a bool, not {check_reads!r}")
@@ -208,6 +209,7 @@ class Transaction:
     def _check_open(self) -> None:
         if self._state != "open":
             raise Closed(f"the transaction was {self._state}: begin another one")
+        self._interrupt.check()
 
     # ------------------------------------------------------------------ the end
     def commit(self) -> None:
@@ -220,10 +222,16 @@ class Transaction:
             self._check_open()
             try:
                 self._do()
-                self._state = "committed"
             except BaseException as error:
-                if self._state == "open":
-                    self._undo("rolled back, since it could not be committed", error, error)
+                if not self._commitment.is_done:  # else an interrupt came behind it
+                    fate = (
+                        error
+                        if isinstance(error, Exception)
+                        else NotCommitted("the commit was interrupted: look whether the message was stored")
+                    )
+                    self._undo("rolled back, since it could not be committed", fate, error)
+                    raise
+                self._conclude()
                 raise
             try:
                 self._conclude()
@@ -240,7 +248,7 @@ class Transaction:
         if has_work:
             self._tables.look_up()
             self._commitment.add(self._tables)
-            self._commitment.run(self._timeout, Interrupt("the transaction"))
+            self._commitment.run(self._timeout, self._interrupt)
         elif self._tables.has_read:
             self._tables.check_failed()
             with self._engine.log.read() as snapshot:
@@ -248,6 +256,7 @@ class Transaction:
 
     def _conclude(self) -> None:
         """After the commit. May be done again."""
+        self._state = "committed"
         while self._leases:
             lease, settlement = self._leases[-1]
             lease.end(settlement.how)

@@ -7,13 +7,14 @@ all that it gets: one that asks more of a put than room (Admission) like by a pu
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from ..claims import Kind
-from ..errors import Full
+from ..errors import Full, MqliteError
 from ..log import Draft
 from ..waiting import Interrupt, Seat
 from .admission import Admission, Leaving
@@ -88,6 +89,7 @@ class Commitment:
         self._arrivals: list[_Arrivals] = []
         self._is_addressed = False
         self._full: QueueState | None = None
+        self.is_done = False  # all of it is committed
 
     def settle(self, settlement: Settlement) -> None:
         """A claim ends."""
@@ -124,10 +126,12 @@ class Commitment:
                 done = engine.waiters.wait(full.id, Kind.SPACE, self._attempt_for(full, interrupt), left, interrupt)
                 if done is None:
                     raise self._no_room(full)
-            for publishing in self._publishings:
-                publishing.conclude()
         finally:
-            engine.end_admissions(self._admissions())
+            with contextlib.suppress(*((MqliteError,) if self.is_done else ())):  # it is done, whatever comes now
+                engine.end_admissions(self._admissions())
+        for publishing in self._publishings:
+            with contextlib.suppress(MqliteError):
+                publishing.conclude()
 
     def _attempt_for(self, full: QueueState, interrupt: Interrupt) -> Callable[[Seat], list[bool] | None]:
         def attempt(seat: Seat) -> list[bool] | None:
@@ -148,6 +152,7 @@ class Commitment:
                 self._address()
             done = self._engine.admit(self._admissions(), self._op, interrupt)
             if done is not _STALE:
+                self.is_done = done is not None
                 return done
             stale = True
 
