@@ -20,9 +20,9 @@ BOUNDED = settings(
 
 @pytest.mark.timeout(600)  # when it fails: hypothesis simplifies for up to 300 seconds
 def test_transactions_in_memory_do_what_lists_and_dicts_would() -> None:
-    run_state_machine_as_test(TransactionsBesideLists, settings=settings(BOUNDED, max_examples=80))
+    run_state_machine_as_test(TransactionsBesideLists, settings=settings(BOUNDED, max_examples=250))
 
 
 @pytest.mark.timeout(600)
 def test_transactions_on_disk_do_what_lists_and_dicts_would_through_closing_and_kills() -> None:
-    run_state_machine_as_test(TransactionsOnDiskBesideLists, settings=settings(BOUNDED, max_examples=12))
+    run_state_machine_as_test(TransactionsOnDiskBesideLists, settings=settings(BOUNDED, max_examples=25))

@@ -27,6 +27,7 @@ TABLES = ("one", "two")
 KEYS = st.sampled_from(["a", "b", "c"])
 VALUES = st.sampled_from([1, 2, "x", [1], b"y"])
 WHICH = st.integers(0, 100)
+SEEN = st.integers(0, 20)
 BOUNDS = st.sampled_from([("a", "c"), ("b", "d"), ("a", "d")])
 MISSING: Any = object()
 
@@ -39,6 +40,9 @@ STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "settle": ("settle", {"which": WHICH, "how": st.sampled_from(["ack", "nack", "reject", "release"])}),
     "lose": ("lose", {"which": WHICH}),
     "write": ("write", {"table": st.just("one"), "key": KEYS, "value": VALUES}),
+    "write again": ("write", {"table": st.just("one"), "key": KEYS, "value": VALUES}),
+    "be first": ("be_first", {"which": WHICH}),
+    "see": ("see", {"key": SEEN}),
     "puts in it": ("put_in_it", {"name": st.sampled_from((*QUEUES, "sub")), "count": st.integers(1, 2)}),
     "bounded puts in it": ("put_in_it", {"name": st.just("bounded"), "count": st.integers(1, 3)}),
     "settle in it": ("settle_in_it", {"message": WHICH, "how": st.sampled_from(["ack", "ack", "nack", "reject"])}),
@@ -49,7 +53,7 @@ STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "count in it": ("count_in_it", {"table": st.just("one")}),
     "delete in it": ("delete_in_it", {"table": st.just("one"), "key": KEYS}),
     "expect in it": ("expect_in_it", {"table": st.just("one"), "key": KEYS, "value": VALUES}),
-    "once in it": ("once_in_it", {"key": st.sampled_from(["k", "l", "m", "n"])}),
+    "once in it": ("once_in_it", {"key": SEEN}),
 }
 
 
@@ -78,7 +82,7 @@ class PlainTransaction:
         self.ranges: list[tuple[str, str, str, tuple[tuple[str, int], ...]]] = []
         self.lengths: dict[str, int] = {}
         self.whole: dict[str, int] = {}
-        self.once: set[str] = set()
+        self.once: set[int] = set()
         self.doomed = False
 
 
@@ -96,7 +100,7 @@ class TransactionsBesideLists(RuleBasedStateMachine):
         self.dead: dict[str, list[int]] = {line: [] for line in self.lines}
         self.tables: dict[str, dict[str, tuple[Any, int]]] = {table: {} for table in TABLES}
         self.table_versions = dict.fromkeys(TABLES, 0)
-        self.seen: set[str] = set()
+        self.seen: set[int] = set()
         self.open_ones: list[PlainTransaction] = []
 
     @initialize(max_deliveries=st.sampled_from([None, 1, 2]))
@@ -201,6 +205,21 @@ class TransactionsBesideLists(RuleBasedStateMachine):
     def write(self, table: str, key: str, value: Any) -> None:
         self.broker.table(table)[key] = value
         self.written({table: {key: value}})
+
+    @rule(key=SEEN)
+    def see(self, key: int) -> None:
+        """Another transaction commits a key of `once`."""
+        assert self.broker.run(lambda tx: tx.once(key)) == (key not in self.seen)
+        self.seen.add(key)
+
+    @precondition(lambda self: self.unseen())
+    @rule(which=WHICH)
+    def be_first(self, which: int) -> None:
+        """Another transaction sees a key before an open one that believes to be the first commits."""
+        self.see(_one_of(self.unseen(), which))
+
+    def unseen(self) -> list[int]:
+        return sorted(set().union(*(tx.once for tx in self.open_ones)) - self.seen)
 
     @rule(table=st.sampled_from(TABLES), key=KEYS)
     def delete(self, table: str, key: str) -> None:
@@ -373,8 +392,8 @@ class TransactionsBesideLists(RuleBasedStateMachine):
             self.note_key(tx, table, key, anyway=True)
 
     @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, key=st.sampled_from(["k", "l"]))
-    def once_in_it(self, which: int, key: str) -> None:
+    @rule(which=WHICH, key=SEEN)
+    def once_in_it(self, which: int, key: int) -> None:
         tx = _one_of(self.open_ones, which)
         first = tx.real.once(key)
         assert first == (key not in self.seen and key not in tx.once)
@@ -382,7 +401,7 @@ class TransactionsBesideLists(RuleBasedStateMachine):
             tx.once.add(key)
 
     @precondition(lambda self: len(self.open_ones) < 3)
-    @rule(data=st.data(), checks=st.booleans(), steps=st.lists(st.sampled_from(list(STEPS)), min_size=1, max_size=8))
+    @rule(data=st.data(), checks=st.booleans(), steps=st.lists(st.sampled_from(list(STEPS)), min_size=3, max_size=12))
     def many_steps_of_it(self, data: st.DataObject, checks: bool, steps: list[str]) -> None:
         """Begin one, do much in it, while others do something, and commit it: what single steps seldom come to."""
         self.begin(checks)
@@ -393,11 +412,15 @@ class TransactionsBesideLists(RuleBasedStateMachine):
                 if name == "settle_in_it" and not self.held():
                     continue
                 getattr(self, name)(which=last, **{key: data.draw(strategy) for key, strategy in strategies.items()})
-            elif name in ("put", "receive", "write") or self.held() or self.held(staged=True):
+            elif name in ("put", "receive", "write", "see", "be_first") or self.held() or self.held(staged=True):
                 if name == "settle" and not self.held():
+                    continue
+                if name == "be_first" and not self.unseen():
                     continue
                 getattr(self, name)(**{key: data.draw(strategy) for key, strategy in strategies.items()})
         self.commit(which=last)
+
+    more_steps_of_it = still_more_steps_of_it = many_steps_of_it
 
     # ------------------------------------------------------------------ its end
     def errors(self, tx: PlainTransaction) -> set[type[BaseException]]:
