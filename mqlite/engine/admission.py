@@ -310,7 +310,7 @@ class Admission:
         arrived = False
         for record, number in zip(self._records, seqs, strict=False):
             record.id = number
-        for index in plan.stored:
+        for index in sorted(plan.stored, key=lambda each: plan.places.get(each, each)):
             rank, draft = self._ranked[index]
             number = seqs[index] if seqs else 0
             seq = seqs[plan.places.get(index, index)] if seqs else 0

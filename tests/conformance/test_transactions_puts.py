@@ -209,15 +209,16 @@ def test_a_second_put_with_the_same_replace_key_replaces_the_first(broker: mqlit
     assert inside.unfinished_tasks == 4
 
 
-def test_a_replacement_takes_the_place_of_what_it_replaces(broker: mqlite.Broker) -> None:
-    inside, outside = broker.queue("inside"), broker.queue("outside")
+@pytest.mark.parametrize("order", [{}, {"fair": True}, {"aging": 5.0}, {"order": "lifo"}], ids=["priority", "fair", "aging", "lifo"])
+def test_a_replacement_takes_the_place_of_what_it_replaces(broker: mqlite.Broker, order: dict[str, Any]) -> None:
+    inside, outside = broker.queue("inside", **order), broker.queue("outside", **order)
     puts: list[tuple[str, dict[str, Any]]] = [("a", {"replace_key": "r"}), ("b", {}), ("c", {"replace_key": "r"})]
     for body, options in puts:
         outside.put(body, **options)
     with broker.transaction() as tx:
         for body, options in puts:
             inside.put(body, tx=tx, **options)
-    assert bodies(inside) == bodies(outside) == ["c", "b"]
+    assert bodies(inside) == bodies(outside) == (["b", "c"] if "order" in order else ["c", "b"])
 
 
 def test_a_replacement_frees_the_unique_key_of_what_it_replaces(broker: mqlite.Broker) -> None:
