@@ -42,12 +42,12 @@ class Lease:
         """The engine of its store."""
         return self._engine
 
-    def check(self) -> None:
-        """Raises NotClaimed where it cannot be settled here any more."""
+    def check(self, *, staged: bool = False) -> None:
+        """Raises NotClaimed where it cannot be settled here any more. staged: a transaction may be about to do it."""
         what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
         if self._outcome:
             raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
-        if self._tx is not None and self._tx.is_open:
+        if not staged and self._tx is not None and self._tx.is_open:
             raise NotClaimed(f"{what} is to be settled by a transaction, which is still open: settle each message once")
         if self._engine.presence.owner != self._owner:
             raise NotClaimed(
@@ -62,8 +62,8 @@ class Lease:
         if self._on_end is not None:
             self._on_end(self)
 
-    def _do(self, how: Callable[[], None]) -> None:
-        self.check()
+    def _do(self, how: Callable[[], None], *, staged: bool = False) -> None:
+        self.check(staged=staged)
         try:
             how()
         except LeaseLost:
@@ -136,7 +136,7 @@ class Lease:
             raise TypeError(f"seconds is a number, not {seconds!r}")
         if not 0 < seconds < 1e9:
             raise ValueError(f"seconds is positive and below 1e9, not {seconds}")
-        self._do(lambda: self._engine.extend(self.claim, seconds))
+        self._do(lambda: self._engine.extend(self.claim, seconds), staged=True)
 
 
 def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object = None) -> None:

@@ -182,7 +182,7 @@ class Preparing:
     def drop(self, tx: Transaction, number: int) -> None:
         """A transaction takes it out."""
         transaction = checked(tx, self._engine, f"what is prepared for {self.target.shown}")
-        transaction.add(Decision(self.channel.state, number))
+        transaction.decide(Decision(self.channel.state, number))
 
     def check_back(self, check: Check, interval: float, max_checks: int) -> CheckBack:
         """See `Prepares.check_back`."""

@@ -15,7 +15,8 @@ from .checks import check_count, check_name, check_timeout, check_ttl
 from .codecs import Payload
 from .engine import Engine
 from .engine.catalog import QueueState
-from .engine.commitment import Commitment, Part, Put
+from .engine.commitment import Commitment, Put
+from .engine.deciding import Decision
 from .engine.once import OnceWork
 from .engine.parts import ns_of
 from .engine.publishing import Publishing
@@ -69,7 +70,8 @@ class Transaction:
     seconds), ShutDown, StoreFull, Unroutable.
 
     Threads: free for any; fork: a transaction belongs to the process that began it. It cannot be pickled. No lock is
-    held while it is open, so it may stay open as long as you like; what was read may change meanwhile.
+    held while it is open, so it may stay open as long as you like; what was read may change meanwhile. The messages
+    that it is to settle count as held by their consumer until the commit (see `prefetch` there).
     """
 
     def __init__(self, store: Store, timeout: float | None, check_reads: bool, interrupt: Interrupt) -> None:
@@ -85,6 +87,7 @@ class Transaction:
         self._tables = TableWork(self._engine, check_reads)
         self._once = OnceWork(self._engine)
         self._commitment = Commitment(self._engine, "the transaction cannot be committed")
+        self._decisions: list[Decision] = []
         self._has_work = False
         self._leases: list[tuple[StagedLease, Settlement]] = []
         self._left: dict[StagedLease, BaseException | None] = {}  # by the end of their own blocks
@@ -176,12 +179,13 @@ class Transaction:
             lease.stage(self)
             self._leases.append((lease, settlement))
 
-    def add(self, part: Part) -> None:
-        """Something else is done by the commit."""
+    def decide(self, decision: Decision) -> None:
+        """A prepared message is decided by the commit. Raises AlreadyDecided where it is twice."""
         with self._guard():
             self._check_open()
-            self._commitment.add(part)
-            self._has_work = True
+            if decision in self._decisions:
+                raise decision.made_before()
+            self._decisions.append(decision)
 
     def leave(self, lease: StagedLease, error: BaseException | None) -> bool:
         """The block of a message that this is to settle has ended: if it does not, that is a failure. False where it
@@ -242,9 +246,11 @@ class Transaction:
     def _do(self) -> None:
         for _, settlement in self._leases:
             self._commitment.settle(settlement)
+        for decision in self._decisions:
+            self._commitment.add(decision)
         if self._once:
             self._commitment.add(self._once)
-        has_work = self._has_work or self._leases or self._once or self._tables.writes
+        has_work = self._has_work or self._leases or self._decisions or self._once or self._tables.writes
         if has_work:
             self._tables.look_up()
             self._commitment.add(self._tables)

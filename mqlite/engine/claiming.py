@@ -493,7 +493,7 @@ class Claiming(Picking):
             row = c.row(claim.queue.id, claim.position)
             if row is None or row.holder != claim.row.holder:
                 return False
-            if claim.queue.topic:  # a seek may have taken it away, and its row may be about to go
+            if claim.queue.topic or claim.queue.prepared_for:  # a seek, or a decision, may have taken it away
                 with self.log.read() as snapshot:
                     if not snapshot.has(claim.queue.id, claim.position):
                         return False

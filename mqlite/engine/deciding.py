@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from ..errors import AlreadyDecided
 from .catalog import SEPARATOR, QueueState
 from .steps import CHANGED, GONE
@@ -23,20 +25,17 @@ def waiting_room(engine: Engine, key: str, name: str, target: int, named: dict[s
     return engine.catalog.declare(SEPARATOR + SEPARATOR + key, named, details)
 
 
+@attrs.frozen
 class Decision:
     """One message is decided: a part of a commitment."""
 
-    def __init__(self, queue: QueueState, number: int) -> None:
-        self._queue = queue
-        self._number = number
+    _queue: QueueState
+    _number: int
 
     def check(self, txn: Any) -> int:
         """Raises AlreadyDecided."""
         if txn.place(self._queue.id, self._number) is None:
-            raise AlreadyDecided(
-                f"message {self._number} of queue {self._queue.name!r} was decided already, or asked about too often: "
-                "nothing was changed"
-            )
+            raise self.made_before()
         return 0
 
     def do(self, txn: Any) -> None:
@@ -49,3 +48,10 @@ class Decision:
         else:
             txn.pull(queue, place.position)
             txn.notes.append((GONE, queue, [place.position]))
+
+    def made_before(self) -> AlreadyDecided:
+        """What it raises then."""
+        return AlreadyDecided(
+            f"message {self._number} of queue {self._queue.name!r} was decided already, or asked about too often: "
+            "nothing was changed"
+        )
