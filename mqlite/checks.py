@@ -46,12 +46,12 @@ def check_timeout(timeout: object) -> float | None:
     return None if timeout >= threading.TIMEOUT_MAX else float(timeout)
 
 
-def check_delay(delay: object) -> float:
+def check_delay(delay: object, what: str = "delay") -> float:
     """Seconds to wait before something."""
     if isinstance(delay, bool) or not isinstance(delay, int | float):
-        raise TypeError(f"delay is a number of seconds or None, not {delay!r}")
+        raise TypeError(f"{what} is a number of seconds, not {delay!r}")
     if not 0 <= delay < 1e300:
-        raise ValueError("delay is at least 0 seconds, and finite")
+        raise ValueError(f"{what} is at least 0 seconds, and finite")
     return float(delay)
 
 

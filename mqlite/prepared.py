@@ -100,7 +100,7 @@ class Prepared(Generic[T]):
 
     @property
     def checks(self) -> int:
-        """How often nobody knew, as of when this was read."""
+        """How often nobody knew, as of when this was read; deaths of those who were asked are not among them."""
         return self._record.delivery_count
 
     def __repr__(self) -> str:
@@ -113,6 +113,8 @@ class Prepared(Generic[T]):
         gives a Receipt. Raises AlreadyDecided (also where it was asked about too often), Full, ShutDown, StoreFull.
         """
         if tx is not None:
+            if timeout:
+                raise TypeError("a commit in a transaction does not wait: give the timeout to transaction()")
             return self._preparing.send(tx, self._record, self.body)
         with self._preparing.begin(timeout) as own:
             receipt = self._preparing.send(own, self._record, self.body)
@@ -136,8 +138,9 @@ class Preparing:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._engine = target.store.engine
-        named = {"codec": target.codec.name, "max_deliveries": MAX_CHECKS, "backoff": [CHECK_AFTER]}
-        state = waiting_room(self._engine, target.key, target.name, target.number, named)
+        options = {"max_deliveries": MAX_CHECKS, "backoff": [CHECK_AFTER], "ack_timeout": None}
+        options["codec"] = target.codec.name
+        state = waiting_room(self._engine, target.key, target.name, target.number, options)
         self.channel = channel_on(target.store, state, target.codec)
         self._interrupt = Interrupt(f"what is prepared for {target.shown}")
         self._checks: weakref.WeakSet[CheckBack] = weakref.WeakSet()
@@ -147,9 +150,11 @@ class Preparing:
         engine, target = self._engine, self.target
         payload = target.payload(item)
         target.check(payload, options)
-        extras: dict[str, Any] = {name: options[name] for name in _SHOWN if options.get(name) is not None}
+        extras = Channel.extras(options) or {}  # type: ignore[arg-type]
+        if "routing_key" in options:
+            extras["routing_key"] = options["routing_key"]
         extras["prepared"] = {name: _plain(value) for name, value in options.items() if name not in _SHOWN}
-        due = engine.timeline.after(check_delay(check_after))
+        due = engine.timeline.after(check_delay(check_after, "check_after"))
         record = Record(payload, engine.clock.wall_ns(), extras=extras, due=due)
         rank = rank_of(options["priority"])
         self.channel.put([(rank, engine.log.prepare(record))], None, self._interrupt)
@@ -176,8 +181,10 @@ class Preparing:
 
     def send(self, tx: Transaction, record: Record, body: Any) -> Receipt:
         """A transaction sends it."""
+        options = options_of(record)
+        self.target.check(record.payload, options)  # before it is taken out
         self.drop(tx, record.id)
-        return self.target.stage(tx, record.payload, options_of(record), body)
+        return self.target.stage(tx, record.payload, options, body)
 
     def drop(self, tx: Transaction, number: int) -> None:
         """A transaction takes it out."""
@@ -190,7 +197,8 @@ class Preparing:
             raise TypeError(f"check is a function of a message, not {check!r}")
         check_ttl(interval, "interval")
         wanted = {"max_deliveries": check_count(max_checks, "max_checks"), "backoff": [float(interval)]}
-        known = self.channel.state.options
+        with self._engine.log.read() as snapshot:
+            known = self._engine.catalog.options(self.channel.state, snapshot)
         if attrs.evolve(known, **wanted) != known:  # type: ignore[arg-type]
             self._engine.configure(self.channel.state, wanted)
         asking = CheckBack(self, check)
@@ -273,9 +281,13 @@ class CheckBack(Handle):
             answer = self._check(message_of(target.name, lease.claim.position, record, message.body, None))
             if answer not in (True, False, None):
                 raise TypeError(f"the check of a prepared message says True, False or None, not {answer!r}")
-            if answer is None:
-                message.nack(error="nobody knew whether it is to be sent")
-                return
+        except BaseException as error:  # also what would end this thread: others are to be asked about
+            message.nack(error=error)
+            return
+        if answer is None:
+            message.nack(error="nobody knew whether it is to be sent")
+            return
+        try:
             with self._preparing.begin(0.0) as tx:
                 message.ack(tx=tx)
                 if answer:

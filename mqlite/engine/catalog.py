@@ -135,7 +135,7 @@ class Catalog:
 
     def declare(self, name: str, named: dict[str, Any], details: dict[str, Any] | None = None) -> QueueState:
         """The queue of that name, made with the options `named` if it is new; or the subscription of that key. details:
-        of a queue of our own, which is made if it is new.
+        of a queue of our own, whose options may have been changed since.
 
         Raises SettingsMismatch where a stored option differs from a named one, NoSuchSubscription.
         """
@@ -155,6 +155,8 @@ class Catalog:
                 definition = snapshot.definition(name)
         assert definition is not None
         state = self.remember(QueueState.of(definition))
+        if details is not None:
+            return state
         options = state.options
         options.check_named(named, f"queue {shown(name)!r}")
         if "backoff" in named:  # with the function that is not stored, if it is one
@@ -221,11 +223,10 @@ class Catalog:
 
     def dead_of(self, queue: QueueState) -> QueueState:
         """The dead-letter queue of a queue."""
-        return self.remember(
-            QueueState(
-                queue.id | DEAD_BIT, f"{queue.key}.dead", attrs.evolve(DEAD_OPTIONS, codec=queue.options.codec), 0
-            )
-        )
+        options = attrs.evolve(DEAD_OPTIONS, codec=queue.options.codec)
+        dead = QueueState(queue.id | DEAD_BIT, f"{queue.key}.dead", options, 0)
+        dead.name = f"{queue.name}.dead"
+        return self.remember(dead)
 
     def state(self, queue: int, snapshot: Snapshot) -> QueueState:
         """The queue of that id, also one that this process has not opened."""
