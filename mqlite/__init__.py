@@ -10,11 +10,12 @@ The map of the package, from the top; each floor uses only those below it:
     queue.py  operations.py           what the user holds: putting and taking; looking and operating
     prepared.py                       messages that are stored first and sent, or not, later
     producer.py  consumer.py          buffering puts; prefetching messages
+    calls.py                          request and reply
     schedules.py  watermarks.py       messages that come again and again; callbacks on the level
     channel.py                        one queue of an open store, as its handles use it
     lease.py  audit.py                settling a message once; the invariants of a store
     transaction.py  table.py          many changes in one commit; the user's own rows
-    receipt.py                        what becomes of a message that is put later
+    receipt.py  replies.py            what becomes of a message that is put later; how a reply finds who has called
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
     presence.py                       this process among the others: join, watch, leave
@@ -37,11 +38,14 @@ The map of the package, from the top; each floor uses only those below it:
 """
 
 from .broker import Broker, open
+from .calls import Responder
 from .codecs import Codec
 from .consumer import Consumer
 from .errors import (
     AlreadyClaimed,
     AlreadyDecided,
+    CallFailed,
+    CallTimeout,
     Closed,
     CodecError,
     Conflict,
@@ -88,6 +92,8 @@ __all__ = [
     "Backoff",
     "BoundQueue",
     "Broker",
+    "CallFailed",
+    "CallTimeout",
     "CheckBack",
     "Closed",
     "Codec",
@@ -117,6 +123,7 @@ __all__ = [
     "QueueOptions",
     "QueueStats",
     "Receipt",
+    "Responder",
     "Schedule",
     "SettingsMismatch",
     "ShutDown",

@@ -63,7 +63,7 @@ def problems(engine: Engine) -> list[str]:
             found.extend(table_problems(engine, txn, definitions))
         return found
 
-    return engine.log.write(op)
+    return engine.log.hold(op)  # in the transaction of a group it would see the work of others half done
 
 
 class _Audit:

@@ -88,7 +88,8 @@ class Broker(Handle):
         """The names of all topics of the store, sorted."""
         self._check_open()
         with self._store.engine.log.read() as snapshot:
-            return sorted(shown(each.name)[:-1] for each in snapshot.definitions() if each.kind == "topic")
+            there = [each.name for each in snapshot.definitions() if each.kind == "topic"]
+        return sorted(shown(name)[:-1] for name in there if not is_internal(name))
 
     # ------------------------------------------------------------------ transactions
     def transaction(self, *, timeout: float | None = 0.0, check_reads: bool = True) -> Transaction:

@@ -195,7 +195,8 @@ class Consumer(Handle):
         if not self._engine.start(claim):
             self._drop(claim)
             return None
-        message = claimed_message(self._engine, claim, self._decode, self._settled, self._channel.accept)
+        channel = self._channel
+        message = claimed_message(self._engine, claim, channel.encode, self._decode, self._settled, channel.accept)
         if message is None:
             self._drop(claim)
         return message

@@ -18,6 +18,25 @@ class Empty(MqliteError, _stdlib.Empty):
     """No message came within the time allowed; `except queue.Empty` catches it."""
 
 
+class CallTimeout(Empty, TimeoutError):
+    """Nobody answered a call within its timeout."""
+
+
+class CallFailed(MqliteError):
+    """The function that was to answer a call raised.
+
+    error: what it raised, as a text; traceback: where, as a text, or None.
+    """
+
+    def __init__(self, text: str, error: str = "", traceback: str | None = None) -> None:
+        super().__init__(text)
+        self.error = error
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type[CallFailed], tuple[str, str, str | None]]:
+        return type(self), (str(self), self.error, self.traceback)
+
+
 class Full(MqliteError, _stdlib.Full):
     """The queue holds `maxsize` messages; `except queue.Full` catches it."""
 

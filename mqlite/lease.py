@@ -8,11 +8,17 @@ from typing import Any
 
 from .checks import check_delay
 from .engine import Claim, Engine
+from .engine.commitment import Commitment
+from .engine.publishing import Publishing
 from .engine.settling import ACK, NACK, REJECT, Settlement
-from .errors import CodecError, LeaseLost, MqliteError, NotClaimed
+from .errors import CodecError, LeaseLost, MqliteError, NotClaimed, NotSupported
 from .message import Death, Message, Record, error_texts, priority_of, rank_at, utc
+from .replies import is_awaited, is_request, reply_to, report_to
 from .transaction import Transaction, checked
+from .waiting import Interrupt
 
+#: From a body to what is stored, and back.
+Encode = Callable[[Any], Any]
 Decode = Callable[[Any], Any]
 #: The user's filter: whether he wants a message.
 Accept = Callable[[Message], object]
@@ -22,10 +28,11 @@ _NO_EXTRAS: dict[str, Any] = {}
 class Lease:
     """One claim of this process. Free for any of its threads; the engine decides who settles first."""
 
-    __slots__ = ("_engine", "_on_end", "_outcome", "_owner", "_tx", "claim")
+    __slots__ = ("_encode", "_engine", "_on_end", "_outcome", "_owner", "_tx", "claim")
 
-    def __init__(self, engine: Engine, claim: Claim, on_end: Callable[[Lease], None] | None) -> None:
+    def __init__(self, engine: Engine, claim: Claim, encode: Encode, on_end: Callable[[Lease], None] | None) -> None:
         self._engine = engine
+        self._encode = encode
         self._owner = engine.presence.owner
         self._outcome = ""
         self._on_end = on_end
@@ -76,10 +83,10 @@ class Lease:
         self.end(outcome)
 
     # ------------------------------------------------------------------ by a transaction
-    def _leave_to(self, tx: object, settlement: Settlement) -> None:
+    def _leave_to(self, tx: object, settlement: Settlement, reply: Publishing | None = None) -> None:
         """The commit of a transaction settles it. Raises TypeError, ValueError, NotClaimed, Closed."""
         what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
-        checked(tx, self._engine, what).settle(self, settlement)
+        checked(tx, self._engine, what).settle(self, settlement, reply)
 
     def stage(self, tx: Transaction) -> None:
         """It is to be settled by that. Raises NotClaimed."""
@@ -130,6 +137,49 @@ class Lease:
         """See Message.release."""
         self._settle("released", lambda: self._engine.release_all([self.claim], lost_ok=False))
 
+    # ------------------------------------------------------------------ answering
+    @property
+    def is_request(self) -> bool:
+        """Whether `reply` is possible."""
+        return is_request(self.claim.record)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody still waits for the reply."""
+        return is_awaited(self._engine, self.claim.record)
+
+    def reply(self, body: Any, tx: object = None) -> bool:
+        """See Message.reply."""
+        self.check()
+        if not self.is_request:
+            raise NotSupported(
+                f"message {self.claim.record.id} of queue {self.claim.queue.name!r} is no request: nobody waits for a "
+                "reply to it. Answer what Queue.call has put, and acknowledge the rest"
+            )
+        reply = reply_to(self._engine, self.claim, self._encode(body))
+        if tx is None:
+            return self._send(reply)
+        self._leave_to(tx, Settlement(self.claim, ACK), reply)
+        return True
+
+    def report(self, error: BaseException) -> bool:
+        """The same of an error, which the caller gets as a CallFailed."""
+        self.check()
+        return self._send(report_to(self._engine, self.claim, error, self._encode))
+
+    def _send(self, reply: Publishing | None) -> bool:
+        """The reply is published in the commit that acknowledges the request."""
+        if reply is None:
+            self.ack()
+            return False
+        commitment = Commitment(self._engine, "the reply cannot be published")
+        commitment.settle(Settlement(self.claim, ACK))
+        commitment.store(reply)
+        self._settle(ACK, lambda: commitment.run(0, Interrupt("a reply")))
+        [(_, receivers)] = reply.outcome
+        return receivers > 0
+
+    # ------------------------------------------------------------------ kept longer
     def extend(self, seconds: float) -> None:
         """See Message.extend."""
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
@@ -202,6 +252,7 @@ def _death(fields: dict[str, Any]) -> Death:
 def claimed_message(
     engine: Engine,
     claim: Claim,
+    encode: Encode,
     decode: Decode,
     on_end: Callable[[Lease], None] | None,
     accept: Accept | None = None,
@@ -216,7 +267,7 @@ def claimed_message(
         return None
     if accept is not None and not is_accepted(engine, claim, body, accept):
         return None
-    return message_of(claim.queue.name, claim.position, claim.record, body, Lease(engine, claim, on_end))
+    return message_of(claim.queue.name, claim.position, claim.record, body, Lease(engine, claim, encode, on_end))
 
 
 def is_accepted(engine: Engine, claim: Claim, body: Any, accept: Accept) -> bool:

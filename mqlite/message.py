@@ -48,6 +48,8 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+#: How the reply_to of a request begins: what `Queue.call` puts. See replies.py.
+CALLER = "\x1fcall."
 #: The group of messages that have none, in a queue where those take turns with the groups.
 UNGROUPED = 0
 
@@ -95,7 +97,8 @@ class Record:
     payload is a codec's (tag, bytes) on disk, None of a reference there, and the body itself in memory.
     id is 0 until the log gives it one. extras holds what few messages have:
     headers, type, group, routing_key, reply_to, correlation_id, death, and the recurrence of a schedule; what a topic
-    keeps has "due", "expires" and "rank" there, too, for those it goes to later. due: of a message that
+    keeps has "due", "expires" and "rank" there, too, for those it goes to later; "reply_by" is when the caller gives
+    up who waits for a reply. due: of a message that
     is put now and waits for its time, and of no other; terms: of one that is put now.
     """
 
@@ -148,6 +151,7 @@ class Settler(Protocol):
     def nack(self, delay: float | None, error: object, tx: object = None) -> None: ...
     def reject(self, reason: str | None, tx: object = None) -> None: ...
     def release(self) -> None: ...
+    def reply(self, body: Any, tx: object = None) -> bool: ...
     def extend(self, seconds: float) -> None: ...
     def check(self) -> None: ...
     def is_left_to_transaction(self, error: BaseException | None) -> bool: ...
@@ -235,6 +239,16 @@ class Message:
     def release(self) -> None:
         """Give it back to its place without blame. No commit of the log. Raises as `ack`."""
         self.lease.release()
+
+    def reply(self, body: Any, tx: object = None) -> bool:
+        """Answer a request, and acknowledge it, both in one commit; False where nobody waits for the reply any more:
+        then it is only acknowledged.
+
+        A request is what `Queue.call` has put (NotSupported for any other). body: encoded with the queue's codec.
+        tx: a Transaction, whose commit does both; then this gives True. Raises as `ack`, CodecError, MessageTooLarge,
+        StoreFull; then nothing was changed.
+        """
+        return self.lease.reply(body, tx)
 
     def extend(self, seconds: float) -> None:
         """The claim now times out in `seconds` from now (a queue with ack_timeout=None: never). Raises as `ack`."""

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
+from .calls import Calls, Responder
 from .channel import Channel, PutOptions, channel_at
 from .checks import check_count, check_name, check_priority, check_timeout
 from .claims import Shut
@@ -115,6 +116,8 @@ class Queue(Operations[T], Prepares):
         self._reserving: list[Consumer] = []
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._watermarks: weakref.WeakSet[Watermarks] = weakref.WeakSet()
+        self._calls = Calls(channel)
+        self._responders: weakref.WeakSet[Responder] = weakref.WeakSet()
         self._dead: Queue[Any] | None = None
         self._preparing: Preparing | None = None
         self._opening = threading.Lock()  # guards these two
@@ -295,6 +298,45 @@ class Queue(Operations[T], Prepares):
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue: prepare for the queue that it belongs to")
         return QueueTarget(self._channel)
 
+    # ------------------------------------------------------------------ request and reply
+    def call(
+        self,
+        body: T,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        headers: Mapping[str, Any] | None = None,
+        type: str | None = None,
+        group: str | None = None,
+        ttl: float | None = None,
+    ) -> Any:
+        """Put a request, and wait for its reply: what a function returns that `respond` calls, here or in any process.
+
+        timeout: seconds to wait; None = for ever; then raises CallTimeout, and the request goes, unless somebody is at
+        work on it. Raises CallFailed where the function raised, Full where there is no room within the timeout, Closed
+        when this handle is closed meanwhile, CodecError, and what `put` raises. ttl: seconds until the request expires
+        if nobody takes it; without a timeout its caller waits on.
+
+        The work may be done more than once (as any message's), the reply comes once. Cost: two commits, and one behind
+        the reply; the first call also makes a subscription and a thread.
+        """
+        self._interrupt.check()
+        options: PutOptions = {"headers": headers, "type": type, "group": group, "ttl": ttl}
+        return self._calls.call(body, timeout, priority, options)
+
+    def respond(
+        self, function: Callable[[Any], Any], *, prefetch: int = 1, threads: int = 1, pass_message: bool = False
+    ) -> Responder:
+        """Answer calls with what function(body) returns, in so many threads, until it is closed. See `Responder`.
+
+        prefetch: messages that each thread claims ahead, the one at work included; pass_message: the function is called
+        with the Message.
+        """
+        self._interrupt.check()
+        responder = Responder(self._channel, function, prefetch, threads, pass_message)
+        self._responders.add(responder)
+        return responder
+
     # ------------------------------------------------------------------ get
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Remove the next message and return its body: at most once, even if you crash now.
@@ -326,7 +368,7 @@ class Queue(Operations[T], Prepares):
         if self._interrupt.closed:
             self._interrupt.check()
         end = None if wait is None else time.monotonic() + wait
-        engine, decode, accept = self._engine, self._channel.decode, self._channel.accept
+        engine, channel = self._engine, self._channel
         claims: list[Claim] = []
         messages: list[Message] = []
         try:
@@ -335,7 +377,7 @@ class Queue(Operations[T], Prepares):
                 if not claims:
                     raise Empty(f"queue {self.name!r} had no message in time")
                 for claim in claims:
-                    message = claimed_message(engine, claim, decode, None, accept)
+                    message = claimed_message(engine, claim, channel.encode, channel.decode, None, channel.accept)
                     if message is not None:
                         messages.append(message)
                 if messages:
@@ -454,13 +496,17 @@ class Queue(Operations[T], Prepares):
 
     # ------------------------------------------------------------------ lifetime
     def close(self) -> None:
-        """Close this handle, its producers and consumers, and the store if it is the last one.
+        """Close this handle, its producers, consumers and responders, and the store if it is the last one.
 
-        Threads that wait get Closed. What producers have buffered is committed, as far as there is room.
+        Threads that wait get Closed; the work of responders is finished first. What producers have buffered is
+        committed, as far as there is room.
 
         What this process holds goes back, without blame, when the store closes.
         """
         if not self._interrupt.closed:
+            self._calls.close()
+            for responder in list(self._responders):
+                responder.close()
             for producer in list(self._producers):
                 producer.stop()
             for consumer in list(self._consumers):
@@ -482,3 +528,4 @@ class Queue(Operations[T], Prepares):
         self._opening = threading.Lock()
         closed, self._interrupt = self._interrupt.closed, Interrupt(f"queue {self.name!r}")
         self._interrupt.closed = closed
+        self._calls.after_fork()

@@ -167,7 +167,7 @@ class Subscription(Queue[Any]):
         """Raises NotSupported."""
         raise NotSupported(f"{self._state.name!r} is a subscription: publish to its topic {self.topic!r} instead")
 
-    put_nowait = put_many = producer = schedule = prepare = prepared = check_back = put
+    put_nowait = put_many = producer = schedule = prepare = prepared = check_back = call = put
 
     # ------------------------------------------------------------------ the end
     def unsubscribe(self) -> bool:

@@ -172,12 +172,14 @@ class Transaction:
                 for index, item in enumerate(items)
             ]
 
-    def settle(self, lease: StagedLease, settlement: Settlement) -> None:
-        """A message is settled by the commit. Raises NotClaimed."""
+    def settle(self, lease: StagedLease, settlement: Settlement, reply: Publishing | None = None) -> None:
+        """A message is settled by the commit, and its reply published. Raises NotClaimed."""
         with self._guard():
             self._check_open()
             lease.stage(self)
             self._leases.append((lease, settlement))
+            if reply is not None:
+                self._commitment.store(reply)
 
     def decide(self, decision: Decision) -> None:
         """A prepared message is decided by the commit. Raises AlreadyDecided where it is twice."""

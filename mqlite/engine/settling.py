@@ -302,7 +302,7 @@ class Settling(Parts):
     ) -> None:
         """Under L: move the record to the dead-letter queue (or drop it), with how it died."""
         queue = claim.queue
-        if self._is_kept(queue, reason, self.catalog.options(queue, txn)):
+        if self._is_kept(queue, reason, self.catalog.options(queue, txn), claim.record):
             rank = rank_at(claim.position, claim.record.marks)
             self.lay_out(txn, queue, rank, claim.record, reason, error, trace, failures, has_room=has_room)
         claim.row = claim.row._replace(flags=claim.row.flags & ~TASK)  # nobody was given it to do
@@ -312,11 +312,12 @@ class Settling(Parts):
             txn.notes.append((DAMAGED, queue.id))
 
     @staticmethod
-    def _is_kept(queue: QueueState, reason: str, options: QueueOptions) -> bool:
-        """Whether a message that died so becomes a dead letter."""
+    def _is_kept(queue: QueueState, reason: str, options: QueueOptions, record: Record | None = None) -> bool:
+        """Whether a message that died so becomes a dead letter. record: of one that may have expired."""
         if reason == "corrupted":
             return True
-        dropped = reason == "expired" and options.expired == "drop"
+        gave_up = record is not None and "reply_by" in (record.extras or {})  # whoever has called knows
+        dropped = reason == "expired" and (gave_up or options.expired == "drop")
         return not queue.is_dead and options.dead_letter and not dropped
 
     def lay_out(
@@ -371,7 +372,9 @@ class Settling(Parts):
 
         def op(txn: Any) -> None:
             self.check_claims(txn, claims)
-            kept = [c for c in claims if self._is_kept(c.queue, "expired", self.catalog.options(c.queue, txn))]
+            kept = [
+                c for c in claims if self._is_kept(c.queue, "expired", self.catalog.options(c.queue, txn), c.record)
+            ]
             if len(claims) > 1:  # one alone finds room in the reserve, as what is due does
                 copies = [attrs.evolve(claim.record, marks=None) for claim in kept]
                 self.reserve_to_move(txn, sum(self.log.footprint(self.log.prepare(copy)) for copy in copies))
@@ -387,7 +390,7 @@ class Settling(Parts):
         it out.
         """
         state = self.catalog.state(queue, txn)
-        if self._is_kept(state, reason, state.options):
+        if self._is_kept(state, reason, state.options, record):
             self.lay_out(txn, state, rank, record, reason, error, None, record.delivery_count, has_room=has_room)
 
     # ------------------------------------------------------------------ kept longer
