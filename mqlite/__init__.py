@@ -7,6 +7,7 @@ The map of the package, from the top; each floor uses only those below it:
 
     broker.py                         open(): queues, topics, tables and transactions over one store
     topic.py  publisher.py  subscription.py  who gets it; publishing; a queue of what is published
+    pipe.py  emit.py  windows.py      from one to another, exactly once; counted in stretches of time
     queue.py  operations.py           what the user holds: putting and taking; looking and operating
     prepared.py                       messages that are stored first and sent, or not, later
     producer.py  consumer.py          buffering puts; prefetching messages
@@ -41,6 +42,7 @@ from .broker import Broker, open
 from .calls import Responder
 from .codecs import Codec
 from .consumer import Consumer
+from .emit import Emit
 from .errors import (
     AlreadyClaimed,
     AlreadyDecided,
@@ -72,6 +74,7 @@ from .errors import (
 from .message import Death, Message
 from .operations import QueueStats
 from .options import Backoff, QueueOptions, TopicOptions
+from .pipe import Pipe, PipeStats
 from .prepared import CheckBack, Prepared
 from .producer import Producer
 from .publisher import Will
@@ -83,6 +86,7 @@ from .table import OpenTable, Table
 from .topic import BoundQueue, Topic, TopicStats
 from .transaction import Transaction
 from .watermarks import Watermarks
+from .windows import TumblingWindow, WindowResult
 
 __version__ = "0.1.0"
 
@@ -101,6 +105,7 @@ __all__ = [
     "Conflict",
     "Consumer",
     "Death",
+    "Emit",
     "Empty",
     "Full",
     "LeaseLost",
@@ -115,6 +120,8 @@ __all__ = [
     "NotSupported",
     "OpenTable",
     "OutOfRange",
+    "Pipe",
+    "PipeStats",
     "Prepared",
     "Producer",
     "Published",
@@ -137,8 +144,10 @@ __all__ = [
     "TopicOptions",
     "TopicStats",
     "Transaction",
+    "TumblingWindow",
     "Unroutable",
     "Watermarks",
     "Will",
+    "WindowResult",
     "open",
 ]

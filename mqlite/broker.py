@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,12 +19,14 @@ from .errors import Closed
 from .handle import Handle
 from .operations import QueueStats, stats_of
 from .options import UNSET, QueueOptions
+from .pipe import Function, Pipe
 from .queue import Queue
 from .store import open_store, release, retain
 from .table import OpenTable
 from .topic import Topic
 from .transaction import Transaction, run
 from .waiting import Interrupt
+from .windows import TumblingWindow
 
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ class Broker(Handle):
         self._store = open_store(path, durability=durability, max_store_bytes=max_store_bytes)
         self._queues: list[Queue[Any]] = []
         self._topics: list[Topic[Any]] = []
+        self._pipes: weakref.WeakSet[Pipe] = weakref.WeakSet()
         self._closed = False
         self._interrupt = Interrupt(f"the broker of {self._store.path!r}")
 
@@ -111,6 +116,41 @@ class Broker(Handle):
         """
         return run(lambda: self.transaction(timeout=timeout), function, attempts)
 
+    def pipe(
+        self,
+        source: Queue[Any],
+        function: Function | None = None,
+        target: Queue[Any] | Topic[Any] | None = None,
+        *,
+        batch: int = 64,
+        window: TumblingWindow | None = None,
+        threads: int = 1,
+        name: str | None = None,
+    ) -> Pipe:
+        """Send on what a function makes of each message of a queue or a subscription, exactly once inside the store.
+
+        function(message, tx) gives None, a body, an `Emit`, or, as a generator or another iterator, any number of
+        these; they go to the target, a queue or a topic. A list is one body. What else it does to the store it does
+        with tx; it neither settles the message nor ends tx. It may be called again for a message after a Conflict, a
+        crash, or a failure in its batch, and while there is no room in the target; nothing of the earlier call remains.
+        Without a function, messages are passed on as they are.
+
+        Each step is one commit for up to `batch` messages; the ack_timeout of the source is to be long enough for all
+        of them. If the function raises, the messages of the step are done one by one, and the one that fails is nacked:
+        backoff, max_deliveries and dead letters as usual. So is one that has a Conflict 100 times in a row. If the
+        target is full, the pipe waits for room.
+
+        window: a TumblingWindow that counts the messages, in place of a function; its results go to the target. Then a
+        name is needed, the same in all processes that run this pipe, and of no other one.
+
+        Use the pipe in a `with` block, or `start` it: it works in so many threads. Or call `step`, or `run_until_idle`.
+        See `Pipe`. Raises TypeError, ValueError (something of another store), SettingsMismatch.
+        """
+        self._check_open()
+        pipe = Pipe(self._store, source, function, target, batch=batch, window=window, threads=threads, name=name)
+        self._pipes.add(pipe)
+        return pipe
+
     def table(self, name: str) -> OpenTable:
         """The table of that name, where each operation is a transaction by itself. See `OpenTable`."""
         self._check_open()
@@ -144,17 +184,25 @@ class Broker(Handle):
         return problems(self._store.engine)
 
     def close(self) -> None:
-        """Close the broker, its queues and its topics; its open transactions cannot be committed any more. What this
-        process holds goes back when the last handle is closed.
+        """Close the broker, its pipes, queues and topics; its open transactions cannot be committed any more.
+
+        What this process holds goes back when the last handle is closed. Raises the error that has ended a pipe, after
+        all is closed.
         """
         if not self._closed:
             self._closed = True
-            self._interrupt.close(self._store.engine.presence)
-            for queue in self._queues:
-                queue.close()
-            for topic in self._topics:
-                topic.close()
-            release(self._store)
+            with contextlib.ExitStack() as last:
+                last.callback(self._close_ends)
+                for pipe in list(self._pipes):
+                    last.callback(pipe.close)
+
+    def _close_ends(self) -> None:
+        self._interrupt.close(self._store.engine.presence)
+        for queue in self._queues:
+            queue.close()
+        for topic in self._topics:
+            topic.close()
+        release(self._store)
 
     def __reduce__(self) -> Any:
         if self.path is None:
