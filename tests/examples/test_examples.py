@@ -194,6 +194,27 @@ def test_a_killed_sensor_has_its_last_will_and_a_late_dashboard_the_last_values(
         assert telemetry.check() == []
 
 
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_bank_whose_workers_are_killed_loses_no_cent_and_makes_none(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
+) -> None:
+    few = ("--accounts", 3, "--transfers", 300, "--workers", 3, "--kills", 3)
+    output = finish(start("bank.py", tmp_path / "bank", *few, "--start-method", method))
+    assert len(re.findall("^yes: ", output, re.MULTILINE)) == 6
+    assert "300 transfers by 3 workers" in output
+    assert 1 <= number(r"(\d+) workers killed and replaced", output) <= 3  # the others were faster than the killer
+    assert number(r"looked at (\d+) times meanwhile", output) > 0
+    with mqlite.open(tmp_path / "bank" / "bank.mq") as broker:
+        assert sum(broker.table("balances").values()) == 300
+        assert broker.queue("receipts").qsize() == 300
+        assert broker.check() == []
+
+
+def test_a_bank_closes_in_time_however_many_transfers_there_are(start: Callable[..., subprocess.Popen[str]]) -> None:
+    output = finish(start("bank.py", "--transfers", 1_000_000, "--seconds", 0.3, "--workers", 2, "--kills", 0))
+    assert len(re.findall("^yes: ", output, re.MULTILINE)) == 6
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_a_killed_worker_costs_no_file_and_adds_none(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
