@@ -194,7 +194,6 @@ def test_a_killed_sensor_has_its_last_will_and_a_late_dashboard_the_last_values(
         assert telemetry.check() == []
 
 
-<<<<<<< ours
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_a_bank_whose_workers_are_killed_loses_no_cent_and_makes_none(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
@@ -216,7 +215,6 @@ def test_a_bank_closes_in_time_however_many_transfers_there_are(start: Callable[
     assert len(re.findall("^yes: ", output, re.MULTILINE)) == 6
 
 
-=======
 def test_totals_are_exact_though_a_worker_is_killed(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     assert finish(start("totals.py")).splitlines() == promised("totals.py")
     store = tmp_path / "shops.mq"
@@ -226,7 +224,6 @@ def test_totals_are_exact_though_a_worker_is_killed(start: Callable[..., subproc
         assert broker.check() == []
 
 
->>>>>>> theirs
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 def test_a_killed_worker_costs_no_file_and_adds_none(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, method: str
