@@ -104,8 +104,9 @@ class TumblingWindow:
     Sums of ints are exact. Floats are added plainly, first those that are counted together and then to the row, so that
     the last digits may depend on who counts what. Values must be finite.
 
-    Without a pipe: `add` and `close_until`, in a transaction; they raise what its tables raise (Conflict: begin anew,
-    or use broker.run), and SettingsMismatch where the table has windows of another size. Frozen; free for any thread.
+    Without a pipe: `add` and `close_until`, in a transaction that checks its reads; they raise what its tables raise
+    (Conflict: begin anew, or use broker.run), and SettingsMismatch where the table has windows of another size.
+    Frozen; free for any thread.
     """
 
     size: Number = attrs.field(converter=_size)
