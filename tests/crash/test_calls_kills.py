@@ -189,7 +189,7 @@ def test_callers_that_are_killed_leave_nothing_behind(children: Children, disk_s
         before = disk_shop.entries()
         round_(8)
         assert disk_shop.check() == []
-        eventually(lambda: disk_shop.entries() == before)
+        eventually(lambda: disk_shop.entries() <= before)  # the first look may have met a reply that was about to go
 
 
 def test_a_request_of_a_caller_who_was_killed_is_not_worked_on(children: Children, disk_shop: Shop, eventually: Eventually) -> None:
