@@ -1,551 +1,679 @@
-"""Transactions beside plain lists and dicts: what each commit does or raises, and what is there after it.
+"""Transactions beside plain lists and dicts: each commit must end as plain_transactions.py says, and leave what that says.
 
-One store with two queues, one of them bounded, a topic with a subscription, and two tables. Up to three
-transactions are open at once; others put, take, settle and write meanwhile; claims are lost; the store is closed
-and opened again; a process that is in the middle of a transaction is killed.
+Up to three transactions are open at once, with single operations by others between them. One store: two queues, one of them
+bounded, and a topic with two subscriptions, one of them bounded, that feeds the other queue, too; two tables; keys that are seen
+once. The clock stands still unless a step moves it, and the engine is then made to look at once (see machine.py).
+
+What a process does is done by its `Hands`, and told by names and numbers: so another process can be told to do it.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import os
 import shutil
-import signal
+import sys
 import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import pytest
+from crash.children import Child, Children
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from model.plain_list import SECOND, Held, PlainList
+from model.plain_transactions import GONE, Conflict, Entry, PlainTransaction, World, settle
 
 import mqlite
+from mqlite.store import open_store
 
-MAXSIZE = 3
-QUEUES = ("free", "bounded")
-TABLES = ("one", "two")
-KEYS = st.sampled_from(["a", "b", "c"])
-VALUES = st.sampled_from([1, 2, "x", [1], b"y"])
+ME, OTHER = "me", "other"
+QUEUES, SUBSCRIPTIONS = ("jobs", "out"), {"all": "#", "some": "a.#"}
+#: Those that are bounded.
+ROOM = {"out": 2, "some": 3}
+OPEN_AT_ONCE = 3
 WHICH = st.integers(0, 100)
-SEEN = st.integers(0, 20)
-BOUNDS = st.sampled_from([("a", "c"), ("b", "d"), ("a", "d")])
-MISSING: Any = object()
+PLACES = st.sampled_from([*QUEUES, "out", *SUBSCRIPTIONS])
+PRIORITIES = st.sampled_from([0, 0, 0, 1, -1])
+ROUTING_KEYS = st.sampled_from(["a", "a.x", "b", "b.x", "c"])
+HOWS = st.sampled_from(["ack", "ack", "ack", "nack", "nack later", "reject"])
+#: What else is said of what is put into "jobs".
+SAID = st.sampled_from([{}, {}, {}, {"delay": 3}, {"delay": 8}, {"dedup_id": "d"}, {"unique": "u"}, {"replace_key": "r"}])
+TABLES = st.sampled_from(["t", "t", "u"])
+KEYS = st.sampled_from([1, 2, "a", "b"])
+BOUNDS = st.sampled_from([(None, None), (1, None), (None, 2), (1, 2), ("a", None), ("b", "c"), (None, "b")])
+VALUES = st.sampled_from([0, 1, "x", None, [1, {"k": 2}]])
+#: What is done once, and the seconds for which it is remembered.
+JOBS = st.sampled_from([1, "a"])
+WINDOWS = st.sampled_from([4, 20])
 
 
-#: What `many_steps_of_it` chooses from: what others do, and what is done in the transaction.
-STEPS: dict[str, tuple[str, dict[str, Any]]] = {
-    "put": ("put", {"name": st.sampled_from(QUEUES)}),
-    "receive": ("receive", {"name": st.sampled_from((*QUEUES, "sub"))}),
-    "receive a bounded one": ("receive", {"name": st.just("bounded")}),
-    "settle": ("settle", {"which": WHICH, "how": st.sampled_from(["ack", "nack", "reject", "release"])}),
-    "lose": ("lose", {"which": WHICH}),
-    "write": ("write", {"table": st.just("one"), "key": KEYS, "value": VALUES}),
-    "write again": ("write", {"table": st.just("one"), "key": KEYS, "value": VALUES}),
-    "be first": ("be_first", {"which": WHICH}),
-    "see": ("see", {"key": SEEN}),
-    "puts in it": ("put_in_it", {"name": st.sampled_from((*QUEUES, "sub")), "count": st.integers(1, 2)}),
-    "bounded puts in it": ("put_in_it", {"name": st.just("bounded"), "count": st.integers(1, 3)}),
-    "settle in it": ("settle_in_it", {"message": WHICH, "how": st.sampled_from(["ack", "ack", "nack", "reject"])}),
-    "settle in it, too": ("settle_in_it", {"message": WHICH, "how": st.sampled_from(["ack", "nack"])}),
-    "write in it": ("write_in_it", {"table": st.just("one"), "key": KEYS, "value": VALUES}),
-    "read in it": ("read_in_it", {"table": st.just("one"), "key": KEYS}),
-    "read a range in it": ("read_a_range_in_it", {"table": st.just("one"), "bounds": BOUNDS, "reverse": st.booleans()}),
-    "count in it": ("count_in_it", {"table": st.just("one")}),
-    "delete in it": ("delete_in_it", {"table": st.just("one"), "key": KEYS}),
-    "expect in it": ("expect_in_it", {"table": st.just("one"), "key": KEYS, "value": VALUES}),
-    "once in it": ("once_in_it", {"key": SEEN}),
-}
+def does(name: str, *arguments: Any) -> Any:
+    """A method of the machine, with its arguments."""
+    return st.tuples(st.just(name), *arguments)
 
 
-class PlainMessage:
-    """A message in line, perhaps claimed."""
+READING = [
+    does("read", TABLES, st.sampled_from(["get", "get", "in", "version", "len", "len"]), KEYS),
+    does("read_range", TABLES, BOUNDS, st.sampled_from(["forwards", "backwards"])),
+    does("expect", TABLES, KEYS, st.sampled_from(["as it is", "its value", "a value", "its version", "absence"]), VALUES),
+]
+#: What a transaction is told to do. Many at a time: a step for each would leave few commits in as many steps.
+STAGED = st.one_of(
+    does("stage_put", st.sampled_from(QUEUES), PRIORITIES, SAID),
+    does("stage_publish", ROUTING_KEYS, PRIORITIES),
+    does("stage_settlement", WHICH, HOWS),
+    does("stage_settlement", WHICH, HOWS),
+    does("stage_write", TABLES, KEYS, VALUES),
+    does("stage_deletion", TABLES, KEYS),
+    *READING,
+    does("once", JOBS, WINDOWS),
+    does("stage_exchange", WHICH, st.sampled_from(["ack", "ack", "reject", "nack", "nack later"])),
+)
+#: What others do meanwhile.
+ALONE = st.one_of(
+    does("put", st.sampled_from(QUEUES), PRIORITIES, SAID),
+    does("publish", ROUTING_KEYS, PRIORITIES),
+    does("receive", WHICH, PLACES, st.integers(1, 3)),
+    does("receive", WHICH, PLACES, st.integers(1, 3)),
+    does("settle_alone", WHICH, st.sampled_from(["ack", "nack", "nack later", "reject", "release"])),
+    does("write_alone", TABLES, KEYS, VALUES),
+    does("delete_alone", TABLES, KEYS),
+    does("delete_alone", TABLES, KEYS),
+    does("clear_alone_and_update", TABLES, VALUES),
+    does("once_alone", JOBS, WINDOWS),
+)
 
-    def __init__(self, body: int) -> None:
-        self.body = body
-        self.failures = 0
-        self.real: mqlite.Message | None = None  # while somebody holds it
-        self.handle: Any = None  # the consumer that took it
-        self.staged: PlainTransaction | None = None
+
+class ToldClock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_000_000 * SECOND
+
+    def wall_ns(self) -> int:
+        return self.now_ns
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
 
 
-class PlainTransaction:
-    """What an open transaction has noted."""
+def name_of(error: BaseException) -> str:
+    return type(error).__name__
 
-    def __init__(self, real: mqlite.Transaction, checks: bool) -> None:
-        self.real = real
-        self.checks = checks
-        self.puts: list[tuple[str, int, mqlite.Receipt]] = []  # queue, or "sub"; body
-        self.settles: list[tuple[str, PlainMessage, str]] = []  # line, message, how
-        self.lost = False
-        self.writes: dict[str, dict[Any, Any]] = {table: {} for table in TABLES}
-        self.keys: dict[tuple[str, str], int] = {}  # read: version
-        self.ranges: list[tuple[str, str, str, tuple[tuple[str, int], ...]]] = []
-        self.lengths: dict[str, int] = {}
-        self.whole: dict[str, int] = {}
-        self.once: set[int] = set()
-        self.doomed = False
+
+class Hands:
+    """What one process has open, and does. Answers are made of JSON: ["ok", value], or [the name of an error]."""
+
+    def __init__(self, broker: mqlite.Broker, options: dict[str, Any]) -> None:
+        self.broker = broker
+        self.topic = broker.topic("news", **options)
+        self.takers: dict[str, Any] = {name: broker.queue(name, maxsize=ROOM.get(name, 0), **options) for name in QUEUES}
+        self.takers |= {name: self.topic.subscribe(name, pattern, maxsize=ROOM.get(name, 0)) for name, pattern in SUBSCRIPTIONS.items()}
+        self.transactions: dict[int, mqlite.Transaction] = {}
+        self.receipts: dict[int, list[mqlite.Receipt]] = {}
+        self.held: dict[tuple[str, int], mqlite.Message] = {}
+
+    def inherited(self) -> Hands:
+        """For a forked process: nothing is held, nothing begun."""
+        made: Hands = object.__new__(Hands)
+        made.__dict__ |= {**self.__dict__, "transactions": {}, "receipts": {}, "held": {}}
+        return made
+
+    def do(self, verb: str, *request: Any) -> list[Any]:
+        try:
+            return ["ok", getattr(self, verb)(*request)]
+        except (mqlite.MqliteError, KeyError, ValueError) as error:
+            return [name_of(error)]
+
+    def begin(self, number: int, checks: bool) -> None:
+        self.transactions[number] = self.broker.transaction(check_reads=checks)
+        self.receipts[number] = []
+
+    def put(self, number: int | None, name: str, body: int, priority: int, how: dict[str, Any]) -> Any:
+        if number is None:
+            return self.takers[name].put(body, block=False, priority=priority, **how)
+        self.receipts[number].append(self.takers[name].put(body, priority=priority, tx=self.transactions[number], **how))
+        return None
+
+    def publish(self, number: int | None, body: int, routing_key: str, priority: int) -> Any:
+        if number is None:
+            published = self.topic.publish(body, routing_key, priority=priority, block=False)
+            return [int(published), published.receivers]
+        self.receipts[number].append(self.topic.publish(body, routing_key, priority=priority, tx=self.transactions[number]))
+        return None
+
+    def receive(self, name: str, count: int) -> list[list[int]]:
+        messages = self.takers[name].receive(count, timeout=0)
+        self.held |= {(name, message.id): message for message in messages}
+        return [[message.id, message.body, message.delivery_count, message.acquired_count] for message in messages]
+
+    def settle(self, number: int | None, name: str, id: int, how: str) -> None:
+        message = self.held[name, id]
+        tx: dict[str, Any] = {} if number is None else {"tx": self.transactions[number]}
+        if how == "nack later":
+            message.nack(delay=3, **tx)
+        else:
+            getattr(message, how)(**tx)
+
+    def read(self, number: int, table: str, what: str, *about: Any) -> Any:
+        rows = self.transactions[number].table(table)
+        if what == "get":
+            return rows[about[0]]
+        if what == "in":
+            return about[0] in rows
+        if what == "version":
+            return rows.version(about[0])
+        if what == "len":
+            return len(rows)
+        return [list(pair) for pair in rows.range(*about, reverse=what == "backwards")]
+
+    def write(self, number: int, table: str, key: Any, value: Any) -> None:
+        self.transactions[number].table(table)[key] = value
+
+    def delete(self, number: int, table: str, key: Any) -> None:
+        del self.transactions[number].table(table)[key]
+
+    def expect(self, number: int, table: str, key: Any, what: dict[str, Any]) -> None:
+        self.transactions[number].expect(table, key, **what)
+
+    def once(self, number: int, key: Any, window: float) -> bool:
+        return self.transactions[number].once(key, window)
+
+    def commit(self, number: int) -> list[list[int]]:
+        """[id, receivers] of all that was put and published."""
+        tx, receipts = self.transactions.pop(number), self.receipts.pop(number)
+        for receipt in receipts:
+            assert not receipt.done
+            with pytest.raises(mqlite.NotCommitted):
+                receipt.result()
+        failure: Exception | None = None
+        try:
+            tx.commit()
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            assert all(receipt.done and receipt.error is failure for receipt in receipts)
+            self.is_over(tx)
+        return [[int(receipt.result()), getattr(receipt.result(), "receivers", -1)] for receipt in receipts]
+
+    def rollback(self, number: int) -> None:
+        tx, receipts = self.transactions.pop(number), self.receipts.pop(number)
+        tx.rollback()
+        tx.rollback()
+        assert all(receipt.done and isinstance(receipt.error, mqlite.NotCommitted) for receipt in receipts)
+        self.is_over(tx)
+
+    def is_over(self, tx: mqlite.Transaction) -> None:
+        assert not tx.is_open
+        for use in (tx.commit, lambda: tx.table("t"), lambda: self.takers["jobs"].put(0, tx=tx)):
+            with pytest.raises(mqlite.Closed):
+                use()
+
+
+@dataclass(eq=False)
+class Claimed:
+    """A message in somebody's hands. by: the number of the transaction that is to settle it."""
+
+    who: str
+    place: str
+    held: Held
+    by: int | None = None
+
+
+@dataclass(eq=False)
+class Begun:
+    """An open transaction."""
+
+    number: int
+    who: str
+    plain: PlainTransaction
+    staged: list[Claimed] = field(default_factory=list)
 
 
 class TransactionsBesideLists(RuleBasedStateMachine):
-    """What both backends do."""
-
-    path: str | None = None
+    """What both backends do. Subclasses say where the store is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.mkdtemp()
-        self.bodies = itertools.count(1)
-        self.versions = itertools.count(1)
-        self.lines: dict[str, list[PlainMessage]] = {line: [] for line in (*QUEUES, "sub")}
-        self.dead: dict[str, list[int]] = {line: [] for line in self.lines}
-        self.tables: dict[str, dict[str, tuple[Any, int]]] = {table: {} for table in TABLES}
-        self.table_versions = dict.fromkeys(TABLES, 0)
-        self.seen: set[int] = set()
-        self.open_ones: list[PlainTransaction] = []
+        self.path: str | None = None
+        self.clock = ToldClock()
+        self.world = World(self.clock)
+        self.hands: Any = None
+        self.begun: list[Begun] = []
+        self.claimed: dict[tuple[str, str, int], Claimed] = {}
+        self.versions: dict[int, int] = {0: 0}  # of the world -> of the store
+        self.numbers = self.bodies = 0
+        self.outcomes: list[str] = []
 
-    @initialize(max_deliveries=st.sampled_from([None, 1, 2]))
-    def make(self, max_deliveries: int | None) -> None:
-        self.max_deliveries = max_deliveries
+    @initialize(max_deliveries=st.sampled_from([None, None, 1, 2]), ack_timeout=st.sampled_from([None, 10.0, 10.0]), waiting=st.integers(0, 3))
+    def make(self, max_deliveries: int | None, ack_timeout: float | None, waiting: int) -> None:
+        self.options: dict[str, Any] = {"max_deliveries": max_deliveries, "ack_timeout": ack_timeout}
+        for name in (*QUEUES, *SUBSCRIPTIONS):
+            self.world.lists[name] = PlainList(self.clock, {**self.options, "maxsize": ROOM.get(name, 0)})
+        self.world.bound = [*((pattern, name) for name, pattern in SUBSCRIPTIONS.items()), ("b.#", "jobs")]
         self.open()
+        self.hands.topic.bind(self.hands.takers["jobs"], "b.#")
+        for _ in range(waiting):
+            self.put("jobs", 0, {})
+            self.publish("a", 0)
 
     def open(self) -> None:
-        self.broker = mqlite.open(self.path)
-        options = {"max_deliveries": self.max_deliveries}
-        self.queues = {"free": self.broker.queue("free", **options), "bounded": self.broker.queue("bounded", maxsize=MAXSIZE, **options)}
-        self.topic = self.broker.topic("topic", **options)
-        self.queues["sub"] = self.topic.subscribe("sub")
+        with mock.patch("mqlite.broker.open_store", functools.partial(open_store, clock=self.clock)):
+            self.hands = Hands(mqlite.open(self.path), self.options)
 
     def teardown(self) -> None:
-        if hasattr(self, "broker"):
-            self.broker.close()
+        try:
+            while self.begun and sys.exception() is None:  # else what is told is what failed first
+                self.end(self.begun[-1])
+                self.queues_are_as_the_lists()
+                self.tables_are_as_the_dicts()
+        finally:
+            self.close_all()
+
+    def close_all(self) -> None:
+        if self.hands is not None:
+            self.hands.broker.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # ------------------------------------------------------------------ what is there
-    @invariant()
-    def they_are_the_same(self) -> None:
-        for name, line in self.lines.items():
-            queue = self.queues[name]
-            assert [message.body for message in queue.browse()] == [message.body for message in line if message.real is None]
-            stats = queue.stats()
-            held = sum(message.real is not None for message in line)
-            assert (stats.ready, stats.delayed, stats.claimed) == (len(line) - held, 0, held)
-            assert sorted(message.body for message in queue.dead.browse()) == sorted(self.dead[name])
-        for name, table in self.tables.items():
-            assert dict(self.broker.table(name)) == {key: value for key, (value, _) in table.items()}
-            assert len(self.broker.table(name)) == len(table)
-        assert self.broker.check() == []
+    # ------------------------------------------------------------------ who does it
+    def ask(self, who: str, verb: str, *request: Any) -> list[Any]:
+        assert who == ME
+        answer: list[Any] = self.hands.do(verb, *request)
+        return answer
 
-    def total(self, name: str) -> int:
-        return len(self.lines[name])
+    def people(self) -> list[str]:
+        return [ME]
 
-    # ------------------------------------------------------------------ others
-    @rule(name=st.sampled_from(QUEUES))
-    def put(self, name: str) -> None:
-        body = next(self.bodies)
-        if name == "bounded" and self.total(name) >= MAXSIZE:
-            with pytest.raises(mqlite.Full):
-                self.queues[name].put_nowait(body)
-        else:
-            self.queues[name].put_nowait(body)
-            self.lines[name].append(PlainMessage(body))
+    def someone(self, which: int) -> str:
+        people = self.people()
+        return people[which % len(people)]
 
-    @rule()
-    def publish(self) -> None:
-        body = next(self.bodies)
-        self.topic.publish(body)
-        self.lines["sub"].append(PlainMessage(body))
 
-    @rule(name=st.sampled_from((*QUEUES, "sub")))
-    def receive(self, name: str) -> None:
-        consumer = self.queues[name].consumer()
-        ready = [message for message in self.lines[name] if message.real is None]
-        if not ready:
-            with pytest.raises(mqlite.Empty):
-                consumer.receive(timeout=0)
-            consumer.close()
+    def body(self) -> int:
+        self.bodies += 1
+        return self.bodies
+
+    # ------------------------------------------------------------------ transactions
+    @rule(which=WHICH, who=WHICH, checks=st.sampled_from([True, True, True, False]), staged=st.lists(STAGED, min_size=1, max_size=4))
+    def stage(self, which: int, who: int, checks: bool, staged: list[Any]) -> None:
+        """In one that is open, or in a new one."""
+        place = which % OPEN_AT_ONCE
+        begun = self.begun[place] if place < len(self.begun) else self.begin(self.someone(who), checks)
+        for name, *arguments in staged:
+            getattr(self, name)(begun, *arguments)
+
+    @rule(who=WHICH, staged=st.lists(STAGED, min_size=1, max_size=6))
+    def stage_and_commit(self, who: int, staged: list[Any]) -> None:
+        begun = self.begin(self.someone(who), True)
+        for name, *arguments in staged:
+            getattr(self, name)(begun, *arguments)
+        self.end(begun)
+
+    @rule(who=WHICH, read=st.one_of(*READING), doings=st.lists(ALONE, min_size=1, max_size=2), staged=STAGED)
+    def be_overtaken(self, who: int, read: Any, doings: list[Any], staged: Any) -> None:
+        """Something is read, others do something, and then it is committed."""
+        begun = self.begin(self.someone(who), True)
+        getattr(self, read[0])(begun, *read[1:])
+        self.meanwhile_beside(doings)
+        getattr(self, staged[0])(begun, *staged[1:])
+        self.end(begun)
+
+    def begin(self, who: str, checks: bool) -> Begun:
+        self.numbers += 1
+        begun = Begun(self.numbers, who, PlainTransaction(self.world, checks))
+        assert self.ask(who, "begin", begun.number, checks) == ["ok", None]
+        self.begun.append(begun)
+        return begun
+
+    def stage_put(self, begun: Begun, queue: str, priority: int, said: dict[str, Any]) -> None:
+        how = said if queue == "jobs" else {}
+        entry = Entry(queue, self.body(), priority, self.clock.now_ns, how=how)
+        assert self.ask(begun.who, "put", begun.number, queue, entry.body, priority, how) == ["ok", None]
+        begun.plain.entries.append(entry)
+
+    def stage_publish(self, begun: Begun, routing_key: str, priority: int) -> None:
+        entry = Entry("", self.body(), priority, self.clock.now_ns, routing_key)
+        assert self.ask(begun.who, "publish", begun.number, entry.body, routing_key, priority) == ["ok", None]
+        begun.plain.entries.append(entry)
+
+    def stage_settlement(self, begun: Begun, claim: int, how: str) -> None:
+        own = [claimed for claimed in self.claimed.values() if claimed.who == begun.who]
+        if own:
+            self.settle_by(begun, own[claim % len(own)], how)
+
+    def stage_exchange(self, begun: Begun, claim: int, how: str) -> None:
+        """A message of the bounded queue is settled, and there may be room for another."""
+        own = [claimed for claimed in self.claimed.values() if claimed.who == begun.who and claimed.place == "out"]
+        if own:
+            self.settle_by(begun, own[claim % len(own)], how)
+            self.stage_put(begun, "out", 0, {})
+
+    def settle_by(self, begun: Begun, claimed: Claimed, how: str) -> None:
+        answer = self.ask(begun.who, "settle", begun.number, claimed.place, claimed.held.listed.id, how)
+        if claimed.by is not None:
+            assert answer == ["NotClaimed"]
             return
-        message = ready[0]
-        message.real, message.handle = consumer.receive(timeout=0), consumer
-        assert (message.real.body, message.real.delivery_count) == (message.body, message.failures)
+        assert answer == ["ok", None]
+        begun.plain.settlements.append((claimed.place, claimed.held, how))
+        claimed.by = begun.number
+        begun.staged.append(claimed)
 
-    def held(self, staged: bool = False) -> list[tuple[str, PlainMessage]]:
-        return [(name, message) for name, line in self.lines.items() for message in line if message.real is not None and (message.staged is not None) == staged]
+    def stage_write(self, begun: Begun, table: str, key: Any, value: Any) -> None:
+        assert self.ask(begun.who, "write", begun.number, table, key, value) == ["ok", None]
+        begun.plain.put(table, key, value)
 
-    @precondition(lambda self: self.held())
-    @rule(which=WHICH, how=st.sampled_from(["ack", "nack", "reject", "release"]))
-    def settle(self, which: int, how: str) -> None:
-        name, message = _one_of(self.held(), which)
-        assert message.real is not None
-        getattr(message.real, how)()
-        message.handle.close()
-        self.end(name, message, how)
-
-    def end(self, name: str, message: PlainMessage, how: str) -> None:
-        """A message is settled."""
-        message.real = message.handle = message.staged = None
-        last = self.max_deliveries is not None and message.failures + 1 >= self.max_deliveries
-        if how == "ack" or how == "reject" or (how == "nack" and last):
-            self.lines[name].remove(message)
-        if how == "reject" or (how == "nack" and last):
-            self.dead[name].append(message.body)
-        elif how == "nack":
-            message.failures += 1
-
-    @precondition(lambda self: self.held(staged=True) or self.held())
-    @rule(which=WHICH)
-    def lose(self, which: int) -> None:
-        """The consumer is closed: what it has goes back, and whoever settles it learns so."""
-        _, message = _one_of([*self.held(staged=True), *self.held()], which)
-        message.handle.close()
-        if message.staged is not None:
-            message.staged.lost = True
-        message.real = message.handle = message.staged = None
-
-    @rule(table=st.sampled_from(TABLES), key=KEYS, value=VALUES)
-    def write(self, table: str, key: str, value: Any) -> None:
-        self.broker.table(table)[key] = value
-        self.written({table: {key: value}})
-
-    @rule(key=SEEN)
-    def see(self, key: int) -> None:
-        """Another transaction commits a key of `once`."""
-        assert self.broker.run(lambda tx: tx.once(key)) == (key not in self.seen)
-        self.seen.add(key)
-
-    @precondition(lambda self: self.unseen())
-    @rule(which=WHICH)
-    def be_first(self, which: int) -> None:
-        """Another transaction sees a key before an open one that believes to be the first commits."""
-        self.see(_one_of(self.unseen(), which))
-
-    def unseen(self) -> list[int]:
-        return sorted(set().union(*(tx.once for tx in self.open_ones)) - self.seen)
-
-    @rule(table=st.sampled_from(TABLES), key=KEYS)
-    def delete(self, table: str, key: str) -> None:
-        found = self.broker.table(table).pop(key, None)
-        assert found == self.tables[table].get(key, (None, 0))[0]
-        if key in self.tables[table]:
-            self.written({table: {key: MISSING}})
-
-    def written(self, writes: dict[str, dict[Any, Any]]) -> None:
-        """Rows of one commit."""
-        for table, rows in writes.items():
-            version = next(self.versions)
-            for key, value in rows.items():
-                if value is not MISSING:
-                    self.tables[table][key] = value, version
-                elif self.tables[table].pop(key, None) is None:
-                    continue
-                self.table_versions[table] = version
-
-    # ------------------------------------------------------------------ a transaction
-    @precondition(lambda self: len(self.open_ones) < 3)
-    @rule(checks=st.sampled_from([True, True, False]))
-    def begin(self, checks: bool) -> None:
-        self.open_ones.append(PlainTransaction(self.broker.transaction(check_reads=checks), checks))
-
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, name=st.sampled_from((*QUEUES, "sub")), count=st.integers(1, 2))
-    def put_in_it(self, which: int, name: str, count: int) -> None:
-        tx = _one_of(self.open_ones, which)
-        for _ in range(count):
-            body = next(self.bodies)
-            receipt = self.topic.publish(body, tx=tx.real) if name == "sub" else self.queues[name].put(body, tx=tx.real)
-            with pytest.raises(mqlite.NotCommitted):
-                receipt.result()
-            tx.puts.append((name, body, receipt))
-
-    @precondition(lambda self: self.open_ones and self.held())
-    @rule(which=WHICH, message=WHICH, how=st.sampled_from(["ack", "ack", "nack", "reject"]))
-    def settle_in_it(self, which: int, message: int, how: str) -> None:
-        tx = _one_of(self.open_ones, which)
-        name, taken = _one_of(self.held(), message)
-        assert taken.real is not None
-        getattr(taken.real, how)(tx=tx.real)
-        taken.staged = tx
-        tx.settles.append((name, taken, how))
-        with pytest.raises(mqlite.NotClaimed):
-            taken.real.ack()
-
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, table=st.sampled_from(TABLES), key=KEYS, value=VALUES)
-    def write_in_it(self, which: int, table: str, key: str, value: Any) -> None:
-        tx = _one_of(self.open_ones, which)
-        tx.real.table(table)[key] = value
-        tx.writes[table][key] = value
-
-    def changed(self, tx: PlainTransaction) -> bool:
-        """Whether anything that it has read is not so any more."""
-        tables = self.tables
-        return (
-            any(tables[table].get(key, (None, 0))[1] != version for (table, key), version in tx.keys.items())
-            or any(self.part(table, start, stop) != found for table, start, stop, found in tx.ranges)
-            or any(len(tables[table]) != length for table, length in tx.lengths.items())
-            or any(self.table_versions[table] != version for table, version in tx.whole.items())
-        )
-
-    def part(self, table: str, start: str, stop: str) -> tuple[tuple[str, int], ...]:
-        return tuple((key, version) for key, (_, version) in sorted(self.tables[table].items()) if start <= key < stop)
-
-    def read(self, tx: PlainTransaction, real: Callable[[], Any]) -> Any:
-        """What it gives; MISSING where it raised Conflict, as it had to."""
-        if tx.checks and self.changed(tx):
-            with pytest.raises(mqlite.Conflict):
-                real()
-            return MISSING
-        return real()
-
-    def seen_by(self, tx: PlainTransaction, table: str) -> dict[str, Any]:
-        rows = {key: value for key, (value, _) in self.tables[table].items()} | tx.writes[table]
-        return {key: value for key, value in sorted(rows.items()) if value is not MISSING}
-
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, table=st.sampled_from(TABLES), key=KEYS)
-    def read_in_it(self, which: int, table: str, key: str) -> None:
-        tx = _one_of(self.open_ones, which)
-        if key in tx.writes[table]:  # nothing is looked up
-            assert tx.real.table(table).get(key, MISSING) == tx.writes[table][key]
+    def stage_deletion(self, begun: Begun, table: str, key: Any) -> None:
+        answer = self.ask(begun.who, "delete", begun.number, table, key)
+        try:
+            found = begun.plain.get(table, key)
+        except Conflict:
+            assert answer == ["Conflict"]
             return
-        found = self.read(tx, lambda: (tx.real.table(table).get(key),))
-        if found is not MISSING:
-            assert found == (self.seen_by(tx, table).get(key),)
-            self.note_key(tx, table, key)
+        assert answer == (["KeyError"] if found is GONE else ["ok", None])
+        if found is not GONE:
+            begun.plain.put(table, key, GONE)
 
-    def note_key(self, tx: PlainTransaction, table: str, key: str, anyway: bool = False) -> None:
-        if tx.checks or anyway:
-            tx.keys[table, key] = self.tables[table].get(key, (None, 0))[1]
+    def read(self, begun: Begun, table: str, what: str, key: Any) -> None:
+        answer = self.ask(begun.who, "read", begun.number, table, what, key)
+        plain = begun.plain
+        try:
+            if what == "len":
+                assert answer == ["ok", plain.count(table)]
+            elif what == "version":
+                self.same_version(plain.version(table, key), answer)
+            else:
+                found = plain.get(table, key)
+                assert answer == (["ok", found is not GONE] if what == "in" else ["KeyError"] if found is GONE else ["ok", found])
+        except Conflict:
+            assert answer == ["Conflict"]
 
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, table=st.sampled_from(TABLES), bounds=BOUNDS, reverse=st.booleans())
-    def read_a_range_in_it(self, which: int, table: str, bounds: tuple[str, str], reverse: bool) -> None:
-        tx = _one_of(self.open_ones, which)
-        found = self.read(tx, lambda: list(tx.real.table(table).range(*bounds, reverse=reverse)))
-        if found is not MISSING:
-            expected = [(key, value) for key, value in self.seen_by(tx, table).items() if bounds[0] <= key < bounds[1]]
-            assert found == (expected[::-1] if reverse else expected)
-            if tx.checks:
-                tx.ranges.append((table, *bounds, self.part(table, *bounds)))
+    def same_version(self, plain: int, answer: list[Any]) -> None:
+        """The store's numbers are others, but are the same where the plain ones are."""
+        assert answer[0] == "ok"
+        assert self.versions.setdefault(plain, answer[1]) == answer[1]
+        assert len(set(self.versions.values())) == len(self.versions)
 
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, table=st.sampled_from(TABLES))
-    def count_in_it(self, which: int, table: str) -> None:
-        tx = _one_of(self.open_ones, which)
-        found = self.read(tx, lambda: len(tx.real.table(table)))
-        if found is not MISSING:
-            assert found == len(self.seen_by(tx, table))
-            if tx.checks:
-                tx.lengths[table] = len(self.tables[table])
-            for key in tx.writes[table]:
-                self.note_key(tx, table, key)
+    def read_range(self, begun: Begun, table: str, bounds: tuple[Any, Any], what: str) -> None:
+        answer = self.ask(begun.who, "read", begun.number, table, what, *bounds)
+        try:
+            found = [list(pair) for pair in begun.plain.scan(table, *bounds)]
+        except Conflict:
+            assert answer == ["Conflict"]
+            return
+        assert answer == ["ok", found[::-1] if what == "backwards" else found]
 
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, table=st.sampled_from(TABLES), key=KEYS)
-    def delete_in_it(self, which: int, table: str, key: str) -> None:
-        tx = _one_of(self.open_ones, which)
-        there = key in self.seen_by(tx, table)
+    def expect(self, begun: Begun, table: str, key: Any, what: str, value: Any) -> None:
+        row = self.world.rows(table).get(key)
+        version = self.world.row_version(table, key)
+        if (what == "its version" and version not in self.versions) or (what == "its value" and row is None):
+            what = "as it is"  # it was not read yet
+        asked: dict[str, Any] = {}
+        if what == "its value":
+            assert row is not None
+            value = row.value
+        if what in ("its value", "a value"):
+            asked = {"value": value}
+        elif what in ("its version", "absence"):
+            asked = {"version": self.versions[version] if what == "its version" else 0}
+        answer = self.ask(begun.who, "expect", begun.number, table, key, asked)
 
-        def delete() -> bool:
-            try:
-                del tx.real.table(table)[key]
-            except KeyError:
-                return False
-            return True
+        def agrees(found: Any) -> bool:
+            if what == "absence":
+                return found is None
+            return what in ("as it is", "its version") or (found is not None and repr(found.value) == repr(value))
 
-        own = key in tx.writes[table]
-        found = delete() if own else self.read(tx, delete)
-        if found is not MISSING:
-            assert found == there
-            if not own:
-                self.note_key(tx, table, key)
-            if there:
-                tx.writes[table][key] = MISSING
-
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, table=st.sampled_from(TABLES))
-    def clear_in_it(self, which: int, table: str) -> None:
-        tx = _one_of(self.open_ones, which)
-
-        def clear() -> bool:
-            tx.real.table(table).clear()
-            return True
-
-        if self.read(tx, clear) is not MISSING:
-            tx.writes[table] = dict.fromkeys(self.tables[table], MISSING)
-            if tx.checks:
-                tx.whole[table] = self.table_versions[table]
-
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, table=st.sampled_from(TABLES), key=KEYS, value=VALUES)
-    def expect_in_it(self, which: int, table: str, key: str, value: Any) -> None:
-        tx = _one_of(self.open_ones, which)
-        holds = self.tables[table].get(key, (MISSING, 0))[0] == value
-        if self.changed(tx) or not holds:
-            was_changed = self.changed(tx)
-            with pytest.raises(mqlite.Conflict):
-                tx.real.expect(table, key, value)
-            tx.doomed = tx.doomed or not was_changed
-            if not was_changed:
-                self.note_key(tx, table, key, anyway=True)
+        try:
+            begun.plain.expect(table, key, agrees)
+        except Conflict:
+            assert answer == ["Conflict"]
         else:
-            tx.real.expect(table, key, value)
-            self.note_key(tx, table, key, anyway=True)
+            assert answer == ["ok", None]
 
-    @precondition(lambda self: self.open_ones)
-    @rule(which=WHICH, key=SEEN)
-    def once_in_it(self, which: int, key: int) -> None:
-        tx = _one_of(self.open_ones, which)
-        first = tx.real.once(key)
-        assert first == (key not in self.seen and key not in tx.once)
-        if first:
-            tx.once.add(key)
+    def once(self, begun: Begun, key: Any, window: float) -> None:
+        assert self.ask(begun.who, "once", begun.number, key, window) == ["ok", begun.plain.see(key, window)]
 
-    @precondition(lambda self: len(self.open_ones) < 3)
-    @rule(data=st.data(), checks=st.booleans(), steps=st.lists(st.sampled_from(list(STEPS)), min_size=3, max_size=12))
-    def many_steps_of_it(self, data: st.DataObject, checks: bool, steps: list[str]) -> None:
-        """Begin one, do much in it, while others do something, and commit it: what single steps seldom come to."""
-        self.begin(checks)
-        last = len(self.open_ones) - 1
-        for step in steps:
-            name, strategies = STEPS[step]
-            if name.endswith("_in_it"):
-                if name == "settle_in_it" and not self.held():
-                    continue
-                getattr(self, name)(which=last, **{key: data.draw(strategy) for key, strategy in strategies.items()})
-            elif name in ("put", "receive", "write", "see", "be_first") or self.held() or self.held(staged=True):
-                if name == "settle" and not self.held():
-                    continue
-                if name == "be_first" and not self.unseen():
-                    continue
-                getattr(self, name)(**{key: data.draw(strategy) for key, strategy in strategies.items()})
-        self.commit(which=last)
-
-    more_steps_of_it = still_more_steps_of_it = many_steps_of_it
-
-    # ------------------------------------------------------------------ its end
-    def errors(self, tx: PlainTransaction) -> set[type[BaseException]]:
-        """What its commit may raise; empty: nothing."""
-        found: set[type[BaseException]] = set()
-        if tx.lost:
-            found.add(mqlite.LeaseLost)
-        if tx.doomed or self.changed(tx) or tx.once & self.seen:
-            found.add(mqlite.Conflict)
-        coming = sum(name == "bounded" for name, _, _ in tx.puts)
-        if coming:
-            leaving = sum(name == "bounded" and (how != "nack" or self.is_last(message)) for name, message, how in tx.settles)
-            if self.total("bounded") - leaving + coming > MAXSIZE:
-                found |= {mqlite.Full, ValueError} if coming > MAXSIZE else {mqlite.Full}
-            elif coming > MAXSIZE:
-                found.add(ValueError)
-        return found
-
-    def is_last(self, message: PlainMessage) -> bool:
-        return self.max_deliveries is not None and message.failures + 1 >= self.max_deliveries
-
-    @precondition(lambda self: self.open_ones)
+    @precondition(lambda self: self.begun)
     @rule(which=WHICH)
     def commit(self, which: int) -> None:
-        tx = _one_of(self.open_ones, which)
-        errors = self.errors(tx)
-        if errors:
-            with pytest.raises(tuple(errors)):
-                tx.real.commit()
-            self.undone(tx)
+        self.end(self.begun[which % len(self.begun)])
+
+    def end(self, begun: Begun) -> None:
+        expected = begun.plain.outcome()
+        self.outcomes.append(expected)
+        answer = self.ask(begun.who, "commit", begun.number)
+        self.begun.remove(begun)
+        if expected:
+            assert answer == [expected]
+            self.unstage(begun)
             return
-        tx.real.commit()
-        self.open_ones.remove(tx)
-        assert all(receipt.result() > 0 for _, _, receipt in tx.puts)
-        self.apply(tx)
+        assert answer[0] == "ok", answer
+        for entry, (_, receivers) in zip(begun.plain.entries, answer[1], strict=True):
+            assert receivers == (-1 if entry.queue else len(self.world.receivers(entry.routing_key)))
+        begun.plain.do([number for number, _ in answer[1]])
+        for claimed in begun.staged:
+            self.forget(claimed)
 
-    def apply(self, tx: PlainTransaction) -> None:
-        for name, message, how in tx.settles:
-            if message.handle is not None:
-                message.handle.close()
-            self.end(name, message, how)
-        for name, body, _ in tx.puts:
-            self.lines[name].append(PlainMessage(body))
-        self.written({table: rows for table, rows in tx.writes.items() if rows})
-        self.seen |= tx.once
-
-    @precondition(lambda self: self.open_ones)
+    @precondition(lambda self: self.begun)
     @rule(which=WHICH)
     def roll_back(self, which: int) -> None:
-        tx = _one_of(self.open_ones, which)
-        tx.real.rollback()
-        self.undone(tx)
+        begun = self.begun[which % len(self.begun)]
+        assert self.ask(begun.who, "rollback", begun.number) == ["ok", None]
+        self.begun.remove(begun)
+        self.unstage(begun)
 
-    def undone(self, tx: PlainTransaction) -> None:
-        self.open_ones.remove(tx)
-        for _, message, _ in tx.settles:
-            message.staged = None
-        assert all(receipt.error is not None for _, _, receipt in tx.puts)
-        with pytest.raises(mqlite.Closed):
-            tx.real.table("one")["a"] = 1
+    def unstage(self, begun: Begun) -> None:
+        for claimed in begun.staged:
+            claimed.by = None
+
+    def forget(self, claimed: Claimed) -> None:
+        key = (claimed.who, claimed.place, claimed.held.listed.id)
+        if self.claimed.get(key) is claimed:
+            del self.claimed[key]
+
+    # ------------------------------------------------------------------ others, meanwhile
+    @rule(doings=st.lists(ALONE, min_size=1, max_size=3))
+    def meanwhile(self, doings: list[Any]) -> None:
+        self.meanwhile_beside(doings)
+
+    def meanwhile_beside(self, doings: list[Any]) -> None:
+        for name, *arguments in doings:
+            getattr(self, name)(*arguments)
+
+    def put(self, queue: str, priority: int, said: dict[str, Any]) -> None:
+        how = said if queue == "jobs" else {}
+        plain, body = self.world.lists[queue], self.body()
+        known = plain.repeated(how.get("dedup_id"), how.get("unique"), ("delayed", "ready", "claimed"))
+        answer = self.ask(ME, "put", None, queue, body, priority, how)
+        if known is not None:
+            assert answer == ["ok", known]
+        elif not plain.has_room(1, plain.replaced(how.get("replace_key"))):
+            assert answer == ["Full"]
+        else:
+            plain.put(answer[1], body, priority, **how)
+
+    def publish(self, routing_key: str, priority: int) -> None:
+        body = self.body()
+        receivers = [self.world.lists[name] for name in self.world.receivers(routing_key)]
+        answer = self.ask(ME, "publish", None, body, routing_key, priority)
+        if not all(plain.has_room(1) for plain in receivers):
+            assert answer == ["Full"]
+            return
+        number, count = answer[1]
+        assert count == len(receivers)
+        for plain in receivers:
+            plain.put(number, body, priority)
+
+    def receive(self, who: int, place: str, count: int) -> None:
+        person = self.someone(who)
+        taken = self.world.lists[place].claim(count, person)
+        answer = self.ask(person, "receive", place, count)
+        expected = [[held.listed.id, held.listed.body, held.listed.failures, held.listed.acquired] for held in taken]
+        assert answer == (["ok", expected] if taken else ["Empty"])
+        for held in taken:
+            self.claimed[person, place, held.listed.id] = Claimed(person, place, held)
+
+    def settle_alone(self, claim: int, how: str) -> None:
+        if not self.claimed:
+            return
+        claimed = list(self.claimed.values())[claim % len(self.claimed)]
+        plain, listed = self.world.lists[claimed.place], claimed.held.listed
+        answer = self.ask(claimed.who, "settle", None, claimed.place, listed.id, how)
+        if claimed.by is not None:
+            assert answer == ["NotClaimed"]
+            return
+        self.forget(claimed)
+        if not plain.holds(claimed.held):
+            assert answer == ["LeaseLost"]
+            return
+        assert answer == ["ok", None]
+        settle(plain, listed, how)
+
+    def once_alone(self, key: Any, window: float) -> None:
+        begun = self.begin(ME, True)
+        self.once(begun, key, window)
+        self.end(begun)
+
+    def write_alone(self, table: str, key: Any, value: Any) -> None:
+        self.hands.broker.table(table)[key] = value
+        self.world.write(table, {key: value})
+
+    def delete_alone(self, table: str, key: Any) -> None:
+        rows = self.hands.broker.table(table)
+        if key not in self.world.rows(table):
+            with pytest.raises(KeyError):
+                del rows[key]
+            return
+        del rows[key]
+        self.world.write(table, {key: GONE})
+
+    def clear_alone_and_update(self, table: str, value: Any) -> None:
+        rows = self.hands.broker.table(table)
+        rows.clear()
+        gone = dict.fromkeys(self.world.rows(table), GONE)
+        if gone:
+            self.world.write(table, gone)
+        rows.update({1: value, "b": 0})
+        self.world.write(table, {1: value, "b": 0})
+
+    @rule(seconds=st.sampled_from([0.5, 5, 11, 11]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now_ns += int(seconds * SECOND)
+        self.hands.broker._store.engine.takeback.take_back()
+        for plain in self.world.lists.values():
+            plain.revoke(lambda m: 0 < m.deadline_ns <= self.clock.now_ns)
+
+    # ------------------------------------------------------------------ after every step
+    @invariant()
+    def queues_are_as_the_lists(self) -> None:
+        if self.hands is None:
+            return
+        for name, plain in self.world.lists.items():
+            taker = self.hands.takers[name]
+            stats = taker.stats()
+            plain.look()
+            ready = plain.ready()
+            assert (stats.ready, stats.claimed, stats.delayed, stats.dead) == (len(ready), len(plain.claims), len(plain.delayed()), len(plain.dead)), name
+            assert [(m.id, m.body, m.priority, m.delivery_count) for m in taker.browse()] == [(m.id, m.body, m.priority, m.failures) for m in ready], name
+            with taker.dead as dead:
+                assert {m.id: (m.body, m.death.reason) for m in dead.browse()} == {number: (d.body, d.reason) for number, d in plain.dead.items()}, name
+        assert self.hands.broker.check() == []
+
+    @invariant()
+    def tables_are_as_the_dicts(self) -> None:
+        if self.hands is None:
+            return
+        broker = self.hands.broker
+        assert broker.tables() == sorted(self.world.tables)
+        for name in ("t", "u"):
+            table, rows = broker.table(name), self.world.rows(name)
+            assert list(table.items()) == PlainTransaction(self.world, False).scan(name)
+            assert len(table) == len(rows)
+            for key, row in rows.items():
+                self.same_version(row.version, ["ok", table.version(key)])
 
 
 class TransactionsOnDiskBesideLists(TransactionsBesideLists):
-    """Closed, opened again, and killed, too."""
+    """Also: another process, which may die with its transactions, closing and opening again, crashes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.path = os.path.join(self.folder, "store")
+        self.path = os.path.join(self.folder, "app.mq")
+        self.children = Children()
+        self.child: Child | None = None
 
+    def close_all(self) -> None:
+        self.children.kill_all()
+        super().close_all()
+
+    # ------------------------------------------------------------------ another process
+    @precondition(lambda self: self.child is None)
+    @rule()
+    def another_process_comes(self) -> None:
+        self.child = self.children.fork(self.be_the_other)
+        assert self.child.hear() == ["Empty"]
+
+    def be_the_other(self, talk: Any) -> None:
+        hands = self.hands.inherited()
+        hands.takers["probe"] = hands.broker.queue("probe")
+        talk.say(hands.do("receive", "probe", 1))
+        while True:
+            self.clock.now_ns, verb, request = talk.hear(3600)
+            talk.say(hands.do(verb, *request))
+
+    def ask(self, who: str, verb: str, *request: Any) -> list[Any]:
+        if who == ME:
+            return super().ask(who, verb, *request)
+        assert self.child is not None
+        self.child.say([self.clock.now_ns, verb, request])
+        answer: list[Any] = self.child.hear()
+        return answer
+
+    def people(self) -> list[str]:
+        return [ME] if self.child is None else [ME, OTHER]
+
+    @precondition(lambda self: self.child is not None)
+    @rule()
+    def the_other_is_killed(self) -> None:
+        assert self.child is not None
+        self.child.kill()
+        self.child = None
+        probe = self.hands.broker.queue("probe")
+        with pytest.raises(mqlite.Empty):
+            probe.receive(timeout=0)  # notices the death
+        self.gone(OTHER)
+        for plain in self.world.lists.values():
+            plain.revoke(lambda m: m.holder == OTHER)
+
+    def gone(self, who: str) -> None:
+        """With all that he has begun."""
+        self.begun = [begun for begun in self.begun if begun.who != who]
+        self.claimed = {key: claimed for key, claimed in self.claimed.items() if claimed.who != who}
+
+    # ------------------------------------------------------------------ closing and crashing
     @rule()
     def close_and_open_again(self) -> None:
-        """What was held goes back without blame, and what was open is gone."""
-        self.broker.close()
-        for tx in self.open_ones:
-            with pytest.raises(mqlite.Closed):
-                tx.real.commit()
-        self.open_ones.clear()
-        for line in self.lines.values():
-            for message in line:
-                message.real = message.handle = message.staged = None
+        self.close()
+        for plain in self.world.lists.values():
+            plain.leave(ME)
         self.open()
 
-    @rule(name=st.sampled_from((*QUEUES, "sub")), committed=st.booleans(), how=st.sampled_from(["ack", "nack", "reject"]), key=KEYS)
-    def a_process_is_killed_in_the_middle(self, name: str, committed: bool, how: str, key: str) -> None:
-        """It takes a message, puts one, publishes one and writes a row, and is killed before or after its commit."""
-        ready = [message for message in self.lines[name] if message.real is None]
-        bodies = next(self.bodies), next(self.bodies)
-        pid = os.fork()
-        if not pid:
-            try:
-                with mqlite.open(self.path) as broker:
-                    queue = broker.topic("topic").subscription("sub") if name == "sub" else broker.queue(name)
-                    tx = broker.transaction()
-                    if ready:
-                        [message] = queue.receive(timeout=0)
-                        getattr(message, how)(tx=tx)
-                    broker.queue("free").put(bodies[0], tx=tx)
-                    broker.topic("topic").publish(bodies[1], tx=tx)
-                    tx.table("one")[key] = bodies[0]
-                    if committed:
-                        tx.commit()
-                    os.kill(os.getpid(), signal.SIGKILL)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
-        if committed:
-            if ready:
-                self.end(name, ready[0], how)
-            self.lines["free"].append(PlainMessage(bodies[0]))
-            self.lines["sub"].append(PlainMessage(bodies[1]))
-            self.written({"one": {key: bodies[0]}})
-        elif ready:
-            self.end(name, ready[0], "nack")
-        for queue in self.queues.values():  # somebody looks, and takes back what the dead process held
-            for each in queue.peek():
-                assert each.body
-            self.look(queue)
+    @precondition(lambda self: self.child is None)
+    @rule()
+    def the_machine_crashes(self) -> None:
+        self.close()
+        assert self.path is not None
+        shutil.rmtree(os.path.join(self.path, "run"))
+        for plain in self.world.lists.values():
+            plain.crash()
+        self.open()
 
-    @staticmethod
-    def look(queue: Any) -> None:
-        queue._engine.takeback.notice_changes()
-
-
-def _one_of(things: Any, which: int) -> Any:
-    return things[which % len(things)]
-
-
+    def close(self) -> None:
+        self.hands.broker.close()
+        for tx in self.hands.transactions.values():
+            with pytest.raises(mqlite.Closed):
+                tx.commit()
+        self.gone(ME)
