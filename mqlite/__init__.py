@@ -14,7 +14,7 @@ The map of the package, from the top; each floor uses only those below it:
     calls.py                          request and reply
     schedules.py  watermarks.py       messages that come again and again; callbacks on the level
     channel.py                        one queue of an open store, as its handles use it
-    lease.py  audit.py                settling a message once; the invariants of a store
+    lease.py  audit.py (audit_*.py)   settling a message once; the invariants of a store
     transaction.py  table.py          many changes in one commit; the user's own rows
     receipt.py  replies.py            what becomes of a message that is put later; how a reply finds who has called
     store.py                          one store per path and process; fork; exit
@@ -27,6 +27,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/memory.py shelf.py            in sorted containers
       log/lmdb.py (lmdb_*.py) upgrade.py  on disk; an older format
       log/format.py index.py            every byte on disk; what a message is found by besides its place
+      log/rows.py memory_rows.py        rows of tables, on disk and in memory
       log/group_commit.py space.py      one commit for many threads; room before it is needed
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
