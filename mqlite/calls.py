@@ -16,7 +16,7 @@ import attrs
 from .channel import Channel, PutOptions
 from .checks import check_count, check_priority, check_timeout, check_ttl
 from .consumer import Consumer
-from .engine import Claim, QueueState, byid, subscriptions
+from .engine import Claim, QueueState, byid, legacies, subscriptions
 from .engine.subscriptions import Wish
 from .engine.topics import TopicState
 from .errors import (
@@ -34,7 +34,7 @@ from .errors import (
 from .handle import Handle
 from .lease import Lease
 from .log import Draft
-from .message import CALLER, Message, Record, rank_of
+from .message import CALLER, Marks, Message, Record, digest, rank_of
 from .replies import FAILED, TOPIC
 from .waiting import Interrupt
 
@@ -44,6 +44,7 @@ AT_ONCE = 64
 RETRY = 1.0
 #: Seconds that a closing handle waits for a put that is under way.
 PATIENCE = 5.0
+_LEGACY_BYTES = 512
 #: Of the subscription to the replies: what nobody takes is of no use to anybody.
 _OPTIONS = {"ack_timeout": None, "max_deliveries": None, "dead_letter": False, "expired": "drop"}
 
@@ -86,6 +87,11 @@ class Calls:
         self._thread: threading.Thread | None = None
         self._topic: TopicState | None = None  # once there may be a subscription
         self._token = secrets.token_hex(16)  # its name
+        self._legacy = 0
+
+    @property
+    def _key(self) -> bytes:
+        return digest(CALLER + self._token)
 
     def call(self, body: Any, timeout: float | None, priority: int, options: PutOptions) -> Any:
         """See `Queue.call`."""
@@ -123,6 +129,7 @@ class Calls:
         options["ttl"] = min(lives) if lives else None
         options["reply_to"] = CALLER + self._token
         extras, due, marks, terms = self._channel.said(rank, options)
+        marks = (marks or Marks())._replace(unique=self._key)  # by which it is found when this process dies
         if wait:
             assert extras is not None
             extras["reply_by"] = self._engine.timeline.after(wait)
@@ -163,11 +170,19 @@ class Calls:
         self._topic = self._engine.topics.declare(TOPIC, {})
         wish = Wish(pattern=CALLER + self._token, durable=False, options=_OPTIONS)
         definition, _ = subscriptions.subscribe(self._engine, self._topic, self._token, wish)
+        if not self._legacy:
+            self._legacy = self._engine.log.write(self._leave_requests)
         with self._engine.log.read() as snapshot:
             state = self._engine.catalog.state(definition.id, snapshot)
         name = f"mqlite calls {self._state.name}"
         self._thread = threading.Thread(target=self._run, args=(state,), name=name, daemon=True)
         self._thread.start()
+
+    def _leave_requests(self, txn: Any) -> int:
+        """Under L: if this process dies, its requests that nobody has taken go."""
+        txn.reserve(_LEGACY_BYTES)
+        left = {"requests": self._state.id, "key": self._key.hex()}
+        return legacies.leave(self._engine, txn, self._engine.presence.owner, left)
 
     def _run(self, state: QueueState) -> None:
         claims: list[Claim] = []
@@ -207,14 +222,15 @@ class Calls:
         if self._topic is not None:
             with contextlib.suppress(MqliteError):  # it goes when this process has left
                 subscriptions.unsubscribe(self._engine, self._topic, self._token)
+                legacies.withdraw(self._engine, self._legacy)
 
     def after_fork(self) -> None:
         """In the child: the thread and the calls are the parent's. So is the subscription, but for a copy in memory."""
-        closed, token, topic = self._interrupt.closed, self._token, self._topic
+        closed, token, topic, legacy = self._interrupt.closed, self._token, self._topic, self._legacy
         self._reset()
         self._interrupt.closed = closed
         if self._channel.store.in_memory:
-            self._token, self._topic = token, topic
+            self._token, self._topic, self._legacy = token, topic, legacy
 
 
 def _left(end: float | None) -> float | None:

@@ -1,5 +1,5 @@
-"""What is done when a process dies without leaving: its last wills are published, its ephemeral subscriptions go, and
-those that it used may be forgotten. [25]
+"""What is done when a process dies without leaving: its last wills are published, its ephemeral subscriptions and its
+requests go, and what it used may be forgotten. [25]
 
 A legacy is a message of queue 0 that waits on a line of time of its own, at its owner: nobody
 looks there for what is due. An owner is a process for the time that it uses the store, and its
@@ -19,6 +19,7 @@ from ..errors import MessageCorrupted, MqliteError, ShutDown
 from ..log import Snapshot
 from ..message import DEFAULT_RANK, Record
 from ..waiting import Interrupt
+from .removal import drop_unique
 
 if TYPE_CHECKING:
     from .machine import Engine
@@ -108,6 +109,9 @@ def _settle(engine: Engine, record: Record, said: dict[str, Any], *, to_the_end:
     def op(txn: Any) -> None:
         if not take(txn, record.id):
             return
+        if "requests" in said:
+            drop_unique(txn, engine.claims, said["requests"], bytes.fromhex(said["key"]))
+            return
         if "used" in said:
             subscriptions.stop_using(engine, txn, said["topic"], said["used"])
             return
@@ -119,6 +123,8 @@ def _settle(engine: Engine, record: Record, said: dict[str, Any], *, to_the_end:
         _publish(engine, record, said)
         return
     engine.log.write(op)
+    if "requests" in said:
+        return
     with engine.log.read() as snapshot:
         topic = engine.topics.state(said["topic"], snapshot)
     subscriptions.care(engine, topic, to_the_end=to_the_end)

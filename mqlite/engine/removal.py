@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ..claims import Claims
 from ..errors import Full
 from ..log.index import PLACE
 from ..system.clock import LINES
@@ -18,7 +19,7 @@ from ..waiting import Interrupt
 from .catalog import QueueState
 from .claiming import REMOVER
 from .order import marks_again
-from .steps import ARRIVED, CHANGED, Claim
+from .steps import ARRIVED, CHANGED, GONE, Claim
 
 if TYPE_CHECKING:
     from .machine import Engine
@@ -68,6 +69,26 @@ def claim_some(
 ) -> None:
     """Up to `count` claims on what is ready, not yet handed to anybody; none where nothing is. into: see `receive`."""
     engine.receive(queue, count, 0, interrupt, into, started=0, entry=REMOVER)
+
+
+def drop_unique(txn: Any, claims: Claims, queue: int, key: bytes) -> None:
+    """Under L: remove the messages with that unique key that nobody holds. Who is about to claim one finds his claim
+    lost, as in [27].
+    """
+    gone = []
+    for number in list(txn.uniques(queue, key)):
+        place = txn.place(queue, number)
+        if place is None:
+            continue
+        if place.waits:
+            txn.undelay(queue, txn.delayed_key(queue, place))
+            continue
+        with claims.read() as c:
+            row = c.row(queue, place.position)
+        if row is None:
+            txn.pull(queue, place.position)
+            gone.append(place.position)
+    txn.notes += [(GONE, queue, gone), (CHANGED, queue)]
 
 
 def redrive(engine: Engine, queue: QueueState, claims: list[Claim], delays: list[float]) -> None:

@@ -192,6 +192,23 @@ def test_callers_that_are_killed_leave_nothing_behind(children: Children, disk_s
         eventually(lambda: disk_shop.entries() <= before)  # the first look may have met a reply that was about to go
 
 
+@pytest.mark.parametrize("timeout", [None, GUARD])
+def test_the_requests_of_a_caller_who_was_killed_go_though_nobody_answers(children: Children, disk_shop: Shop, eventually: Eventually, timeout: float | None) -> None:
+    queue = disk_shop.queue()
+    child: Child = children.fork(_ask_for_ever, disk_shop.path, timeout)
+    assert child.hear() == "calls"
+    eventually(lambda: len(queue) == 2)
+    queue.put("no request")
+    [held] = queue.receive()
+    child.drop()
+    eventually(lambda: len(queue) == 1 and members(queue) == 0)  # in this order: who looks at the queue notices the death
+    assert [message.body for message in queue.browse()] == ["no request"]
+    assert disk_shop.check() == []
+    assert held.reply("late") is False
+    assert queue.get(timeout=0) == "no request"
+    assert (is_empty(queue), disk_shop.check()) == (True, [])
+
+
 def test_a_request_of_a_caller_who_was_killed_is_not_worked_on(children: Children, disk_shop: Shop, eventually: Eventually) -> None:
     queue = disk_shop.queue()
     child: Child = children.fork(_ask_for_ever, disk_shop.path, None)
