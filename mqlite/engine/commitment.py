@@ -127,11 +127,22 @@ class Commitment:
                 if done is None:
                     raise self._no_room(full)
         finally:
-            with contextlib.suppress(*((MqliteError,) if self.is_done else ())):  # it is done, whatever comes now
-                engine.end_admissions(self._admissions())
+            try:
+                self._give_back()
+            except BaseException:  # an interrupt, perhaps before it began: nobody would do it later
+                self._give_back()
+                raise
         for publishing in self._publishings:
             with contextlib.suppress(MqliteError):
                 publishing.conclude()
+
+    def _give_back(self) -> None:
+        """What was claimed to be removed, and was not."""
+        try:
+            self._engine.end_admissions(self._admissions())
+        except MqliteError:
+            if not self.is_done:  # else all is stored, whatever comes now
+                raise
 
     def _attempt_for(self, full: QueueState, interrupt: Interrupt) -> Callable[[Seat], list[bool] | None]:
         def attempt(seat: Seat) -> list[bool] | None:

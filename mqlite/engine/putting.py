@@ -92,7 +92,11 @@ class Putting(Claiming):
             ids = self.waiters.wait(queue.id, Kind.SPACE, attempt, timeout, interrupt)
             return None if ids is _REFUSED else ids
         finally:
-            self.end_admissions([admission])
+            try:
+                self.end_admissions([admission])
+            except BaseException:  # an interrupt, perhaps before it began: nobody would do it later
+                self.end_admissions([admission])
+                raise
 
     def admit(self, admissions: list[Admission], op: Callable[[Any], T | None], interrupt: Interrupt) -> T | None:
         """Run an op that plans and stores these, claiming in between what they are to remove, until it gives
@@ -109,13 +113,9 @@ class Putting(Claiming):
                 return None
 
     def end_admissions(self, admissions: Iterable[Admission]) -> None:
-        """What they hold and have not removed goes back."""
-        held = [claim for admission in admissions for claim in admission.held]
-        try:
-            self.release_all(held)  # what was removed is held no more, and passed over
-        except BaseException:  # an interrupt: nobody would do it later
-            self.release_all(held)
-            raise
+        """What they hold and have not removed goes back. May be done again."""
+        # what was removed is held no more, and passed over
+        self.release_all([claim for admission in admissions for claim in admission.held])
 
     def check_can_fit(self, queue: QueueState, drafts: Sequence[Draft]) -> None:
         """Raises MessageTooLarge, ValueError where the queue would have no room for all of these if it were empty."""
