@@ -49,8 +49,9 @@ class Aftermath:
         """
         leftover: list[Note] = []
         try:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                leftover.extend(map(_POP, repeat(self._leftover, len(self._leftover))))  # in C: none gets lost
+            if self._leftover:
+                with contextlib.suppress(IndexError):  # another thread was faster
+                    leftover.extend(map(_POP, repeat(self._leftover, len(self._leftover))))  # in C: none gets lost
             arrived, settled, left, changed = set(), [], set(), set()
             failed: list[Claim] = []
             freed: set[tuple[int, int]] = set()
