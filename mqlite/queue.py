@@ -211,6 +211,12 @@ class Queue(Operations[T], Prepares):
             return self._channel.put([(rank, draft)], wait, self._interrupt)[0]
         return self._put_one(item, rank, wait, self._interrupt)
 
+    @overload
+    def put_nowait(self, item: T, *, tx: None = None, **options: Any) -> int: ...
+
+    @overload
+    def put_nowait(self, item: T, *, tx: Transaction, **options: Any) -> Receipt: ...
+
     def put_nowait(self, item: T, **options: Any) -> int | Receipt:
         """`put` that raises Full at once."""
         found: int | Receipt = self.put(item, False, **options)

@@ -88,7 +88,9 @@ def drop_unique(txn: Any, claims: Claims, queue: int, key: bytes) -> None:
         if row is None:
             txn.pull(queue, place.position)
             gone.append(place.position)
-    txn.notes += [(GONE, queue, gone), (CHANGED, queue)]
+    if gone:
+        txn.notes.append((GONE, queue, gone))
+    txn.notes.append((CHANGED, queue))
 
 
 def redrive(engine: Engine, queue: QueueState, claims: list[Claim], delays: list[float]) -> None:

@@ -222,9 +222,6 @@ class Snapshot(Indexed, Protocol):
     def row(self, table: int, key: bytes) -> Row | None:
         """The row of a key, or None. Raises StoreCorrupted where it does not match its checksum."""
 
-    def row_version(self, table: int, key: bytes) -> int:
-        """The version of the row of a key; 0 where there is none. Raises as `row`."""
-
     def rows(
         self, table: int, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, Row]]:

@@ -194,11 +194,6 @@ class LmdbReading(Indexed):
         stored = self._txn.get(stored_key)
         return None if stored is None else rows.unpacked_row(stored_key, stored)
 
-    def row_version(self, table: int, key: bytes) -> int:
-        """The version of the row of a key. O(log n)."""
-        row = self.row(table, key)
-        return 0 if row is None else row.version
-
     def rows(
         self, table: int, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, Row]]:

@@ -28,11 +28,6 @@ class MemoryRows:
         """The row of a key. O(1)."""
         return self._rows.get(table, _NOTHING).get(key)
 
-    def row_version(self, table: int, key: bytes) -> int:
-        """The version of the row of a key. O(1)."""
-        row = self.row(table, key)
-        return 0 if row is None else row.version
-
     def rows(
         self, table: int, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, Row]]:

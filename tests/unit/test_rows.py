@@ -91,18 +91,25 @@ def disk(path: str) -> Iterator[Shelf]:
         assert broker.check() == []
 
 
+def version_of(reading: Any, table: int, key: bytes) -> int:
+    """0 where there is no row."""
+    row = reading.row(table, key)
+    return 0 if row is None else int(row.version)
+
+
+
 # ---------------------------------------------------------------------- one row
 def test_a_row_comes_back_with_its_version(shelf: Shelf, t: int) -> None:
     version = shelf.put(t, (b"k", b"v"))
     assert shelf.row(t, b"k") == Row(version, (0, b"v"))
-    assert shelf.read(lambda snapshot: snapshot.row_version(t, b"k")) == version > 0
+    assert shelf.read(lambda snapshot: version_of(snapshot, t, b"k")) == version > 0
 
 
 def test_a_key_without_a_row_has_none(shelf: Shelf, t: int) -> None:
     shelf.put(t, (b"k", b"v"))
     for key in (b"", b"K", b"k\0", b"kk"):
         assert shelf.row(t, key) is None
-        assert shelf.read(lambda snapshot, key=key: snapshot.row_version(t, key)) == 0
+        assert shelf.read(lambda snapshot, key=key: version_of(snapshot, t, key)) == 0
 
 
 def test_a_replaced_row_has_the_new_value_and_a_greater_version(shelf: Shelf, t: int) -> None:
@@ -248,7 +255,7 @@ def test_a_transaction_sees_its_own_changes(shelf: Shelf, t: int) -> None:
         txn.put_row(t, b"c", (1, b"new"), version)
         assert txn.row(t, b"a") == Row(version, (0, b"new"))
         assert txn.row(t, b"b") is None
-        assert (txn.row_version(t, b"b"), txn.row_version(t, b"c")) == (0, version)
+        assert (version_of(txn, t, b"b"), version_of(txn, t, b"c")) == (0, version)
         assert list(txn.rows(t)) == [(b"a", Row(version, (0, b"new"))), (b"c", Row(version, (1, b"new")))]
         assert [key for key, _ in txn.rows(t, reverse=True)] == [b"c", b"a"]
         numbers = txn.table_numbers(t)
@@ -280,7 +287,7 @@ def test_a_snapshot_does_not_see_later_commits(disk: Shelf) -> None:
     table = disk.table("t")
     version = disk.put(table, (b"a", b"old"))
     with disk.log.read() as snapshot:
-        assert snapshot.row_version(table, b"a") == version
+        assert version_of(snapshot, table, b"a") == version
         disk.put(table, (b"a", b"new"), (b"b", b"new"))
         assert snapshot.row(table, b"a") == Row(version, (0, b"old"))
         assert (len(list(snapshot.rows(table))), snapshot.table_numbers(table).count) == (1, 1)
@@ -395,7 +402,7 @@ def test_a_row_and_numbers_cut_short_are_seen() -> None:
 def reads(table: int) -> list[Callable[[Any], Any]]:
     return [
         lambda snapshot: snapshot.row(table, KEY),
-        lambda snapshot: snapshot.row_version(table, KEY),
+        lambda snapshot: version_of(snapshot, table, KEY),
         lambda snapshot: list(snapshot.rows(table)),
         lambda snapshot: list(snapshot.rows(table, reverse=True)),
     ]
