@@ -82,7 +82,8 @@ class Transaction:
         self.store = store
         self._engine = store.engine
         self._owner = store.engine.presence.owner, os.getpid()
-        self._lock = threading.RLock()  # guards all below, and is held during the commit
+        # Guards all below, and is held during the commit: taken before L and C, and before the lock of a consumer.
+        self._lock = threading.RLock()
         self._state = "open"
         self._tables = TableWork(self._engine, check_reads)
         self._once = OnceWork(self._engine)

@@ -5,21 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from model.steps import BOUNDED
 from model.topic_machine import TopicsBesideLists, TopicsOnDiskBesideLists
 
 import mqlite
-
-BOUNDED = settings(
-    deadline=None,
-    database=None,
-    report_multiple_bugs=False,
-    phases=[Phase.generate, Phase.shrink],
-    print_blob=True,
-    stateful_step_count=40,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
 
 
 @pytest.mark.timeout(600)  # when it fails: hypothesis simplifies for up to 300 seconds

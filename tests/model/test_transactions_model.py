@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from model.steps import BOUNDED
 from model.transaction_machine import TransactionsBesideLists, TransactionsOnDiskBesideLists
-
-BOUNDED = settings(
-    deadline=None,
-    database=None,
-    report_multiple_bugs=False,
-    phases=[Phase.generate, Phase.shrink],
-    print_blob=True,
-    stateful_step_count=50,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
-)
 
 
 @pytest.mark.timeout(600)  # when it fails: hypothesis simplifies for up to 300 seconds
