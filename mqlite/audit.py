@@ -88,11 +88,12 @@ class _Audit:
         returned = dict(c.returned(queue))
         cursor = (lambda rank: c.cursor(queue, rank)) if self._state.has_cursors else (lambda rank: -1)
         ahead = {position for position, _ in txn.ahead(queue, cursor)}
-        seen, size = set(), 0
+        seen, size, total = set(), 0, 0
         behind: dict[int, int] = {}  # id -> position, of what can only be waiting for its group
         for position, raw in txn.scan(queue):
             seen.add(position)
             size += self._log.weight(raw)
+            total += self._log.sum_of(raw)
             record = self._read(self._log.decode, queue, position, raw)
             if record is None:
                 continue
@@ -103,6 +104,7 @@ class _Audit:
         for line in LINES:
             for key, due_ns, raw in txn.delayed(queue, line):
                 record = self._read(lambda *stored: self._log.decode_delayed(*stored)[1], key, raw)
+                total += self._log.sum_of(raw)
                 if not self._log.is_schedule(raw):
                     waiting += 1
                     size += self._log.weight(raw)
@@ -116,6 +118,9 @@ class _Audit:
         self._found.extend(self._claims(rows, set(returned), seen))
         self._found.extend(self._counts(len(seen), waiting, size, rows))
         self._found.extend(self._indexes())
+        counters = txn.counters(queue)
+        if counters.put_sum >= 0 and (counters.put_sum - counters.removed_sum - total) % (1 << 63):
+            self._found.append("the messages are not those of the last commit: their checksums do not add up")
         return self._found
 
     @staticmethod

@@ -36,7 +36,9 @@ class Broker(Handle):
     path.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, durability: str, max_store_bytes: int | None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None, durability: str | None, max_store_bytes: int | None
+    ) -> None:
         self._durability = durability
         self._store = open_store(path, durability=durability, max_store_bytes=max_store_bytes)
         self._queues: list[Queue[Any]] = []
@@ -176,6 +178,16 @@ class Broker(Handle):
         there = [each for each in there if not is_internal(each.name)]
         return {shown(each.name): stats_of(engine, engine.catalog.remember(QueueState.of(each))) for each in there}
 
+    def sync(self) -> None:
+        """Return when everything that was committed before the call survives a power cut.
+
+        With durability "full" that is so anyway. "checkpoint": makes a checkpoint. "process": writes the store to the
+        disk; that holds until the next change. Others go on meanwhile. In memory it does nothing. Raises StoreError
+        where the disk fails. Cost: what the disk takes for what was written since the last time.
+        """
+        self._check_open()
+        self._store.sync()
+
     def check(self) -> list[str]:
         """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while
         nobody writes.
@@ -211,14 +223,18 @@ class Broker(Handle):
 
 
 def open(
-    path: str | os.PathLike[str] | None = None, *, durability: str = "full", max_store_bytes: int | None = None
+    path: str | os.PathLike[str] | None = None, *, durability: str | None = None, max_store_bytes: int | None = None
 ) -> Broker:
     """Open the store at `path`, a directory that is made if missing; None: one in memory.
 
-    durability: "full" - a returned put survives kill -9 and a power cut.
+    durability: what a call that returned survives; fixed when the store is made, None (the default) for what it was
+    made with. "full" (of a new store): kill -9, and a power cut, for every commit is flushed. "checkpoint": kill -9;
+    a power cut takes the store back to its last checkpoint, a second or so ago (see `Broker.sync`), never further,
+    and never damages it. "process": kill -9; after a power cut the store is checked, and if it is damaged,
+    StoreCorrupted is raised and `recover` saves what is whole. docs/durability.md has the reasons.
     max_store_bytes: how large the store may grow (default 256 GiB; fixed when it is made).
 
     Raises StoreError (a path that cannot be used), StoreCorrupted, NotSupported,
-    SettingsMismatch. Cost: milliseconds, at any backlog.
+    SettingsMismatch, ValueError. Cost: milliseconds, at any backlog.
     """
     return Broker(path, durability, max_store_bytes)

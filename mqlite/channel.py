@@ -274,7 +274,7 @@ def channel_at(
     name: str,
     named: dict[str, Any],
     codec: object,
-    durability: str,
+    durability: str | None,
     max_store_bytes: int | None,
 ) -> Channel:
     """The queue `name` of the store at `path`; bad options are told before a store is made."""

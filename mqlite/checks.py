@@ -11,6 +11,17 @@ PRIORITY_MIN: Final = -(2**31)
 PRIORITY_MAX: Final = 2**31 - 1
 NAME_MAX_BYTES: Final = 255
 MAX_SECONDS: Final = 1e9
+LEVELS: Final = ("full", "checkpoint", "process")
+
+
+def check_durability(durability: object) -> str | None:
+    """One of LEVELS, or None for what is stored."""
+    if durability is None or (isinstance(durability, str) and durability in LEVELS):
+        return durability
+    raise ValueError(
+        'durability is "full" (a returned put survives a power cut), "checkpoint" (a power cut takes back the last '
+        f'second or so) or "process" (a returned put survives kill -9), not {durability!r}'
+    )
 
 
 def check_name(name: object, what: str = "a queue's name") -> str:

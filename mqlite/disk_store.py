@@ -13,13 +13,15 @@ from typing import Any
 import attrs
 
 from .claims.shared import MAP_BYTES, SharedClaims
+from .durability import after_a_stop, is_mapped, level_of
 from .engine import Engine
 from .errors import SettingsMismatch, StoreCorrupted
 from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id
+from .system.control import CLEAN, Control, Mark
+from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
 
 DEFAULT_MAX_STORE_BYTES = 256 << 30
@@ -30,21 +32,29 @@ class DiskStore:
 
     in_memory = False
 
-    def __init__(self, directory: StoreDirectory, max_store_bytes: int | None, clock: Clock) -> None:
+    def __init__(
+        self, directory: StoreDirectory, durability: str | None, max_store_bytes: int | None, clock: Clock
+    ) -> None:
         self.path: str | None = directory.path
         self.handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self._undo = contextlib.ExitStack()  # what `before_fork` locked
         if directory.read_marker() is None:
             directory.check_is_ours()  # before anything is written into it
         with directory.locked():
-            marker = directory.read_marker() or _new_marker(directory, max_store_bytes)
-            check_size(directory.path, marker.max_store_bytes, max_store_bytes)
+            marker = directory.read_marker() or _new_marker(directory, durability, max_store_bytes)
+            check_settings(directory.path, marker.durability, durability, marker.max_store_bytes, max_store_bytes)
             if not os.path.exists(directory.log):
                 raise StoreCorrupted(
                     f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup"
                 )
+            control = Control(directory.control)
+            if not directory.is_current(control):
+                _after_a_stop(directory, marker, control)
             check_data_file(directory.log)
-            self._environment = Environment(directory.log, map_size=marker.max_store_bytes, durable=True)
+            begins = not directory.is_current(control)
+            session = directory.session(control, marker.store_id, is_mapped(marker.durability, directory.log))
+            level = level_of(marker.durability, control, directory.log)
+            self._environment = Environment(directory.log, map_size=marker.max_store_bytes, level=level)
             try:
                 stored_format, store_id = LmdbLog.format_and_id(self._environment)
                 if store_id != marker.store_id:
@@ -52,28 +62,27 @@ class DiskStore:
                         f"the log and the marker of {directory.path!r} belong to different stores: restore both "
                         "from one backup"
                     )
-                self.log = LmdbLog(self._environment, marker.store_id)
+                self.log = LmdbLog(self._environment, control)
+                if begins:
+                    self.log.begin_session()
                 if stored_format < FORMAT:
                     upgrade(self.log, stored_format)
                 if marker.format < FORMAT:
                     directory.write_marker(attrs.evolve(marker, format=FORMAT))
-                session = directory.session(marker.store_id)
                 claims = os.path.join(session, "claims.mdb")
-                first_of_session = not os.path.exists(claims)
-                if not first_of_session and os.path.getsize(claims) < MAP_BYTES:
+                if os.path.exists(claims) and os.path.getsize(claims) < MAP_BYTES:
                     raise StoreCorrupted(
                         f"the claims {claims!r} are truncated: stop all processes that use the store and delete "
                         "its run folder; no message is lost by that"
                     )
                 self.claims = SharedClaims(claims)
-                self.claims.environment.ensure_open()
-                if first_of_session:
-                    self.log.reserve_existing()
+                self.claims.open()
             except BaseException:
                 self._environment.close()
                 raise
         self.presence = SharedPresence(session, self._environment, self.claims)
         self.engine = Engine(self.log, self.claims, self.presence, clock, self.claims.anchor_ns(anchor_of(clock)))
+        self.durability = marker.durability
         self.max_store_bytes = marker.max_store_bytes
         try:
             _ = self.presence.owner
@@ -83,6 +92,10 @@ class DiskStore:
             self._environment.close()
             raise
 
+    def sync(self) -> None:
+        """Return when everything that was committed before the call survives a power cut. Raises StoreError."""
+        self.log.sync()
+
     def close(self) -> None:
         """Give back what this process holds, and close. Threads that are inside finish first; later ones get Closed."""
         try:
@@ -91,10 +104,8 @@ class DiskStore:
         finally:
             self.presence.leave()
             with contextlib.ExitStack() as undo:
-                quiet(self._environment, self.claims.environment, undo)
-                self.log.close()
-                self.claims.environment.close_for_good()
-                self._environment.close_for_good()
+                undo.callback(self.log.close)
+                quiet(self._environment, self.claims.environment, undo, for_good=True)
 
     # ------------------------------------------------------------------ fork
     def before_fork(self) -> None:
@@ -119,27 +130,48 @@ class DiskStore:
             handle.after_fork()
 
 
-def check_size(path: str, stored: int, asked: int | None) -> None:
-    """Raises SettingsMismatch where another size is asked for than the store was made with."""
-    if asked is not None and asked != stored:
-        raise SettingsMismatch(
-            f"the store {path!r} was made with max_store_bytes={stored}, not {asked}: leave it out to take what "
-            "is stored"
-        )
+def check_settings(
+    path: str, durability: str, asked_durability: str | None, max_store_bytes: int, asked_bytes: int | None
+) -> None:
+    """Raises SettingsMismatch where something else is asked for than the store was made with."""
+    for name, stored, asked in (
+        ("durability", durability, asked_durability),
+        ("max_store_bytes", max_store_bytes, asked_bytes),
+    ):
+        if asked is not None and asked != stored:
+            raise SettingsMismatch(
+                f"the store {path!r} was made with {name}={stored!r}, not {asked!r}: leave it out to take what "
+                "is stored"
+            )
 
 
-def _new_marker(directory: StoreDirectory, max_store_bytes: int | None) -> Marker:
+def _after_a_stop(directory: StoreDirectory, marker: Marker, control: Control) -> None:
+    """Make of the log what its level promises, before the first use in this boot. Raises StoreCorrupted."""
+    if after_a_stop(marker.durability, control, directory.log):
+        problems = ["it was written to when the machine stopped"]
+        if problems:
+            raise StoreCorrupted(
+                f"the machine stopped while the store {directory.path!r} was written to, and it is damaged "
+                f"({problems[0]}): restore it from a backup, or save its messages with "
+                "mqlite.recover(path, into=...)"
+            )
+
+
+def _new_marker(directory: StoreDirectory, durability: str | None, max_store_bytes: int | None) -> Marker:
     """Make a store where there is none. Raises StoreError where there is something else."""
     size = DEFAULT_MAX_STORE_BYTES if max_store_bytes is None else max_store_bytes
     if os.path.exists(directory.log):  # a crash came between the log and its marker
         check_data_file(directory.log)
-        found = Environment(directory.log, map_size=size, durable=True)
+        found = Environment(directory.log, map_size=size)
         _, store_id = LmdbLog.format_and_id(found)
         found.close()
     else:
         store_id = new_store_id()
         _create_log(directory.log, store_id, size)
-    marker = Marker(format=FORMAT, store_id=store_id, durability="full", max_store_bytes=size)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(directory.control)  # of a crash
+    Control(directory.control).write(Mark(CLEAN, newest_transaction(directory.log)))
+    marker = Marker(format=FORMAT, store_id=store_id, durability=durability or "full", max_store_bytes=size)
     directory.write_marker(marker)
     return marker
 
@@ -150,9 +182,8 @@ def _create_log(path: str, store_id: str, size: int) -> None:
     for leftover in (new, new + "-lock"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(leftover)
-    environment = Environment(new, map_size=size, durable=True)
-    log = LmdbLog(environment, store_id)
-    log.initialise()
-    log.close()
+    environment = Environment(new, map_size=size)
+    LmdbLog.initialise(environment, store_id)
+    environment.close()
     os.rename(new, path)
     os.unlink(new + "-lock")

@@ -57,6 +57,9 @@ class MemoryStore:
         self.presence = LocalPresence()
         self.engine = LocalEngine(self.log, self.claims, self.presence, clock)
 
+    def sync(self) -> None:
+        """Nothing is kept longer than the process."""
+
     # ------------------------------------------------------------------ fork
     def before_fork(self) -> None:
         """Let nobody be in the middle of anything."""

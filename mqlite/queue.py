@@ -54,7 +54,7 @@ class Queue(Operations[T], Prepares):
         name: str | int = "queue",
         path: str | os.PathLike[str] | None = None,
         *,
-        durability: str = "full",
+        durability: str | None = None,
         max_store_bytes: int | None = None,
         maxsize: int | Unset = UNSET,
         maxbytes: int | Unset = UNSET,

@@ -18,6 +18,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, TypeAlias
 
+from .checks import check_durability
 from .errors import Closed, MqliteError, NotSupported
 from .memory_store import MemoryStore
 from .system.clock import Clock, SystemClock
@@ -36,24 +37,22 @@ _memory_stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
 def open_store(
     path: str | os.PathLike[str] | None,
     *,
-    durability: str = "full",
+    durability: str | None = None,
     max_store_bytes: int | None = None,
     clock: Clock | None = None,
 ) -> Store:
     """The store at `path`, made if missing; None: a new one in memory. Each call is one reference to `release`.
 
-    Raises StoreError, StoreCorrupted, NotSupported, SettingsMismatch.
+    durability: None for what is stored, "full" for a new one. Raises StoreError, StoreCorrupted, NotSupported,
+    SettingsMismatch, ValueError.
     """
-    if durability != "full":
-        raise NotSupported(
-            f'durability is "full" in this version, not {durability!r}: a returned put survives kill -9 and a power cut'
-        )
+    check_durability(durability)
     if path is None:
         store = MemoryStore(clock or SystemClock())
         _memory_stores.add(store)
         return store
     try:
-        from .disk_store import DiskStore, check_size
+        from .disk_store import DiskStore, check_settings
         from .system.directory import MIN_STORE_BYTES, StoreDirectory
     except ImportError as error:
         raise NotSupported(
@@ -66,9 +65,9 @@ def open_store(
         key = directory.identity()
         found = _disk_stores.get(key)
         if found is None:
-            found = _disk_stores[key] = DiskStore(directory, max_store_bytes, clock or SystemClock())
+            found = _disk_stores[key] = DiskStore(directory, durability, max_store_bytes, clock or SystemClock())
             _references[found] = 0
-        check_size(directory.path, found.max_store_bytes, max_store_bytes)
+        check_settings(directory.path, found.durability, durability, found.max_store_bytes, max_store_bytes)
         _references[found] += 1
         return found
 

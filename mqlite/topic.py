@@ -92,7 +92,7 @@ class Topic(Publisher[T]):
         name: str = "topic",
         path: str | os.PathLike[str] | None = None,
         *,
-        durability: str = "full",
+        durability: str | None = None,
         max_store_bytes: int | None = None,
         **options: Any,
     ) -> None:

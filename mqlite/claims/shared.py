@@ -30,6 +30,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -39,6 +40,7 @@ import lmdb
 from ..errors import Closed
 from ..message import Position
 from ..system.environment import Environment
+from ..system.level import Unflushed
 from ..system.snapshot import LmdbView
 from . import Kind, Returned, Row, Shut, Waiting
 
@@ -450,9 +452,15 @@ class SharedClaims:
     ring_unseats = False  # it would cost a commit per ring
 
     def __init__(self, path: str) -> None:
-        self.environment = Environment(path, map_size=MAP_BYTES, durable=False)
+        self.environment = Environment(path, map_size=MAP_BYTES, level=Unflushed())
         self.lock = self.environment.write_lock
         self.guard = self.environment
+
+    def open(self) -> None:
+        """Open the file now, made if missing; the caller is alone in that. Raises StoreError, StoreFull."""
+        if not os.path.exists(self.environment.path):
+            self.environment.create_preallocated()
+        self.environment.ensure_open()
 
     def after_fork(self) -> None:
         """In a forked child: start afresh."""

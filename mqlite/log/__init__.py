@@ -54,6 +54,10 @@ class Counters:
     say what there is now: delayed, messages that wait for their time, which are among `total`;
     grouped, expiring, entries of those indexes; timers, schedules, which are not among `total`; feeds, 1 while
     a topic has something to replay to this queue.
+
+    The difference of the sums is the sum of the checksums of what there is, schedules too, modulo 2^63: it tells
+    whether pages of different commits were mixed, where all numbers happen to agree. put_sum is negative where it is
+    not known.
     """
 
     put_total: int = 0
@@ -66,6 +70,8 @@ class Counters:
     expiring: int = 0
     timers: int = 0
     feeds: int = 0
+    put_sum: int = attrs.field(default=0, eq=False)
+    removed_sum: int = attrs.field(default=0, eq=False)
 
     def copy(self) -> Counters:
         """The same numbers, to be changed."""
@@ -80,6 +86,8 @@ class Counters:
             self.expiring,
             self.timers,
             self.feeds,
+            self.put_sum,
+            self.removed_sum,
         )
 
     @property
@@ -128,16 +136,21 @@ class TopicNumbers:
 class TableNumbers:
     """Exact numbers of one table, changed in the same commit as its rows: they are replaced, never changed themselves.
 
-    version: that of the last change, also where it removed a row; bytes: of keys and of values as they are stored.
+    version: that of the last change, also where it removed a row; bytes: of keys and of values as they are stored;
+    sum: of the checksums of the rows, modulo 2^63, negative where it is not known.
     """
 
     version: int = 0
     count: int = 0
     bytes: int = 0
+    sum: int = attrs.field(default=0, eq=False)
 
-    def changed(self, version: int, count: int, size: int) -> TableNumbers:
-        """With so many more rows and bytes. Never below zero: a flipped bit may have moved a row into another table."""
-        return TableNumbers(version, max(0, self.count + count), max(0, self.bytes + size))
+    def changed(self, version: int, count: int, size: int, change: int | None = 0) -> TableNumbers:
+        """With so many more rows and bytes. Never below zero: a flipped bit may have moved a row into another table.
+        change: of the sum; None: it is not known any more.
+        """
+        total = -1 if change is None or self.sum < 0 else (self.sum + change) % (1 << 63)
+        return TableNumbers(version, max(0, self.count + count), max(0, self.bytes + size), total)
 
 
 class Row(NamedTuple):
@@ -341,6 +354,9 @@ class Log(Protocol):
     def weight(self, raw: Raw) -> int:
         """What a stored record counts for in `Counters.bytes`."""
 
+    def sum_of(self, raw: Raw) -> int:
+        """What a stored record counts in the sums of its queue; 0 in memory."""
+
     def record_of(self, draft: Draft) -> Record:
         """What a draft was made of."""
 
@@ -391,6 +407,9 @@ class Log(Protocol):
 
     def decode_row(self, table: int, key: bytes, raw: Raw) -> Row:
         """A row. Raises StoreCorrupted where it does not match its checksum."""
+
+    def sum_of_row(self, raw: Raw) -> int:
+        """What a row counts in the sum of its table; 0 in memory."""
 
     def size_of_row(self, raw: Raw) -> int:
         """What a stored row counts for in `TableNumbers.bytes`, besides its key."""

@@ -69,7 +69,7 @@ from ..errors import MessageCorrupted, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from . import Counters, Definition, TopicNumbers, index
 
-FORMAT = 4
+FORMAT = 5
 
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"
@@ -87,10 +87,13 @@ _HEADER = struct.Struct(">BBHIQQII")
 _CRC = struct.Struct(">I")
 _SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
-_REMOVED = struct.Struct(">QQI")
-_PUT = struct.Struct(">QQIQQQIII")
-#: Shorter ones, of formats 1 and 2: what is missing is zero.
-_OLD_PUT_BYTES = (struct.calcsize(">QQIQI"), struct.calcsize(">QQIQQQII"))
+_REMOVED = struct.Struct(">QQQI")
+_PUT = struct.Struct(">QQIQQQIIQI")
+#: Shorter ones, of formats 1, 2 and 4: what is missing is zero, and the sums are not known.
+_OLD_PUT_BYTES = (struct.calcsize(">QQIQI"), struct.calcsize(">QQIQQQII"), struct.calcsize(">QQIQQQIII"))
+_OLD_REMOVED_BYTES = struct.calcsize(">QQI")
+_SUM_MASK = (1 << 63) - 1
+_NO_SUM = (1 << 64) - 1
 _topic_fields = operator.attrgetter(*attrs.fields_dict(TopicNumbers))
 _TOPIC = struct.Struct(f">{len(attrs.fields(TopicNumbers))}QI")
 _LAST_QUEUE = struct.Struct(">II")
@@ -346,7 +349,9 @@ def put_key(queue: int) -> bytes:
 
 def packed_removed(counters: Counters) -> bytes:
     """The value of a removed_key."""
-    head = _REMOVED.pack(counters.removed_total, counters.removed_bytes, 0)[: -_CRC.size]
+    head = _REMOVED.pack(counters.removed_total, counters.removed_bytes, counters.removed_sum & _SUM_MASK, 0)[
+        : -_CRC.size
+    ]
     return head + _CRC.pack(_crc32(head))
 
 
@@ -361,6 +366,7 @@ def packed_put(counters: Counters) -> bytes:
         counters.expiring,
         counters.timers,
         counters.feeds,
+        _NO_SUM if counters.put_sum < 0 else counters.put_sum & _SUM_MASK,
         0,
     )[: -_CRC.size]
     return head + _CRC.pack(_crc32(head))
@@ -369,10 +375,12 @@ def packed_put(counters: Counters) -> bytes:
 def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     """Raises StoreCorrupted."""
     counters = Counters()
+    sums = True
     if put is not None:
         if len(put) in _OLD_PUT_BYTES:
             _check(put, len(put), "the counters of a queue")
             put = _lengthened(put)
+            sums = False
         else:
             _check(put, _PUT.size, "the counters of a queue")
         (
@@ -384,12 +392,24 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
             counters.expiring,
             counters.timers,
             counters.feeds,
+            counters.put_sum,
             _,
         ) = _PUT.unpack(put)
     if removed is not None:
-        _check(removed, _REMOVED.size, "the counters of a queue")
-        counters.removed_total, counters.removed_bytes, _ = _REMOVED.unpack(removed)
+        if len(removed) == _OLD_REMOVED_BYTES:
+            _check(removed, len(removed), "the counters of a queue")
+            removed = removed[: -_CRC.size].ljust(_REMOVED.size, b"\0")
+        else:
+            _check(removed, _REMOVED.size, "the counters of a queue")
+        counters.removed_total, counters.removed_bytes, counters.removed_sum, _ = _REMOVED.unpack(removed)
+    if not sums or counters.put_sum == _NO_SUM:
+        counters.put_sum = -1
     return counters
+
+
+def sum_of(value: bytes) -> int:
+    """What a stored message counts in the sums of its queue: its checksum, unchecked."""
+    return int.from_bytes(value[: _CRC.size], "big")
 
 
 def gauges(put: bytes | None) -> tuple[int, int, int, int]:
@@ -398,7 +418,7 @@ def gauges(put: bytes | None) -> tuple[int, int, int, int]:
         if put is None or len(put) not in _OLD_PUT_BYTES:
             return 0, 0, 0, 0
         put = _lengthened(put)
-    _, _, version, delayed, grouped, expiring, timers, feeds, _ = _PUT.unpack(put)
+    _, _, version, delayed, grouped, expiring, timers, feeds, _, _ = _PUT.unpack(put)
     return version, delayed + timers + feeds, expiring, grouped
 
 

@@ -9,6 +9,7 @@ import lmdb
 
 from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
 from ..message import Due, Marks, Position, Record
+from ..system.control import Control
 from ..system.environment import Environment
 from . import Note, Row, Snapshot, rows
 from . import format as fmt
@@ -25,10 +26,9 @@ class LmdbLog:
 
     one_lock = False
 
-    def __init__(self, environment: Environment, store_id: str) -> None:
+    def __init__(self, environment: Environment, control: Control) -> None:
         self._environment = environment
-        self._store_id = store_id
-        self._space = Space(environment)
+        self._space = Space(environment, control)
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.after_failure: Callable[[], None] = lambda: None
         self._current: LmdbTxn | None = None
@@ -109,6 +109,7 @@ class LmdbLog:
 
     is_whole = staticmethod(fmt.is_whole)
     weight = staticmethod(fmt.weight)
+    sum_of = staticmethod(fmt.sum_of)
     group_of = staticmethod(fmt.group_of)
 
     @staticmethod
@@ -180,23 +181,25 @@ class LmdbLog:
 
     row_bytes = staticmethod(rows.row_bytes)
     size_of_row = staticmethod(len)
+    sum_of_row = staticmethod(fmt.sum_of)
     key_of = staticmethod(fmt.key_of)
     size_of_kept = staticmethod(len)
     enqueued_ns = staticmethod(fmt.enqueued_ns)
 
     # ------------------------------------------------------------------ lifetime
-    def initialise(self) -> None:
+    @staticmethod
+    def initialise(environment: Environment, store_id: str) -> None:
         """Write the record that names the store; for a new file, before it gets its name."""
-        with self._environment.write_lock, self._environment:
-            txn = self._environment.begin_write()
+        with environment.write_lock, environment:
+            txn = environment.begin_write()
             try:
-                txn.put(fmt.STORE_KEY, fmt.packed_store(self._store_id))
+                txn.put(fmt.STORE_KEY, fmt.packed_store(store_id))
                 txn.put(fmt.SEQ_KEY, fmt.packed_seq(0))
                 txn.commit()
             except lmdb.Error as error:
-                raise self._environment.failed(error) from error
+                raise environment.failed(error) from error
             finally:
-                self._environment.end_write()
+                environment.end_write()
 
     @staticmethod
     def format_and_id(environment: Environment) -> tuple[int, str]:
@@ -217,9 +220,13 @@ class LmdbLog:
             )
         return version, store_id
 
-    def reserve_existing(self) -> None:
+    def begin_session(self) -> None:
         """See `Space`."""
-        self._space.reserve_existing()
+        self._space.begin_session()
+
+    def sync(self) -> None:
+        """Return when everything that was committed survives a power cut. Raises StoreError."""
+        self._environment.level.sync_now(self._environment)
 
     def close(self) -> None:
         """Release what is open; the next use opens it again."""

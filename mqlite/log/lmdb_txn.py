@@ -8,11 +8,12 @@ import lmdb
 
 from ..codecs import Payload
 from ..message import Position, rank_at
+from ..system.environment import PAGE
 from . import Counters, Definition, Gauges, Lineup, Note, TableNumbers, TopicNumbers, rows
 from . import format as fmt
 from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .lmdb_reading import NOTHING_KNOWN, Known, LmdbReading
-from .space import PAGE, Space
+from .space import Space, Usage
 
 #: Pages that one small change may take: a path from root to leaf in the tree and in LMDB's list of free pages.
 _PATH_PAGES = 16
@@ -29,8 +30,7 @@ class LmdbTxn(LmdbReading, Indexing):
         self._id = txn.id()
         self._last = known
         self._follows = known if self._id == known.transaction + 1 else NOTHING_KNOWN
-        self._space = space
-        self._pages = 0
+        self._usage = Usage(space)
         self._counters: dict[int, Counters] = {}
         self._put_to: set[int] = set()
         self._removed_from: set[int] = set()
@@ -50,10 +50,8 @@ class LmdbTxn(LmdbReading, Indexing):
         return counters
 
     def reserve(self, size_bytes: int) -> None:
-        """Raises StoreFull. Two system calls, no more than once per put."""
-        pages = self._pages + _PATH_PAGES + 2 * size_bytes // PAGE
-        self._space.ensure(pages)
-        self._pages = pages
+        """Raises StoreFull. Mostly a look at one word."""
+        self._usage.reserve(_PATH_PAGES + 2 * size_bytes // PAGE)
 
     def append(
         self, queue: int, rank: int, draft: fmt.Draft, message_id: int = 0, lineup: Lineup = None, seq: int = 0
@@ -80,6 +78,8 @@ class LmdbTxn(LmdbReading, Indexing):
             self.mark(queue, rank, message_id, draft.record.marks, position & LOW_MASK, True)
         counters.put_total += 1
         counters.put_bytes += len(value) + draft.elsewhere
+        if counters.put_sum >= 0:
+            counters.put_sum += fmt.sum_of(value)
         return message_id
 
     def _store(self, queue: int, position: Position, draft: fmt.Draft) -> bytes:
@@ -87,6 +87,7 @@ class LmdbTxn(LmdbReading, Indexing):
         number = draft.record.id
         placed = 0 if position & LOW_MASK == number or follows(position, number) else fmt.PLACED
         value = fmt.sealed(draft, key, placed)
+        self._usage.store(len(value))
         self._txn.put(key, value)
         if placed:
             self.enter(PLACE, queue, (number,), in_line(position))
@@ -103,6 +104,8 @@ class LmdbTxn(LmdbReading, Indexing):
             self.mark(queue, rank, draft.record.id, draft.record.marks, position & LOW_MASK, True)
         counters.put_total += 1
         counters.put_bytes += len(value) + draft.elsewhere
+        if counters.put_sum >= 0:
+            counters.put_sum += fmt.sum_of(value)
         self._put_to.add(queue)
         return draft.record.id
 
@@ -124,11 +127,14 @@ class LmdbTxn(LmdbReading, Indexing):
         assert draft.due is not None
         key = fmt.delayed_key(fmt.queue_key(fmt.DELAYED, queue), draft.due, rank, seq)
         value = fmt.sealed(draft, key, fmt.PLACED)
+        self._usage.store(len(value))
         self._txn.put(key, value)
         place = Place(1, *draft.due, rank, seq)
         self.enter(PLACE, queue, (message_id,), place)
         if record.marks is not None:
             self.mark(queue, rank, message_id, record.marks, seq, record.delivery_count > 0)
+        if counters.put_sum >= 0:
+            counters.put_sum += fmt.sum_of(value)
         if not draft.flags & fmt.TIMER:
             counters.put_total += 1
             counters.put_bytes += len(value) + draft.elsewhere
@@ -139,15 +145,19 @@ class LmdbTxn(LmdbReading, Indexing):
     def undelay(self, queue: int, key: bytes) -> bytes | None:
         """Take a delayed record out. O(log n)."""
         counters = self.counters(queue)
+        self._usage.remove()
         value: bytes | None = self._txn.pop(key)
         if value is not None:
             self.changed = True
             flags = self._unmark_stored(queue, key, value, Place(1, *fmt.delayed_parts(key)))
+            counters.removed_sum += fmt.sum_of(value)
+            self._removed_from.add(queue)
+            if not fmt.is_whole(key, value):
+                self._distrust(queue)
             if not flags & fmt.TIMER:
                 counters.removed_total += 1
                 counters.removed_bytes += fmt.weight(value)
                 counters.delayed -= 1
-                self._removed_from.add(queue)
             self._put_to.add(queue)
         return value
 
@@ -170,12 +180,14 @@ class LmdbTxn(LmdbReading, Indexing):
     def remove(self, queue: int, position: Position) -> bytes | None:
         """Take a record out. O(log n)."""
         key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)
+        self._usage.remove()
         value: bytes | None = self._txn.pop(key)
         if value is not None:
             self.changed = True
             counters = self.counters(queue)
             counters.removed_total += 1
             counters.removed_bytes += len(value)
+            counters.removed_sum += fmt.sum_of(value)
             self._removed_from.add(queue)
             if value[6:8] > b"\0\0":
                 counters.removed_bytes += fmt.weight(value) - len(value)
@@ -183,6 +195,16 @@ class LmdbTxn(LmdbReading, Indexing):
         return value
 
     pull = remove
+
+    def unmark_unknown(self, queue: int, place: Place) -> None:
+        """Strike all entries that may be those of a damaged message."""
+        self._distrust(queue)
+        super().unmark_unknown(queue, place)
+
+    def _distrust(self, queue: int) -> None:
+        """A damaged message is gone, so the sums of its queue are not known until it is empty."""
+        self.counters(queue).put_sum = -1
+        self._put_to.add(queue)
 
     def gauges(self, queue: int) -> Gauges:
         """Of this transaction."""
@@ -192,11 +214,13 @@ class LmdbTxn(LmdbReading, Indexing):
     def enter(self, kind: int, queue: int, parts: Parts, value: Parts = ()) -> None:
         """Make an entry, or change its value. O(log n)."""
         self.changed = True
+        self._usage.store(64)
         self._txn.put(fmt.index_key(kind, queue, parts), fmt.packed_entry(kind, value))
 
     def strike(self, kind: int, queue: int, parts: Parts) -> bool:
         """Remove an entry. O(log n)."""
         self.changed = True
+        self._usage.remove()
         return bool(self._txn.delete(fmt.index_key(kind, queue, parts)))
 
     def count(self, queue: int, grouped: int, expiring: int, timers: int, feeds: int = 0) -> None:
@@ -216,7 +240,9 @@ class LmdbTxn(LmdbReading, Indexing):
             self._txn.put(fmt.LAST_QUEUE_KEY, fmt.packed_last_queue(definition.id))
             self._txn.put(fmt.queue_key(fmt.NAME, definition.id), definition.name.encode())
         self.changed = True
-        self._txn.put(fmt.DEFINITION + definition.name.encode(), fmt.packed_definition(definition))
+        packed = fmt.packed_definition(definition)
+        self._usage.store(len(packed))
+        self._txn.put(fmt.DEFINITION + definition.name.encode(), packed)
         if definition.kind in ("queue", "subscription"):
             self.counters(definition.id).settings_version = definition.version
             self._put_to.add(definition.id)
@@ -262,6 +288,7 @@ class LmdbTxn(LmdbReading, Indexing):
         self._txn.delete(fmt.topic_key(topic))
         key = fmt.kept_key(topic, number)
         value = fmt.sealed(draft, key)
+        self._usage.store(len(value))
         self._txn.put(key, value)
         self._references.begin(topic, number)
         numbers.stored += 1
@@ -276,6 +303,7 @@ class LmdbTxn(LmdbReading, Indexing):
         self._references.add(self, topic, number, change)
 
     def _forget_body(self, topic: int, number: int) -> bytes | None:
+        self._usage.remove()
         value = self._txn.pop(fmt.kept_key(topic, number))
         if value is None:
             return None
@@ -295,18 +323,25 @@ class LmdbTxn(LmdbReading, Indexing):
         stored_key = rows.row_key(table, key)
         stored = rows.packed_row(stored_key, payload, version)
         self.changed = True
+        self._usage.store(len(stored))
         old = self._txn.replace(stored_key, stored)
         more = len(stored) - len(old) if old is not None else len(key) + len(stored)
-        self._tables[table] = numbers.changed(version, int(old is None), more)
+        before = 0 if old is None else rows.sum_of(stored_key, old)
+        change = None if before is None else fmt.sum_of(stored) - before
+        self._tables[table] = numbers.changed(version, int(old is None), more, change)
 
     def drop_row(self, table: int, key: bytes, version: int) -> bool:
         """Remove a row; whether there was one. O(log n)."""
         numbers = self.table_numbers(table)
-        old = self._txn.pop(rows.row_key(table, key))
+        stored_key = rows.row_key(table, key)
+        self._usage.remove()
+        old = self._txn.pop(stored_key)
         if old is None:
             return False
         self.changed = True
-        self._tables[table] = numbers.changed(version, -1, -len(key) - len(old))
+        before = rows.sum_of(stored_key, old)
+        change = None if before is None else -before
+        self._tables[table] = numbers.changed(version, -1, -len(key) - len(old), change)
         return True
 
     def last_seq(self) -> int:
@@ -326,7 +361,9 @@ class LmdbTxn(LmdbReading, Indexing):
         self._txn.put(fmt.STORE_KEY, fmt.packed_store(store_id))
 
     def seal(self) -> Any:
-        """Store the counters; what is left is the commit itself."""
+        """Store the counters; what is left is the commit itself. Raises lmdb.DiskError."""
+        for _ in range(len(self._put_to) + len(self._removed_from) + len(self._topics) + len(self._tables)):
+            self._usage.store(64)
         if self._references:
             self._references.settle(self, self._forget_body)
         for topic, numbers in self._topics.items():
@@ -334,11 +371,16 @@ class LmdbTxn(LmdbReading, Indexing):
         for table, changed in self._tables.items():
             self._txn.put(rows.prefix_of(rows.NUMBERS, table), rows.packed_numbers(table, changed))
         for queue in self._put_to:
-            self._txn.put(fmt.put_key(queue), fmt.packed_put(self._counters[queue]))
+            counters = self._counters[queue]
+            if counters.put_sum < 0 and not counters.total and not counters.timers:
+                counters.put_sum = counters.removed_sum = 0
+                self._removed_from.add(queue)
+            self._txn.put(fmt.put_key(queue), fmt.packed_put(counters))
         if self._seq:
             self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
         for queue in self._removed_from:
             self._txn.put(fmt.removed_key(queue), fmt.packed_removed(self._counters[queue]))
+        self._usage.seal()
         return self._txn
 
     def committed(self) -> None:

@@ -92,6 +92,7 @@ class MemoryLog(MemoryRows, Indexing):
         return record
 
     stored_bytes = weight = staticmethod(lambda draft: bytes_of(draft.payload))
+    sum_of = staticmethod(lambda raw: 0)
     is_whole = staticmethod(lambda key, raw: True)
     record_of = staticmethod(lambda draft: draft)
 

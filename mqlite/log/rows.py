@@ -1,6 +1,6 @@
 """The bytes of the rows of tables, and of a table's numbers. All integers are big-endian.
 
-    06 | table u32            its numbers: version u64 | count u64 | bytes u64 | crc u32
+    06 | table u32            its numbers: version u64 | count u64 | bytes u64 | sum u64 | crc u32
     07 | table u32 | key      a row:
 
     0        4         12    13
@@ -21,6 +21,9 @@ it takes 200 either way. (Pages in use after 20,000 of them, in a store with one
 
 R1  version is the seq of the change that stored the row, or for the numbers that of the last change: it only grows.
 R2  the numbers are changed in the commit that changes the rows.
+
+sum is that of the crcs of all rows, modulo 2^63; 2^64 - 1 where it is not known: in a table of format 4, whose numbers
+end before it, and once a damaged row was replaced.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ PREFIX_BYTES = 1 + 4
 _PREFIX = struct.Struct(">cI")
 _CRC = struct.Struct(">I")
 _HEAD = struct.Struct(">QB")
-_NUMBERS = struct.Struct(">QQQ")
+_NUMBERS = struct.Struct(">QQQQ")
+_OLD_NUMBERS = struct.Struct(">QQQ")
+_NO_SUM = (1 << 64) - 1
 _HEAD_BYTES = _CRC.size + _HEAD.size
 _crc32 = zlib.crc32
 
@@ -91,9 +96,19 @@ def unpacked_row(stored_key: bytes, stored: bytes) -> Row:
     )
 
 
+def sum_of(stored_key: bytes, stored: bytes) -> int | None:
+    """What a row counts in the sum of its table; None of a damaged one."""
+    try:
+        unpacked_row(stored_key, stored)
+    except StoreCorrupted:
+        return None
+    return int(_CRC.unpack_from(stored)[0])
+
+
 def packed_numbers(table: int, numbers: TableNumbers) -> bytes:
     """The value to store as a table's numbers."""
-    head = _NUMBERS.pack(numbers.version, numbers.count, numbers.bytes)
+    total = _NO_SUM if numbers.sum < 0 else numbers.sum
+    head = _NUMBERS.pack(numbers.version, numbers.count, numbers.bytes, total)
     return head + _CRC.pack(_crc32(prefix_of(NUMBERS, table), _crc32(head)))
 
 
@@ -103,8 +118,12 @@ def unpacked_numbers(table: int, stored: bytes | None) -> TableNumbers:
         return TableNumbers()
     head = stored[: -_CRC.size]
     crc = _CRC.pack(_crc32(prefix_of(NUMBERS, table), _crc32(head)))
-    if len(head) != _NUMBERS.size or stored[-_CRC.size :] != crc:
+    if len(head) not in (_NUMBERS.size, _OLD_NUMBERS.size) or stored[-_CRC.size :] != crc:
         raise StoreCorrupted(
             f"the numbers of table {table} do not match their checksum: restore the store from a backup"
         )
-    return TableNumbers(*_NUMBERS.unpack(head))
+    if len(head) == _OLD_NUMBERS.size:
+        version, count, size = _OLD_NUMBERS.unpack(head)
+        return TableNumbers(version, count, size, -1)
+    version, count, size, total = _NUMBERS.unpack(head)
+    return TableNumbers(version, count, size, -1 if total == _NO_SUM else total)

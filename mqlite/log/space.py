@@ -2,9 +2,15 @@
 
 LMDB writes changed pages to free or new places. Before a put, the file has blocks
 set aside for the put and for RESERVE_PAGES more; those are left to
-acknowledgements, which free more than they take. The size of the file is the word
-that all processes share: everything below it has blocks. When neither the disk nor
-the map can grow, a put still goes through if the file has free pages inside.
+acknowledgements, which free more than they take. What has blocks is the size of the file; in one
+that is written through a map, which is as large as the map from the start, it is a word of `log.control`. When
+neither the disk nor the map can grow, a put still goes through if the file has free pages inside.
+
+Another word there, ROOM, is how many pages are left at the end of the file. Each transaction takes off what it
+may use at worst; LMDB is asked for the truth, which takes as long as a fifth of a put, only when that is not enough.
+
+Through a map a page without a block kills the process (SIGBUS), so there every change is counted before it is
+made (`Usage`), and refused in time. LMDB would say no by itself otherwise.
 
 All methods are called under the log's write lock.
 """
@@ -14,34 +20,55 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import StoreError, StoreFull
-from ..system.environment import Environment, reserve
+import lmdb
 
-PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)  # as LMDB chooses it
+from ..errors import StoreError, StoreFull
+from ..system.control import RESERVED, ROOM, VOLUME, Control
+from ..system.environment import PAGE, Environment, reserve
+
 RESERVE_PAGES = 1024
 GROW_MIN = 4 << 20
 GROW_MAX = 64 << 20
 _RETRY_SECONDS = 0.1
 
+#: Pages that the first change of a transaction may take: paths from root to leaf, for the numbers too, and LMDB's own
+#: lists.
+_BASE_PAGES = 64
+#: Pages that are written again by every commit, about: of a tree with a backlog.
+_COMMIT_PAGES = 7
+
 
 class Space:
     """Keeps the data file of one environment ahead of its use."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, control: Control) -> None:
         self._environment = environment
+        self._control = control  # its words are gone with it
+        self._words = control.words
         self._path = environment.path
         self._fd = -1
-        self._reserved = 0  # the file has at least this many bytes; asked for again only when that is not enough:
-        # a stat of a file that is written to made the next fdatasync 80 us slower (Linux 6, ext4)
         self._refused_at = -1.0
 
-    def reserve_existing(self) -> None:
-        """Set aside blocks for the whole file (a sparse copy has none); at the first open of a session."""
-        size = os.fstat(self._file()).st_size
+    @property
+    def words(self) -> memoryview:
+        """Of `log.control`."""
+        return self._words
+
+    @property
+    def mapped(self) -> bool:
+        """Whether every page must have a block before it is changed."""
+        return self._environment.level.writemap
+
+    def begin_session(self) -> None:
+        """Set aside blocks for all that is in the file (a sparse copy has none), at the first open of a boot."""
+        used = (self._environment.last_pgno() + 1) * PAGE
+        size = max(used, 0 if self.mapped else os.fstat(self._file()).st_size)
+        size = min(max(size, RESERVE_PAGES * PAGE + GROW_MIN), self._environment.map_size)
         try:
-            reserve(self._file(), 0, max(size, RESERVE_PAGES * PAGE + GROW_MIN))
+            reserve(self._file(), 0, size)
         except OSError:
-            pass  # the disk is full: puts will be refused
+            size = 0  # the disk is full: puts will be refused
+        self._words[RESERVED] = size
 
     def _file(self) -> int:
         if self._fd < 0:
@@ -53,39 +80,109 @@ class Space:
                 ) from error
         return self._fd
 
+    def _reserved(self) -> int:
+        if self.mapped:
+            return self._words[RESERVED]
+        return min(os.fstat(self._file()).st_size, self._environment.map_size)
+
     def ensure(self, pages: int) -> None:
-        """Raise StoreFull unless `pages` more can be written now."""
-        needed = self._environment.last_pgno() + 1 + pages + RESERVE_PAGES
-        if needed * PAGE <= self._reserved:
+        """Raise StoreFull unless a put of so many pages leaves the reserve alone, or finds room inside the file."""
+        if pages + RESERVE_PAGES <= self._words[ROOM] or self._find(pages + RESERVE_PAGES):
             return
-        self._reserved = min(os.fstat(self._file()).st_size, self._environment.map_size)
-        if needed * PAGE <= self._reserved:
-            return
-        if needed * PAGE <= self._environment.map_size and self._grow(needed * PAGE):
-            return
-        if 3 * pages + 64 <= self._environment.last_pgno() + 1 - self._environment.live_pages():
+        free = self._environment.last_pgno() + 1 - self._environment.live_pages()
+        if 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages):
             return  # pages freed by acknowledgements are enough
         raise StoreFull(
             f"the store {self._path!r} is full (its disk, or its max_store_bytes): take and acknowledge messages, "
             "or free space on the disk; nothing was stored by this call"
         )
 
-    def _grow(self, wanted: int) -> bool:
+    def _find(self, pages: int) -> bool:
+        """Ask LMDB, and have the file grow, until there is room for so many pages; whether there is now."""
+        first = self._environment.last_pgno() + 1
+        wanted = (first + pages) * PAGE
+        if wanted > self._reserved() and wanted <= self._environment.map_size:
+            self._grow(wanted)
+        room = max(0, self._reserved() // PAGE - first)
+        self._words[ROOM] = room
+        return pages <= room
+
+    def _grow(self, wanted: int) -> None:
         if time.monotonic() < self._refused_at + _RETRY_SECONDS:
-            return False
-        size = os.fstat(self._file()).st_size
+            return
+        size = self._reserved()
         step = min(max(GROW_MIN, size // 8), GROW_MAX)
         for target in (min(max(size + step, wanted), self._environment.map_size), wanted):
             try:
                 reserve(self._file(), size, target - size)
-                return True
+                self._words[RESERVED] = target
+                return
             except OSError:
                 continue
         self._refused_at = time.monotonic()
-        return False
 
     def close(self) -> None:
         """Close the descriptor; the next use opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Usage:
+    """What one transaction may use of it, counted before each change."""
+
+    __slots__ = ("_granted", "_mapped", "_put_pages", "_removals", "_space", "_stored_bytes", "_stores", "_words")
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._words = space.words
+        self._mapped = space.mapped
+        self._put_pages = 0
+        self._stores = 0
+        self._stored_bytes = 0
+        self._removals = 0
+        self._granted = 0
+
+    def reserve(self, pages: int) -> None:
+        """For a put, before it changes anything. Raises StoreFull."""
+        pages += self._put_pages
+        self._space.ensure(pages)
+        self._put_pages = pages
+
+    def store(self, size_bytes: int) -> None:
+        """A value is about to be stored."""
+        self._stores += 1
+        self._stored_bytes += size_bytes
+        if self._mapped and self._pages() > self._granted:
+            self._grant()
+
+    def remove(self) -> None:
+        """A value is about to be removed."""
+        self._removals += 1
+        if self._mapped and self._pages() > self._granted:
+            self._grant()
+
+    def _pages(self) -> int:
+        return _BASE_PAGES + 4 * self._stores + 2 * self._removals + 2 * self._stored_bytes // PAGE
+
+    def _grant(self) -> None:
+        """Room for twice as much as now, so that it is seldom asked. Raises lmdb.DiskError: the transaction is to
+        end.
+        """
+        stored = 4 * self._stores + 2 * self._stored_bytes // PAGE
+        pages = max(2 * self._pages(), 4 * _BASE_PAGES)
+        if pages <= self._words[ROOM] or self._space._find(pages):
+            self._granted = pages
+            return
+        pages = self._pages()
+        live = self._space._environment.live_pages()
+        if min(pages, _BASE_PAGES + stored + live) > self._words[ROOM]:
+            raise lmdb.DiskError("the disk has no block for what this transaction may change")
+        self._granted = pages
+
+    def seal(self) -> None:
+        """The commit comes next: take off what it may use, and count what it writes."""
+        words = self._words
+        room = words[ROOM] - max(self._pages(), self._put_pages)
+        words[ROOM] = max(0, room)
+        words[VOLUME] += _COMMIT_PAGES * PAGE + 2 * self._stored_bytes + 256 * self._removals

@@ -3,13 +3,14 @@
     app.mq/            0700
       store.json       the marker: format version, store id, settings of the store; written last
       log.mdb(-lock)   what exists (durable)
+      log.control      how log.mdb gets to the disk (see control.py)
       open.lock        held while a process opens or leaves
       run/<session>/   what lasts for one boot of the machine and this very log.mdb:
         claims.mdb(-lock)   who holds what
         owners/<id>         one per process: locked, and held open, while it lives
         bells/<id>          one per process: written to, it wakes the process's sleepers
 
-Creation: log.mdb is made as log.mdb.new and renamed, then the marker is written,
+Creation: log.mdb is made as log.mdb.new and renamed, log.control is made, then the marker is written,
 synced and renamed. A crash before the marker leaves no accepted message behind,
 only a log.mdb that opens and is adopted.
 
@@ -36,10 +37,12 @@ from types import FrameType
 
 import attrs
 
+from ..checks import LEVELS
 from ..errors import NetworkFilesystemWarning, NotSupported, StoreCorrupted, StoreError
+from .control import SESSION, Control
 from .mounts import network_filesystem
 
-FORMAT = 4
+FORMAT = 5
 MIN_STORE_BYTES = 16 << 20
 _META = struct.Struct("=IIQQ")  # magic, version, address, map size; native order, as LMDB writes it
 _META_MAGIC = 0xBEEFC0DE
@@ -61,7 +64,7 @@ class Marker:
             return f"format {self.format!r}"
         if not isinstance(self.store_id, str) or not re.fullmatch("[0-9a-f]{32}", self.store_id):
             return f"store id {self.store_id!r}"
-        if self.durability != "full":
+        if self.durability not in LEVELS:
             return f"durability {self.durability!r}"
         if type(self.max_store_bytes) is not int or not MIN_STORE_BYTES <= self.max_store_bytes < 1 << 60:
             return f"max_store_bytes {self.max_store_bytes!r}"
@@ -78,6 +81,11 @@ class StoreDirectory:
     def log(self) -> str:
         """The LMDB file of the log."""
         return os.path.join(self.path, "log.mdb")
+
+    @property
+    def control(self) -> str:
+        """The file that says how far the log is on the disk."""
+        return os.path.join(self.path, "log.control")
 
     @property
     def marker(self) -> str:
@@ -195,6 +203,7 @@ class StoreDirectory:
             "run",
             "store.json",
             "store.json.new",
+            "log.control",
             "log.mdb",
             "log.mdb-lock",
             "log.mdb.new",
@@ -207,16 +216,23 @@ class StoreDirectory:
             )
 
     # ------------------------------------------------------------------ session
-    def session(self, store_id: str) -> str:
+    def is_current(self, control: Control) -> bool:
+        """Whether somebody has had this very log file open in this boot, so that memory holds what the disk may not."""
+        return control.is_of(self.log, boot_id(), FORMAT)
+
+    def session(self, control: Control, store_id: str, mapped: bool = False) -> str:
         """The folder for this boot and this very log file, made if missing; older ones are removed.
 
         A restored or copied log.mdb has another inode, and so starts without the
         claims of the one it was copied from; so does another format.
         """
-        log = os.stat(self.log)
-        key = f"{boot_id()} {store_id} {log.st_dev} {log.st_ino} {FORMAT}"
-        boot = hashlib.sha256(boot_id().encode()).hexdigest()[:12]
-        name = f"{boot}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        boot = boot_id()
+        if not control.is_of(self.log, boot, FORMAT):
+            log = os.stat(self.log)
+            key = hashlib.sha256(f"{boot} {store_id} {log.st_dev} {log.st_ino} {FORMAT}".encode())
+            control.begin(self.log, boot, FORMAT, int.from_bytes(key.digest()[:8], "big"), mapped)
+        boot = hashlib.sha256(boot.encode()).hexdigest()[:12]
+        name = f"{boot}-{control.words[SESSION]:016x}"
         run = os.path.join(self.path, "run")
         os.makedirs(run, mode=0o700, exist_ok=True)
         for other in os.listdir(run):
@@ -249,7 +265,7 @@ def check_data_file(path: str) -> None:
         size = os.fstat(file.fileno()).st_size
     if len(head) < 2 * 4096:
         raise StoreCorrupted(f"{path!r} is truncated ({size} bytes): restore it from a backup")
-    newest = max((meta for offset in _meta_offsets(head) if (meta := _meta(head, offset)) is not None), default=None)
+    newest = _newest(head)
     if newest is None:
         raise StoreCorrupted(f"{path!r} is not an LMDB file, or its first pages are damaged: restore it from a backup")
     page_size = struct.unpack_from("=I", head, _PAGE_HEADER + _META.size)[0] or 4096
@@ -258,6 +274,19 @@ def check_data_file(path: str) -> None:
         raise StoreCorrupted(
             f"{path!r} is truncated (it has {size} bytes and needs {needed}): restore it from a backup"
         )
+
+
+def newest_transaction(path: str) -> int:
+    """The transaction of the newer meta page of an LMDB file; 0 where there is none."""
+    with open(path, "rb") as file:
+        newest = _newest(file.read(2 * 65536))
+    return newest[0] if newest is not None else 0
+
+
+def _newest(head: bytes) -> tuple[int, int] | None:
+    if len(head) < 2 * 4096:
+        return None
+    return max((meta for offset in _meta_offsets(head) if (meta := _meta(head, offset)) is not None), default=None)
 
 
 def _meta_offsets(head: bytes) -> tuple[int, int]:

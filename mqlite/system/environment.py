@@ -11,6 +11,7 @@ Locks    write_lock guards the one write transaction this process may have. Then
          ever waits: a process that is killed just as it is woken for that mutex can leave
          other waiters asleep beside a free one, which no kernel repairs if somebody else
          took it meanwhile. A flock wakes all who wait. It costs 1 us per commit.
+         Levels that do not flush each commit also hold the gate where they close or pin (durability/).
 Order    log.write_lock, claims.write_lock, a token of the claims, a token of the log:
          each may be held while waiting for those after it.
 """
@@ -23,28 +24,29 @@ import os
 import queue
 import threading
 from collections import deque
+from collections.abc import Iterator
 
 import lmdb
 
 from ..errors import Closed, MqliteError, StoreCorrupted, StoreError, StoreFull
+from .level import Level
 
 READ_TOKENS = 64
+PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)  # as LMDB chooses it
 MAX_READERS = 1024
 LOCK_FILE_BYTES = MAX_READERS * 64
 
 
 class Environment:
-    """An LMDB environment with one tree, at `path` (a file), of at most `map_size` bytes.
-
-    durable=True commits with LMDB's own flushes; durable=False writes through a
-    preallocated shared map without any flush (kill -9 loses nothing, a power
-    cut may corrupt the file).
+    """An LMDB environment with one tree, at `path` (a file), of at most `map_size` bytes. level: how it gets to the
+    disk.
     """
 
-    def __init__(self, path: str, *, map_size: int, durable: bool) -> None:
+    def __init__(self, path: str, *, map_size: int, level: Level | None = None) -> None:
         self.path = path
         self.map_size = map_size
-        self.durable = durable
+        self.level = Level() if level is None else level
+        self._guarded = self.level.guarded
         self._reset()
 
     def _reset(self) -> None:
@@ -69,11 +71,10 @@ class Environment:
                 return self._lmdb
             if self._closed:
                 raise Closed("the store was closed: open it again to use it")
-            if not self.durable and not os.path.exists(self.path):
-                self._create_preallocated()
             preallocate(self.path + "-lock", LOCK_FILE_BYTES)
             opened = self._lmdb_open(self.path)
-            opened.reader_check()
+            if not self._guarded:
+                opened.reader_check()
             self.main = opened.open_db()
             try:
                 self._gate = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
@@ -93,15 +94,15 @@ class Environment:
                 mode=0o600,
                 map_size=self.map_size,
                 max_readers=MAX_READERS,
-                sync=self.durable,
-                metasync=self.durable,
-                writemap=not self.durable,
+                sync=self.level.sync,
+                metasync=self.level.sync,
+                writemap=self.level.writemap,
                 lib_version=0,
             )
         except lmdb.Error as error:
             raise translated(error, self.path) from error
 
-    def _create_preallocated(self) -> None:
+    def create_preallocated(self) -> None:
         """A new file whose every page is on the disk, under its name only when it is.
 
         A hole in a file that is written through a map kills the process with SIGBUS
@@ -130,6 +131,10 @@ class Environment:
         """Close; the next use opens again. The caller knows that nobody is inside."""
         opened, self._lmdb = self._lmdb, None
         if opened is not None:
+            if self._guarded:
+                with contextlib.suppress(OSError):  # LMDB frees the slots of this process, the pin's among them
+                    fcntl.flock(self._gate, fcntl.LOCK_EX)
+                self.level.closing()
             opened.close()
             self._close_gate()
 
@@ -148,6 +153,10 @@ class Environment:
             self._gated = True
             fcntl.flock(self._gate, fcntl.LOCK_EX)
             self._writing = txn = opened.begin(write=True)
+            if self._guarded and not self.level.admits(self):
+                txn.abort()
+                self.level.prepare(self)
+                self._writing = txn = opened.begin(write=True)
         except OSError as error:
             self._gated = False
             raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
@@ -164,6 +173,35 @@ class Environment:
         if self._gated:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._gated = False
+
+    @contextlib.contextmanager
+    def gated(self) -> Iterator[lmdb.Environment]:
+        """Alone among all writers of all processes, outside of a transaction."""
+        with self.write_lock, self:
+            opened = self._lmdb or self._open()
+            self._gated = True
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            yield opened
+
+    @property
+    def opened(self) -> lmdb.Environment:
+        """LMDB's environment. For levels, under the gate: it stays open meanwhile."""
+        assert self._lmdb is not None
+        return self._lmdb
+
+    def flush(self) -> None:
+        """Write to the disk what was committed. Writers go on meanwhile; the environment is not closed. Raises
+        StoreError.
+        """
+        held: list[None] = []
+        snapshot = None
+        try:
+            snapshot = self.begin_read(held)
+            (self._lmdb or self._open()).sync(True)
+        except lmdb.Error as error:
+            raise self.failed(error) from error
+        finally:
+            self.end_read(held, snapshot)
 
     def __enter__(self) -> None:
         """Guard a write transaction, see __exit__."""
@@ -194,7 +232,7 @@ class Environment:
             try:
                 return (self._lmdb or self._open()).begin()
             except lmdb.ReadersFullError:
-                (self._lmdb or self._open()).reader_check()
+                self._spare_readers()
                 return (self._lmdb or self._open()).begin()
         except lmdb.Error as error:
             raise self.failed(error) from error
@@ -227,8 +265,27 @@ class Environment:
         return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
     def reader_check(self) -> None:
-        """Free the reader slots of processes that died."""
+        """Free the reader slots of processes that died. Of a log that is not flushed by each commit: under its write
+        lock, in a transaction that changes nothing, since a dead process's pin goes as well.
+        """
         (self._lmdb or self._open()).reader_check()
+
+    def _spare_readers(self) -> None:
+        """Free the reader slots of processes that died, if the gate can be had at once: the caller may hold any
+        lock.
+        """
+        opened = self._lmdb or self._open()
+        if not self._guarded:
+            opened.reader_check()
+        elif self.write_lock.acquire(blocking=False):
+            try:
+                fcntl.flock(self._gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                opened.reader_check()
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
+            except OSError:
+                pass  # somebody writes
+            finally:
+                self.write_lock.release()
 
     # ------------------------------------------------------------------ trouble
     def failed(self, error: lmdb.Error) -> MqliteError:
@@ -260,18 +317,30 @@ class Environment:
         self._shut_door = False
 
     def close_for_good(self) -> None:
-        """Close; whoever comes later gets Closed."""
-        self._closed = True
-        self.close()
+        """Close; whoever comes later gets Closed. Raises StoreError where the last flush fails: all is closed then,
+        too.
+        """
+        try:
+            if self._guarded and self._lmdb is not None:
+                fcntl.flock(self._gate, fcntl.LOCK_EX)
+                self.level.leave(self)
+        except lmdb.Error as error:
+            raise self.failed(error) from error
+        finally:
+            self._closed = True
+            self.close()
 
     def forget(self) -> None:
         """In a forked child: the parent closed the environment before the fork; start afresh."""
         self._close_gate()
         self._reset()
+        self.level.forget()
 
 
-def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack) -> None:
+def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack, *, for_good: bool = False) -> None:
     """Wait until no thread of this process is inside, keep all out, and close both; `undo` lets them in again.
+
+    for_good: who comes then gets Closed; raises StoreError where the last flush fails.
 
     The order is that of all who nest: log writer, claims writer, claims reader, log reader.
     """
@@ -280,8 +349,12 @@ def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack) -> 
         undo.callback(environment.write_lock.release)
     for environment in (claims, log):
         environment.shut_out_readers(undo)
-    log.close()
-    claims.close()
+    if for_good:
+        claims.close_for_good()
+        log.close_for_good()
+    else:
+        log.close()
+        claims.close()
 
 
 def preallocate(path: str, size: int) -> None:

@@ -153,7 +153,7 @@ def test_the_store_has_this_version_s_format_then(name: str, tmp_path: Path) -> 
     store = unpacked(name, tmp_path)
     mqlite.open(store).close()
     with open(os.path.join(store, "store.json"), encoding="utf-8") as marker:
-        assert json.load(marker)["format"] == 4
+        assert json.load(marker)["format"] == 5
     with mqlite.open(store) as broker:
         assert broker.stats()["orders"].delayed == {"format_1": 3, "format_2": 2, "format_3": 1}[name]
         assert broker.check() == []

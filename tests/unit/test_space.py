@@ -11,11 +11,22 @@ import pytest
 
 from mqlite.errors import StoreFull
 from mqlite.log import space
-from mqlite.log.space import PAGE, RESERVE_PAGES, Space
+from mqlite.log.space import RESERVE_PAGES, Space
+from mqlite.system.environment import PAGE
+from mqlite.system.level import Level
+
+
+class FakeControl:
+    """log.control as far as Space looks at it."""
+
+    def __init__(self) -> None:
+        self.words = [0] * 16
 
 
 class FakeEnvironment:
     """An LMDB environment as far as Space looks at it."""
+
+    level = Level()
 
     def __init__(self, path: Path, *, map_pages: int, last_page: int = 1, live: int = 1) -> None:
         path.touch()
@@ -45,7 +56,7 @@ def made() -> Iterator[list[Space]]:
 
 
 def space_of(made: list[Space], environment: FakeEnvironment) -> Space:
-    made.append(Space(environment))  # type: ignore[arg-type]
+    made.append(Space(environment, FakeControl()))  # type: ignore[arg-type]
     return made[-1]
 
 
@@ -137,13 +148,13 @@ def test_a_full_disk_is_not_asked_again_at_once(file: Path, made: list[Space], m
 def test_the_holes_of_a_sparse_file_are_filled(file: Path, made: list[Space]) -> None:
     with file.open("wb") as data:
         data.truncate(20 << 20)
-    space_of(made, FakeEnvironment(file, map_pages=100_000)).reserve_existing()
+    space_of(made, FakeEnvironment(file, map_pages=100_000)).begin_session()
     assert file.stat().st_blocks * 512 >= 20 << 20
 
 
 def test_a_full_disk_does_not_keep_a_store_from_being_opened(file: Path, made: list[Space], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "reserve", no_room)
-    space_of(made, FakeEnvironment(file, map_pages=100_000)).reserve_existing()
+    space_of(made, FakeEnvironment(file, map_pages=100_000)).begin_session()
 
 
 def test_a_closed_space_opens_its_file_again(file: Path, made: list[Space]) -> None:

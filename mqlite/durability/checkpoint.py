@@ -1,0 +1,239 @@
+"""The level "checkpoint": nothing is flushed by a commit, and a power cut goes back to the last checkpoint.
+
+A checkpoint is a state of the log that is on the disk, with its two meta pages kept aside in a mark of
+`log.control`. Later commits may write whatever they want meanwhile, except over a page of that state: a read
+transaction on it, the pin, forbids LMDB to use these again. After a power cut the meta pages are put back, and
+the log is as of the checkpoint. (A pin without the meta pages, or these without a pin, is no help.)
+
+    1  Under the gate (the write lock of all processes): a pin is opened on the last commit, the meta pages are copied.
+    2  log.mdb is flushed. Commits go on.
+    3  Under the gate: a mark with the meta pages is written and flushed, the new pin is published in the words of
+       log.control, and this process's old one is dropped.
+
+P1  Nothing is changed while the published pin is not among LMDB's readers: who finds it missing (its process was
+    killed or has closed) makes a checkpoint first, under the gate. LMDB itself frees the slots of dead processes in the
+    next begin after a writer has died, so every transaction asks.
+P2  Slots are freed under the gate only, and in no transaction that changes anything: dropping a pin, closing an
+    environment, reader_check.
+P3  An older pin protects all later states as well. So who dies between 1 and 3 leaves the checkpoint before.
+P4  Marks are written under the gate, in the order of their transactions: one that comes too late is not written.
+P5  After a flush that failed no mark is written in this boot any more, and nothing is changed; see deferred.py.
+
+Who commits has a thread of its process look every TICK: it makes a checkpoint when INTERVAL has passed since the first
+commit after the last one, or VOLUME was written; if 4 times that was written, the writer makes it himself. It drops a
+pin that another process's has replaced; and it ends its work, and drops the pin, when nothing was written for
+INTERVAL. So an idle store costs nothing. A process that is stopped (SIGSTOP) while it has the pin makes the file grow.
+
+Locks    Only the environment's: the write lock, then the gate. `_looking` guards the start of the thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import Any
+
+import lmdb
+
+from ..errors import Closed, MqliteError
+from ..system.control import (
+    CHECKPOINT,
+    FAILED,
+    MARKED,
+    PIN_PROCESS,
+    PIN_THREAD,
+    PIN_TRANSACTION,
+    VOLUME,
+    Control,
+    Mark,
+    meta_pages,
+)
+from ..system.environment import PAGE, Environment
+from .deferred import Deferred
+
+TICK = 0.1
+INTERVAL = 1.0
+VOLUME_BYTES = 32 << 20
+
+
+class Checkpoints(Deferred):
+    """One process's part in it."""
+
+    def __init__(self, control: Control, log: str) -> None:
+        super().__init__(control, log)
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: the parent's pin ended when it closed its environment."""
+        self._process = os.getpid()
+        self._pin: Any = None  # the read transaction
+        self._pinned = (0, 0, 0)  # as it is published
+        self._environment: Environment | None = None
+        self._looking = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._wanted = threading.Event()  # somebody has written, so the thread is to look
+        self._ended = False
+
+    # ------------------------------------------------------------------ before a change
+    def admits(self, environment: Environment) -> bool:
+        """Whether there is a pin, and not too much was written since. [P1] Raises StoreError after a failed flush."""
+        words = self._words
+        if words[FAILED]:
+            raise self._failed()
+        if not self._wanted.is_set():
+            self._have_looked_after(environment)
+        published = self._published()
+        if self._pin is None or published != self._pinned:
+            if not published[0] or not self._is_reader(environment, published):
+                return False
+            self._drop()
+        return words[VOLUME] < 4 * VOLUME_BYTES
+
+    def prepare(self, environment: Environment) -> None:
+        """A checkpoint of the last commit, while nobody can write."""
+        opened = environment.opened
+        pin, transaction, metas = self._open_pin(opened)
+        if transaction != self._words[MARKED]:  # else the disk has that very state
+            self._flush_alone(environment)
+        self._finish(opened, pin, transaction, metas)
+
+    def _published(self) -> tuple[int, int, int]:
+        words = self._words
+        return words[PIN_PROCESS], words[PIN_THREAD], words[PIN_TRANSACTION]
+
+    @staticmethod
+    def _is_reader(environment: Environment, published: tuple[int, int, int]) -> bool:
+        process, thread, transaction = published
+        return f"{process:10d} {thread:x} {transaction}\n" in environment.opened.readers()
+
+    # ------------------------------------------------------------------ the three steps
+    def make(self, environment: Environment) -> None:
+        """A checkpoint of everything that was committed before. Under no lock; commits go on meanwhile. Raises
+        StoreError.
+        """
+        with environment.gated() as opened:
+            if self._words[FAILED]:
+                raise self._failed()
+            pin, transaction, metas = self._open_pin(opened)
+            if transaction == self._words[MARKED]:
+                pin.abort()
+                return
+            self._words[VOLUME] = 0
+        self._flush(environment.flush)
+        with environment.gated() as opened:
+            if self._words[MARKED] >= transaction:  # another one was faster [P4]
+                pin.abort()
+            else:
+                self._finish(opened, pin, transaction, metas)
+
+    def _open_pin(self, opened: lmdb.Environment) -> tuple[Any, int, bytes]:
+        pin = opened.begin()
+        return pin, pin.id(), meta_pages(self._log, PAGE)
+
+    def _finish(self, opened: lmdb.Environment, pin: Any, transaction: int, metas: bytes) -> None:
+        words = self._words
+        if words[FAILED]:  # another process's flush, meanwhile [P5]
+            raise self._failed()
+        if transaction != words[MARKED]:
+            self._control.write(Mark(CHECKPOINT, transaction, metas))
+        old, self._pin = self._pin, pin
+        self._pinned = _reader_line(opened, self._process, transaction)
+        words[PIN_PROCESS], words[PIN_THREAD], words[PIN_TRANSACTION] = self._pinned
+        if old is not None:
+            old.abort()
+
+    def _drop(self) -> None:
+        """Under the gate. [P2]"""
+        pin, self._pin = self._pin, None
+        if pin is not None:
+            pin.abort()
+
+    # ------------------------------------------------------------------ the thread
+    def _have_looked_after(self, environment: Environment) -> None:
+        with self._looking:
+            self._environment = environment
+            self._wanted.set()
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=_look_after, args=(weakref.ref(self), self._wanted), name="mqlite checkpoints", daemon=True
+                )
+                self._thread.start()
+
+    def look(self, since: float) -> float:
+        """One look of the thread; when there was the first commit that no checkpoint has, or 0.0 for none."""
+        environment, words = self._environment, self._words
+        assert environment is not None
+        if self._pin is not None and self._published() != self._pinned:
+            with environment.gated():
+                self._drop()
+        if environment.last_txnid() == words[MARKED]:
+            return 0.0
+        now = time.monotonic()
+        if words[VOLUME] >= VOLUME_BYTES or (since and now - since >= INTERVAL):
+            self.make(environment)
+            return 0.0
+        return since or now
+
+    def rest(self) -> bool:
+        """Nothing was written for a while: drop the pin, unless somebody writes now. Whether it was."""
+        environment = self._environment
+        assert environment is not None
+        with environment.gated():
+            if environment.last_txnid() != self._words[MARKED]:
+                return False
+            if self._pin is not None and self._published() == self._pinned:
+                self._words[PIN_PROCESS] = 0
+            self._drop()
+            self._wanted.clear()  # under the gate: who writes next sets it again
+        return True
+
+    # ------------------------------------------------------------------ lifetime
+    def sync_now(self, environment: Environment) -> None:
+        """A checkpoint."""
+        self.make(environment)
+
+    def leave(self, environment: Environment) -> None:
+        """The last checkpoint of this process."""
+        self._ended = True
+        self._wanted.set()
+        if environment.last_txnid() != self._words[MARKED] and not self._words[FAILED]:
+            self.prepare(environment)
+
+    def closing(self) -> None:
+        """The pin goes with the environment; who writes next makes another. [P1]"""
+        self._pin = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the thread has nothing more to do."""
+        return self._ended
+
+
+def _look_after(level: weakref.ref[Checkpoints], wanted: threading.Event) -> None:
+    """The thread: see the top of this module."""
+    since, quiet = 0.0, 0
+    while wanted.wait():
+        time.sleep(TICK)
+        mine = level()
+        if mine is None or mine.ended:
+            return
+        try:
+            since = mine.look(since)
+            quiet = 0 if since else quiet + 1
+            if quiet * TICK > INTERVAL and mine.rest():
+                quiet = 0
+        except Closed:
+            return
+        except MqliteError:
+            pass  # the disk does not work, which whoever writes is told
+        del mine
+
+
+def _reader_line(opened: lmdb.Environment, process: int, transaction: int) -> tuple[int, int, int]:
+    """What LMDB's table of readers says of a pin."""
+    mine = [line.split() for line in opened.readers().splitlines()]
+    threads = {int(line[1], 16) for line in mine if line[0] == str(process) and line[2] == str(transaction)}
+    own = threading.get_ident()
+    return process, own if own in threads else threads.pop(), transaction

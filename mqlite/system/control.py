@@ -1,0 +1,184 @@
+"""`log.control`: what the processes of one boot share about the log, and what the next boot is told about it.
+
+    offset  size
+    0       4096    words of this boot: u64 each, native order, read and written through a shared map.
+                    Whoever comes after a reboot finds another boot id in them, and trusts none.
+                      0  magic, written last    1, 2  boot id      3, 4  device and inode of log.mdb
+                      5  session                6     1: written through a map (level "process")
+                      7  room: pages that may be used at the end of the file before it must grow
+                      8  reserved: bytes of the file that surely have blocks (when written through a map)
+                      9  volume: bytes written since the last checkpoint, about
+                     10, 11, 12  pin: process, thread, transaction; process 0: there is none
+                     13  marked: the transaction of the newest checkpoint, 0 before there is one in this boot
+                     14  clean: 1 while the newest mark says so
+                     15  failed: 1 after a flush that failed; nothing can be promised any more in this boot
+    4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
+            pages
+    8192    4096    another one
+
+Marks are in big-endian order. The newer one of those that are whole counts, and the next goes to the place of the
+other, so one that a power cut tears is not missed. Kinds: CLEAN: log.mdb is on the disk as of that transaction.
+WRITTEN: it was written to since, without flushes. CHECKPOINT: it was; with these meta pages it is as of that
+transaction.
+
+All words but the first seven are changed under the log's write lock only, of all processes (the gate). A word is 8
+aligned bytes, which memoryview writes at once (struct would write them one by one).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+import zlib
+
+import attrs
+
+from ..errors import StoreError
+
+CLEAN, WRITTEN, CHECKPOINT = 1, 2, 3
+
+PLAIN_BYTES = 512  # of each meta page: LMDB writes no more of it, and a disk writes so much at once
+_PAGE = 4096
+_MAGIC = 0x6D716C6974650A00
+_MARK = struct.Struct(">IIQQI")
+
+(
+    _MAGIC_WORD,
+    _BOOT,
+    _BOOT_2,
+    _DEVICE,
+    _INODE,
+    SESSION,
+    MAPPED,
+    ROOM,
+    RESERVED,
+    VOLUME,
+    PIN_PROCESS,
+    PIN_THREAD,
+    PIN_TRANSACTION,
+    MARKED,
+    IS_CLEAN,
+    FAILED,
+) = range(16)
+
+
+@attrs.frozen
+class Mark:
+    """What is known of log.mdb after a reboot. metas: what to write at the start of its first two pages."""
+
+    kind: int
+    transaction: int
+    metas: bytes = b""
+
+
+class Control:
+    """The file, open and mapped; it is closed with the last reference to it. Survives a fork: both go on with it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{path!r} cannot be opened ({error.strerror}): check the store's permissions") from error
+        try:
+            missing = 3 * _PAGE - os.fstat(self._fd).st_size
+            if missing > 0:  # real zeros, so that the map has no holes
+                os.pwrite(self._fd, bytes(missing), 3 * _PAGE - missing)
+                os.fsync(self._fd)
+            self._map = mmap.mmap(self._fd, _PAGE)
+        except OSError as error:
+            os.close(self._fd)
+            raise StoreError(
+                f"{path!r} cannot be made ({error.strerror}): free some space on the disk, then open the store again"
+            ) from error
+        self.words = memoryview(self._map).cast("Q")
+        self._mark = self._read_marks()[1]
+
+    def __del__(self) -> None:
+        if hasattr(self, "words"):
+            self.words.release()
+            self._map.close()
+            os.close(self._fd)
+
+    # ------------------------------------------------------------------ words of this boot
+    def is_of(self, log: str, boot: str, version: int) -> bool:
+        """Whether the words are of this boot, this very log.mdb, and this version of the store's format."""
+        return list(self.words[:SESSION]) == _identity(log, boot, version)
+
+    def begin(self, log: str, boot: str, version: int, session: int, mapped: bool) -> None:
+        """Make the words those of this boot. The caller is the only one who has the store open."""
+        self.words[_MAGIC_WORD] = 0
+        identity = _identity(log, boot, version)
+        for place, word in enumerate(identity[1:], 1):
+            self.words[place] = word
+        self.words[SESSION] = session
+        for place in range(MAPPED, FAILED + 1):
+            self.words[place] = 0
+        self.words[MAPPED] = mapped
+        self.words[IS_CLEAN] = self._mark is not None and self._mark.kind == CLEAN
+        self.words[_MAGIC_WORD] = identity[0]
+
+    # ------------------------------------------------------------------ marks
+    @property
+    def mark(self) -> Mark | None:
+        """The newest mark as of the opening, or the last `write` here; None where there is none."""
+        return self._mark
+
+    def _read_marks(self) -> tuple[int, Mark | None]:
+        newest: tuple[int, Mark | None] = (0, None)
+        for place in (1, 2):
+            page = os.pread(self._fd, _PAGE, place * _PAGE)
+            if len(page) < _PAGE:
+                continue
+            crc, kind, sequence, transaction, size = _MARK.unpack_from(page)
+            end = _MARK.size + size
+            if sequence > newest[0] and end <= _PAGE and crc == zlib.crc32(page[4:end]):
+                newest = sequence, Mark(kind, transaction, page[_MARK.size : end])
+        return newest
+
+    def write(self, mark: Mark) -> None:
+        """Make a mark the newest, durably: one flush. Under the gate. Raises StoreError; then the one before holds."""
+        sequence = self._read_marks()[0] + 1  # another process may have written since
+        rest = _MARK.pack(0, mark.kind, sequence, mark.transaction, len(mark.metas))[4:] + mark.metas
+        try:
+            os.pwrite(self._fd, zlib.crc32(rest).to_bytes(4, "big") + rest, (1 + sequence % 2) * _PAGE)
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise StoreError(f"{self._path!r} could not be written ({error.strerror}): check the disk") from error
+        self._mark = mark
+        self.words[MARKED] = mark.transaction if mark.kind == CHECKPOINT else 0
+        self.words[IS_CLEAN] = mark.kind == CLEAN
+
+
+def _identity(log: str, boot: str, version: int) -> list[int]:
+    found, hashed = os.stat(log), hashlib.sha256(boot.encode()).digest()
+    return [
+        _MAGIC + version,
+        int.from_bytes(hashed[:8], "big"),
+        int.from_bytes(hashed[8:16], "big"),
+        found.st_dev,
+        found.st_ino,
+    ]
+
+
+def meta_pages(log: str, page_size: int) -> bytes:
+    """What LMDB has written into its two meta pages. Under the gate, or while nobody has the store open."""
+    with open(log, "rb") as file:
+        first = file.read(PLAIN_BYTES)
+        file.seek(page_size)
+        return first + file.read(PLAIN_BYTES)
+
+
+def put_back(log: str, page_size: int, metas: bytes) -> None:
+    """Write meta pages into log.mdb, durably. Nobody has it open; may be done again after any interruption."""
+    fd = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, metas[:PLAIN_BYTES], 0)
+        os.pwrite(fd, metas[PLAIN_BYTES:], page_size)
+        os.fsync(fd)
+    except OSError as error:
+        raise StoreError(f"{log!r} could not be written ({error.strerror}): check the disk") from error
+    finally:
+        os.close(fd)

@@ -1,0 +1,50 @@
+"""How an LMDB environment gets to the disk: the base of the levels of durability, and the simplest two."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .environment import Environment
+
+
+class Level:
+    """LMDB's own flushes: a commit that returned is on the disk. The level "full".
+
+    What differs between levels is asked here, and nowhere else. All of it is called by the environment.
+    """
+
+    #: whether LMDB flushes each commit
+    sync = True
+    #: whether it changes the file through a map, whose every page must have a block on the disk
+    writemap = False
+    #: whether `admits` must be asked, and the gate be held, before anything is changed or closed
+    guarded = False
+
+    def admits(self, environment: Environment) -> bool:
+        """Under the gate, in a transaction that has changed nothing: whether it may; else it begins again after
+        `prepare`.
+        """
+        return True
+
+    def prepare(self, environment: Environment) -> None:
+        """Under the gate, outside of a transaction: do what must come before the next change."""
+
+    def sync_now(self, environment: Environment) -> None:
+        """Return when everything that was committed before the call survives a power cut. Under no lock."""
+
+    def leave(self, environment: Environment) -> None:
+        """Under the gate, for the last time in this process: the environment is about to be closed."""
+
+    def closing(self) -> None:
+        """Under the gate: the environment is about to be closed, around a fork or for good."""
+
+    def forget(self) -> None:
+        """In a forked child: nothing of the parent's is used."""
+
+
+class Unflushed(Level):
+    """A map, and no flush ever: for what a power cut may take. kill -9 loses nothing."""
+
+    sync = False
+    writemap = True
