@@ -40,57 +40,57 @@ class DiskStore:
         self._undo = contextlib.ExitStack()  # what `before_fork` locked
         if directory.read_marker() is None:
             directory.check_is_ours()  # before anything is written into it
-        with directory.locked():
-            marker = directory.read_marker() or _new_marker(directory, durability, max_store_bytes)
-            check_settings(directory.path, marker.durability, durability, marker.max_store_bytes, max_store_bytes)
-            if not os.path.exists(directory.log):
-                raise StoreCorrupted(
-                    f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup"
-                )
-            control = Control(directory.control)
-            if not directory.is_current(control):
-                _after_a_stop(directory, marker, control)
-            check_data_file(directory.log)
-            begins = not directory.is_current(control)
-            session = directory.session(control, marker.store_id, is_mapped(marker.durability, directory.log))
-            level = level_of(marker.durability, control, directory.log)
-            self._environment = Environment(directory.log, map_size=marker.max_store_bytes, level=level)
-            try:
-                stored_format, store_id = LmdbLog.format_and_id(self._environment)
-                if store_id != marker.store_id:
-                    raise StoreCorrupted(
-                        f"the log and the marker of {directory.path!r} belong to different stores: restore both "
-                        "from one backup"
-                    )
-                self.log = LmdbLog(self._environment, control)
-                if begins:
-                    self.log.begin_session()
-                if stored_format < FORMAT:
-                    upgrade(self.log, stored_format)
-                if marker.format < FORMAT:
-                    directory.write_marker(attrs.evolve(marker, format=FORMAT))
-                claims = os.path.join(session, "claims.mdb")
-                if os.path.exists(claims) and os.path.getsize(claims) < MAP_BYTES:
-                    raise StoreCorrupted(
-                        f"the claims {claims!r} are truncated: stop all processes that use the store and delete "
-                        "its run folder; no message is lost by that"
-                    )
-                self.claims = SharedClaims(claims)
-                self.claims.open()
-            except BaseException:
-                self._environment.close()
-                raise
-        self.presence = SharedPresence(session, self._environment, self.claims)
-        self.engine = Engine(self.log, self.claims, self.presence, clock, self.claims.anchor_ns(anchor_of(clock)))
-        self.durability = marker.durability
-        self.max_store_bytes = marker.max_store_bytes
-        try:
+        with contextlib.ExitStack() as failed:
+            with directory.locked():
+                marker = directory.read_marker() or _new_marker(directory, durability, max_store_bytes)
+                check_settings(directory.path, marker.durability, durability, marker.max_store_bytes, max_store_bytes)
+                self.durability, self.max_store_bytes = marker.durability, marker.max_store_bytes
+                session = self._open_log(directory, marker, failed)
+                self._open_claims(os.path.join(session, "claims.mdb"), failed)
+            self.presence = SharedPresence(session, self._environment, self.claims)
+            anchor_ns = self.claims.anchor_ns(anchor_of(clock))
+            self.engine = Engine(self.log, self.claims, self.presence, clock, anchor_ns)
             _ = self.presence.owner
             self.engine.look_around()
-        except BaseException:
-            self.claims.environment.close()
-            self._environment.close()
-            raise
+            failed.pop_all()
+
+    def _open_log(self, directory: StoreDirectory, marker: Marker, failed: contextlib.ExitStack) -> str:
+        """The folder of the session. The caller is alone in opening the store."""
+        if not os.path.exists(directory.log):
+            raise StoreCorrupted(f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup")
+        self._control = control = Control(directory.control)
+        failed.callback(control.close)
+        begins = not directory.is_current(control)
+        if begins:
+            _after_a_stop(directory, marker, control)
+        check_data_file(directory.log)
+        session = directory.session(control, marker.store_id, is_mapped(marker.durability, directory.log))
+        level = level_of(marker.durability, control, directory.log)
+        self._environment = Environment(directory.log, map_size=marker.max_store_bytes, level=level)
+        failed.callback(self._environment.close)
+        stored_format, store_id = LmdbLog.format_and_id(self._environment)
+        if store_id != marker.store_id:
+            raise StoreCorrupted(
+                f"the log and the marker of {directory.path!r} belong to different stores: restore both from one backup"
+            )
+        self.log = LmdbLog(self._environment, control)
+        if begins:
+            self.log.begin_session()
+        if stored_format < FORMAT:
+            upgrade(self.log, stored_format)
+        if marker.format < FORMAT:
+            directory.write_marker(attrs.evolve(marker, format=FORMAT))
+        return session
+
+    def _open_claims(self, path: str, failed: contextlib.ExitStack) -> None:
+        if os.path.exists(path) and os.path.getsize(path) < MAP_BYTES:
+            raise StoreCorrupted(
+                f"the claims {path!r} are truncated: stop all processes that use the store and delete its run folder; "
+                "no message is lost by that"
+            )
+        self.claims = SharedClaims(path)
+        failed.callback(self.claims.environment.close)
+        self.claims.open()
 
     def sync(self) -> None:
         """Return when everything that was committed before the call survives a power cut. Raises StoreError."""
@@ -104,6 +104,7 @@ class DiskStore:
         finally:
             self.presence.leave()
             with contextlib.ExitStack() as undo:
+                undo.callback(self._control.close)
                 undo.callback(self.log.close)
                 quiet(self._environment, self.claims.environment, undo, for_good=True)
 
@@ -170,7 +171,8 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
         _create_log(directory.log, store_id, size)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(directory.control)  # of a crash
-    Control(directory.control).write(Mark(CLEAN, newest_transaction(directory.log)))
+    with Control(directory.control) as control:
+        control.write(Mark(CLEAN, newest_transaction(directory.log)))
     marker = Marker(format=FORMAT, store_id=store_id, durability=durability or "full", max_store_bytes=size)
     directory.write_marker(marker)
     return marker

@@ -226,6 +226,10 @@ def _look_after(level: weakref.ref[Checkpoints], wanted: threading.Event) -> Non
                 quiet = 0
         except Closed:
             return
+        except ValueError:  # log.control was closed with the store
+            if mine.ended:
+                return
+            raise
         except MqliteError:
             pass  # the disk does not work, which whoever writes is told
         del mine

@@ -43,7 +43,6 @@ class Space:
 
     def __init__(self, environment: Environment, control: Control) -> None:
         self._environment = environment
-        self._control = control  # its words are gone with it
         self._words = control.words
         self._path = environment.path
         self._fd = -1

@@ -32,6 +32,7 @@ import mmap
 import os
 import struct
 import zlib
+from typing import Self
 
 import attrs
 
@@ -74,7 +75,7 @@ class Mark:
 
 
 class Control:
-    """The file, open and mapped; it is closed with the last reference to it. Survives a fork: both go on with it."""
+    """The file, open and mapped. Survives a fork: both processes go on with it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -96,11 +97,19 @@ class Control:
         self.words = memoryview(self._map).cast("Q")
         self._mark = self._read_marks()[1]
 
-    def __del__(self) -> None:
-        if hasattr(self, "words"):
-            self.words.release()
-            self._map.close()
-            os.close(self._fd)
+    def close(self) -> None:
+        """Close the file. Who looks at the words from then on gets a ValueError."""
+        self.words.release()
+        self._map.close()
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     # ------------------------------------------------------------------ words of this boot
     def is_of(self, log: str, boot: str, version: int) -> bool:

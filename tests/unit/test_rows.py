@@ -351,7 +351,8 @@ def test_a_table_is_like_a_dict(shelf: Shelf, changes: list[list[tuple[bytes, by
 # ---------------------------------------------------------------------- bytes
 KEY, GOLDEN_KEY = b"key", bytes.fromhex("07 00000003") + b"key"
 GOLDEN_VALUE = bytes.fromhex("684b2cd6 0000000000000102 02") + b'{"n":1}'
-GOLDEN_NUMBERS = bytes.fromhex("0000000000000102 0000000000000001 0000000000000017 2be2913d")
+OLD_NUMBERS = bytes.fromhex("0000000000000102 0000000000000001 0000000000000017 2be2913d")
+GOLDEN_NUMBERS = bytes.fromhex("0000000000000102 0000000000000001 0000000000000017 000000000000004d e32f1e61")
 
 
 def test_the_bytes_of_a_row_are_those_of_format_version_4() -> None:
@@ -360,10 +361,16 @@ def test_the_bytes_of_a_row_are_those_of_format_version_4() -> None:
     assert rows.unpacked_row(GOLDEN_KEY, GOLDEN_VALUE) == Row(258, (2, b'{"n":1}'))
 
 
-def test_the_bytes_of_the_numbers_are_those_of_format_version_4() -> None:
+def test_the_bytes_of_the_numbers_are_those_of_format_version_5() -> None:
     assert rows.prefix_of(rows.NUMBERS, 3) == bytes.fromhex("06 00000003")
-    assert rows.packed_numbers(3, TableNumbers(258, 1, 23)) == GOLDEN_NUMBERS
+    assert rows.packed_numbers(3, TableNumbers(258, 1, 23, 77)) == GOLDEN_NUMBERS
     assert rows.unpacked_numbers(3, GOLDEN_NUMBERS) == TableNumbers(258, 1, 23)
+    assert rows.unpacked_numbers(3, GOLDEN_NUMBERS).sum == 77
+
+
+def test_the_numbers_of_format_version_4_are_read_and_their_sum_is_not_known() -> None:
+    assert rows.unpacked_numbers(3, OLD_NUMBERS) == TableNumbers(258, 1, 23)
+    assert rows.unpacked_numbers(3, OLD_NUMBERS).sum == -1
 
 
 def flips(value: bytes) -> Iterator[bytes]:
@@ -474,8 +481,9 @@ def test_damaged_numbers_are_told_and_nothing_is_added_to_them(disk: Shelf) -> N
 WRONG: dict[str, tuple[Callable[[TableNumbers], TableNumbers], str]] = {
     "count": (lambda right: TableNumbers(right.version, 3, right.bytes), "2 rows are stored, 3 are counted"),
     "bytes": (lambda right: TableNumbers(right.version, 2, 7), "30 bytes are stored, 7 are counted"),
-    "an older version": (lambda right: TableNumbers(right.version - 1, 2, right.bytes), "a row has the version"),
-    "a version to come": (lambda right: TableNumbers(right.version + 1, 2, right.bytes), "greater than the last seq"),
+    "sum": (lambda right: TableNumbers(right.version, 2, right.bytes, right.sum + 1), "checksums do not add up"),
+    "an older version": (lambda right: TableNumbers(right.version - 1, 2, right.bytes, right.sum), "a row has the version"),
+    "a version to come": (lambda right: TableNumbers(right.version + 1, 2, right.bytes, right.sum), "greater than the last seq"),
 }
 
 
