@@ -173,6 +173,7 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
         os.unlink(directory.control)  # of a crash
     with Control(directory.control) as control:
         control.write(Mark(CLEAN, newest_transaction(directory.log)))
+    directory.sync()  # a marker without them would be a store that has lost its log
     marker = Marker(format=FORMAT, store_id=store_id, durability=durability or "full", max_store_bytes=size)
     directory.write_marker(marker)
     return marker
