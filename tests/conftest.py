@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from crash.children import Children
+from crash.faults import built
 from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
 from hand_clock import HandClock
 
@@ -100,6 +101,13 @@ def children() -> Iterator[Children]:
     made = Children()
     yield made
     made.kill_all()
+
+
+# ---------------------------------------------------------------------- faults at system calls
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """crash/fault_at_call.c as a library to preload."""
+    return built(tmp_path_factory.mktemp("shim"))
 
 
 # ---------------------------------------------------------------------- a disk without room

@@ -4,14 +4,13 @@ A point is what `arm(n)` says: a line of the package, or a system call that writ
 After each death the store is opened again and must be whole: `check()` finds
 nothing, each message is in exactly one state, and what a call returned still holds.
 
-    python -m crash.kill_points FOLDER half    sweeps all scenarios by system call, in tests/ (needs kill_at_write.c preloaded)
+    python -m crash.kill_points FOLDER half    sweeps all scenarios by system call, in tests/ (needs fault_at_call.c preloaded)
 
 policy_points.py has further scenarios, of queues with policies.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crash.children import Children
+from crash.faults import KILLS, TEARS_AND_KILLS, Faults
 
 import mqlite
 
@@ -439,9 +439,9 @@ EVERY_WRITE = range(1, 1000)
 
 
 def arm_writes(half: int) -> Callable[[int], None]:
-    """Die at the n-th system call that writes, by kill_at_write.c; half: in the midst of a long one."""
-    shim = ctypes.CDLL(None)
-    return lambda point: shim.kill_at_write_arm(ctypes.c_long(point), ctypes.c_int(half))
+    """Die at the n-th system call that changes a file, by fault_at_call.c; half: in the midst of a long write."""
+    faults = Faults()
+    return lambda point: faults.arm(point, point, TEARS_AND_KILLS if half else KILLS)
 
 
 def sweep_writes(folder: str, children: Any, half: int, scenarios: Iterable[Scenario]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,6 @@ from crash.bank_points import PLAYS, Play, Stage, sweep_bank_lines
 from crash.kill_points import sweep_seed
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("cc")
 #: Beyond the longest of the calls.
 END = 20000
 BY_NAME = {play.name: play for play in PLAYS}
@@ -55,18 +53,6 @@ def test_a_process_killed_between_two_lines_leaves_a_transaction_whole(name: str
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_process_killed_at_every_line_leaves_a_transaction_whole(name: str, tmp_path: Path, children: Any) -> None:
     assert sweep_bank_lines(str(tmp_path), children, BY_NAME[name], _all_points()) > 10
-
-
-@pytest.fixture
-def shim(tmp_path: Path) -> str:
-    """kill_at_write.c as a library to preload."""
-    if COMPILER is None or not sys.platform.startswith("linux"):
-        pytest.skip("killing at a system call needs Linux and a C compiler (cc)")
-    library = tmp_path / "kill_at_write.so"
-    built = subprocess.run([COMPILER, "-shared", "-fPIC", "-O2", "-o", str(library), str(HERE / "kill_at_write.c"), "-ldl"], capture_output=True, text=True)
-    if built.returncode:
-        pytest.skip(f"kill_at_write.c cannot be compiled here: {built.stderr}")
-    return str(library)
 
 
 def _sweep_writes(shim: str, folder: Path, torn: bool, names: list[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("cc")
 #: Scenarios of policy_points.py that may change nothing but the claims, or nothing at all.
 CLAIMS_ONLY = {
     "fail over",
@@ -29,18 +27,6 @@ CLAIMS_ONLY = {
     "take a seat",
     "take back in a group",
 }
-
-
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """kill_at_write.c as a library to preload."""
-    if COMPILER is None or not sys.platform.startswith("linux"):
-        pytest.skip("killing at a system call needs Linux and a C compiler (cc)")
-    library = tmp_path_factory.mktemp("shim") / "kill_at_write.so"
-    built = subprocess.run([COMPILER, "-shared", "-fPIC", "-O2", "-o", str(library), str(HERE / "kill_at_write.c"), "-ldl"], capture_output=True, text=True)
-    if built.returncode:
-        pytest.skip(f"kill_at_write.c cannot be compiled here: {built.stderr}")
-    return str(library)
 
 
 def _kills(shim: str, *program: str) -> dict[str, int]:
