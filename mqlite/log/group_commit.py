@@ -172,11 +172,11 @@ class GroupCommit:
                 if not pending:
                     return
         except (MqliteError, self._foreign) as error:  # begin or commit failed, and with it everybody's operation
+            ours = error if isinstance(error, MqliteError) else self._translated(error)
             if txn is not None:
                 with contextlib.suppress(self._foreign):
                     txn.abort()
                 self._end(None)
-            ours = error if isinstance(error, MqliteError) else self._translated(error)
             with contextlib.suppress(ValueError):
                 self._waiting.remove(own)  # a leader who was handed the lead leaves the line in `_gather` otherwise
             for request in (own, *own.followers):

@@ -55,7 +55,8 @@ class LmdbLog:
         self._environment.end_write()
 
     def _begin(self) -> LmdbTxn:
-        self._current = txn = LmdbTxn(self._environment.begin_write(), self._space, self._known)
+        environment = self._environment
+        self._current = txn = LmdbTxn(environment.begin_write(), self._space, self._known, environment.settle)
         return txn
 
     # ------------------------------------------------------------------ log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lmdb
@@ -25,8 +26,9 @@ class LmdbTxn(LmdbReading, Indexing):
     changed: whether there is anything to commit.
     """
 
-    def __init__(self, txn: lmdb.Transaction, space: Space, known: Known) -> None:
+    def __init__(self, txn: lmdb.Transaction, space: Space, known: Known, before_commit: Callable[[], None]) -> None:
         self._txn = txn
+        self._before_commit = before_commit
         self._id = txn.id()
         self._last = known
         self._follows = known if self._id == known.transaction + 1 else NOTHING_KNOWN
@@ -361,7 +363,8 @@ class LmdbTxn(LmdbReading, Indexing):
         self._txn.put(fmt.STORE_KEY, fmt.packed_store(store_id))
 
     def seal(self) -> Any:
-        """Store the counters; what is left is the commit itself. Raises lmdb.DiskError."""
+        """Store the counters; what is left is the commit itself. Raises lmdb.DiskError, and what forbids it."""
+        self._before_commit()
         for _ in range(len(self._put_to) + len(self._removed_from) + len(self._topics) + len(self._tables)):
             self._usage.store(64)
         if self._references:

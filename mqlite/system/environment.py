@@ -19,6 +19,7 @@ Order    log.write_lock, claims.write_lock, a token of the claims, a token of th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import queue
@@ -35,6 +36,10 @@ READ_TOKENS = 64
 PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)  # as LMDB chooses it
 MAX_READERS = 1024
 LOCK_FILE_BYTES = MAX_READERS * 64
+#: Attempts to take a failed commit back on the disk: the first flush may tell of the one that failed.
+_SETTLED_BY = 3
+#: Both meta pages lie in these, whatever the size of a page is.
+_METAS_BYTES = 2 * 65536
 
 
 class Environment:
@@ -55,6 +60,7 @@ class Environment:
         self._gate = -1
         self._gated = False
         self._broken = False
+        self._unsettled = False
         self._closed = False
         self.write_lock = threading.Lock()
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -167,11 +173,14 @@ class Environment:
     def end_write(self) -> None:
         """The write transaction was committed or aborted."""
         self._writing = None
+        if self._broken:
+            self._mend()
         self._open_gate()
 
     def _open_gate(self) -> None:
         if self._gated:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+            if self._gate >= 0:
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._gated = False
 
     @contextlib.contextmanager
@@ -216,6 +225,8 @@ class Environment:
             with contextlib.suppress(lmdb.Error):
                 self._writing.abort()
             self._writing = None
+        if self._broken:
+            self._mend()
         self._open_gate()
 
     def begin_read(self, held: list[None]) -> lmdb.Transaction:
@@ -289,10 +300,54 @@ class Environment:
 
     # ------------------------------------------------------------------ trouble
     def failed(self, error: lmdb.Error) -> MqliteError:
-        """The error to raise for `error`; remembers that LMDB wants to be opened anew."""
-        if isinstance(error, lmdb.PanicError):
+        """The error to raise for `error`; remembers what is to be done before the next write."""
+        if isinstance(error, lmdb.PanicError | lmdb.DiskError) or type(error) is lmdb.Error:
             self._broken = True
+            if self.level.sync and self._writing is not None:
+                self._unsettled = True
         return translated(error, self.path)
+
+    def _mend(self) -> None:
+        """A commit failed, and its thread still keeps all others out. What fails now is left to the next write."""
+        with contextlib.suppress(MqliteError):
+            if self._gated:
+                self.settle()
+        try:
+            if self._lmdb is not None:
+                self._lmdb.begin().abort()
+            self._broken = False
+        except lmdb.PanicError:
+            with contextlib.suppress(MqliteError):
+                self._heal()
+        except lmdb.Error:
+            pass
+
+    def settle(self) -> None:
+        """Before a commit: have the disk say what the file says, that a commit which failed was none.
+
+        LMDB takes a failed commit back in memory only, but its meta page may be on the disk. The next commit, of
+        any process, overwrites what that page refers to; and a power cut would then leave a store that is torn.
+        A page whose flush failed counts as flushed for the kernel, so it is written again before each attempt.
+        Raises StoreError, StoreFull: nothing may be committed.
+        """
+        if not self._unsettled:
+            return
+        failure: OSError | None = None
+        for _ in range(_SETTLED_BY):
+            try:
+                os.pwrite(self._gate, os.pread(self._gate, _METAS_BYTES, 0), 0)
+                os.fdatasync(self._gate)
+            except OSError as error:
+                failure = error
+            else:
+                self._unsettled = False
+                return
+        assert failure is not None
+        kind = StoreFull if failure.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+        raise kind(
+            f"a commit to {self.path!r} failed, and the disk does not take the state before it ({failure.strerror}): "
+            "check the disk, then try again; nothing is stored until then"
+        ) from failure
 
     def _heal(self) -> None:
         """LMDB refuses everything after a failed write of its meta page, until it is opened anew."""
