@@ -1,0 +1,434 @@
+"""Has the n-th system call of one call of the library fail, for n = 1, 2, 3, ... until it meets no fault.
+
+A process opens a store, prepares something, and is struck during one call: a write, a flush or the making of a
+file fails with ENOSPC or EIO, once or from then on, in place of the call, half way, or after it was made. The call
+returns or raises an error of ours. Then, with the fault gone, the same handles and another process, which had the
+store open all the time, see the same whole state: the one before the call or the one after it; after it if the
+call returned, before it if it raised StoreFull. What was not done is done again, with the same handles.
+
+    python -m crash.fault_points FOLDER LEVEL [SCENARIO ...]    in tests/ (needs fault_at_call.c preloaded)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from crash.children import Children
+from crash.faults import ALL, FAILS, FAILS_AFTER, FAILS_SHORT, FLUSHES, NAMES, WRITES, Faults
+
+import mqlite
+
+#: So many rounds on one store, each on a queue of its own; then another store is made.
+SHARED = 12
+LATER = 3600.0
+LONGEST = 400
+CONTENT = list[Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a call fails: with that errno, once or from then on."""
+
+    fault: int
+    errno: int
+    kinds: int = ALL
+    once: bool = True
+
+    def __str__(self) -> str:
+        fault = {FAILS: "fails", FAILS_SHORT: "falls short", FAILS_AFTER: "fails once it is made"}[self.fault]
+        kinds = {ALL: "call", WRITES: "write", FLUSHES: "flush", NAMES: "name", WRITES | FLUSHES: "write or flush", WRITES | NAMES: "write or name"}[self.kinds]
+        return f"{kinds} {fault} with {errno.errorcode[self.errno]}{'' if self.once else ', and all after it'}"
+
+
+WAYS = [
+    Way(FAILS, errno.ENOSPC),
+    Way(FAILS, errno.EIO),
+    Way(FAILS_SHORT, errno.ENOSPC, WRITES),
+    Way(FAILS_AFTER, errno.EIO, WRITES | FLUSHES),
+    Way(FAILS, errno.ENOSPC, WRITES | NAMES, once=False),
+    Way(FAILS, errno.EIO, once=False),
+    Way(FAILS, errno.EIO, FLUSHES, once=False),
+]
+
+
+class Things:
+    """A queue, a subscription and a table of one round, in one process."""
+
+    def __init__(self, broker: mqlite.Broker, number: int) -> None:
+        self.broker = broker
+        self.number = number
+        self.queue: mqlite.Queue[Any] = broker.queue(f"q{number}", max_deliveries=2)
+        self.topic: mqlite.Topic[Any] = broker.topic(f"t{number}")
+        self.subscriptions = [self.topic.subscribe(f"s{n}") for n in range(2)]
+        self.table = broker.table(f"r{number}")
+        self.held: list[mqlite.Message] = []
+
+    def content(self) -> CONTENT:
+        """All that is there, but for what differs from round to round."""
+        queues = [self.queue, self.queue.dead, *self.subscriptions]
+        numbers = [(found.ready, found.delayed, found.claimed, found.dead) for found in (queue.stats() for queue in queues)]
+        bodies = [[message.body for message in queue.browse()] for queue in queues]
+        due = sorted(schedule.name for schedule in self.queue.schedules())
+        # as the other process says it
+        found: CONTENT = json.loads(json.dumps([numbers, bodies, due, sorted(self.table.items()), self.queue.is_paused]))
+        return found
+
+    def close(self) -> None:
+        self.queue.close()
+        self.topic.close()
+
+
+@dataclass
+class Scenario:
+    """One call under fire.
+
+    prepare: what is there before; hold: so many messages are received of it.
+    parts: it is several commits, so some of it may be done when it raises. again: what is done again must give the same.
+    level: only there.
+    """
+
+    name: str
+    act: Callable[[Things], Any]
+    put: int = 0
+    hold: int = 0
+    parts: bool = False
+
+    def prepare(self, things: Things) -> None:
+        if self.put:
+            things.queue.put_many(list(range(self.put)))
+        if self.hold:
+            things.held = things.queue.receive(self.hold)
+
+
+def _produce(things: Things) -> None:
+    with things.queue.producer() as producer:
+        for number in range(5):
+            producer.put(number)
+
+
+def _move(things: Things) -> None:
+    with things.broker.transaction() as tx:
+        for message in things.held:
+            message.ack(tx=tx)
+        things.queue.put("made", tx=tx)
+        things.topic.publish("told", tx=tx)
+        rows = tx.table(things.table.name)
+        rows["a"] = 1
+        rows["b"] = "x" * 9000
+
+
+def _sync(things: Things) -> None:
+    things.queue.put("to be flushed")
+    things.broker.sync()
+
+
+def _first_use(things: Things) -> None:
+    things.queue.put_many(list(range(300)))
+    things.queue.put("y" * (5 << 20))  # the file grows
+
+
+SCENARIOS = [
+    Scenario("put", lambda t: t.queue.put("new")),
+    Scenario("put with a delay", lambda t: t.queue.put("late", delay=LATER, ttl=2 * LATER, dedup_id="d")),
+    Scenario("put_many", lambda t: t.queue.put_many([0, 1, 2, "x" * 20_000])),
+    Scenario("put what makes the file grow", _first_use, parts=True),
+    Scenario("producer", _produce, parts=True),
+    Scenario("receive", lambda t: t.queue.receive(2), put=3),
+    Scenario("get", lambda t: t.queue.get(), put=2),
+    Scenario("ack", lambda t: t.held[0].ack(), put=2, hold=1),
+    Scenario("ack_many", lambda t: t.queue.ack_many(t.held), put=4, hold=3),
+    Scenario("nack", lambda t: t.held[0].nack(), put=2, hold=1),
+    Scenario("nack with a delay", lambda t: t.held[0].nack(delay=LATER), put=2, hold=1),
+    Scenario("reject", lambda t: t.held[0].reject("bad"), put=2, hold=1),
+    Scenario("release", lambda t: t.held[0].release(), put=2, hold=1),
+    Scenario("transaction", _move, put=3, hold=2),
+    Scenario("publish", lambda t: t.topic.publish("told")),
+    Scenario("row", lambda t: t.table.update(a=1)),
+    Scenario("schedule", lambda t: t.queue.schedule("daily", "x", every=LATER)),
+    Scenario("cancel", lambda t: t.queue.cancel(next(iter(t.queue.browse())).id), put=2),
+    Scenario("purge", lambda t: t.queue.purge(), put=3),
+    Scenario("pause", lambda t: t.queue.pause()),
+    Scenario("sync", _sync, parts=True),
+]
+
+
+LIFETIME = ["open", "open in another boot", "create", "close"]
+
+
+def scenarios_of(level: str) -> list[Scenario]:
+    return [scenario for scenario in SCENARIOS if scenario.name != "sync" or hasattr(mqlite.Broker, "sync")]
+
+
+def opened(path: str, level: str) -> mqlite.Broker:
+    return mqlite.open(path, durability=level)
+
+
+# ---------------------------------------------------------------------- the process that is struck
+class Stricken:
+    """One process: it makes stores, is struck, and has `witness`, another one, look at them."""
+
+    def __init__(self, folder: str, level: str, witness: Any) -> None:
+        self._folder = folder
+        self._level = level
+        self._witness = witness
+        self._faults = Faults()
+        self._stores = 0
+        self._round = 0
+        self._fired = 0
+        self._raised_in_threads: list[str] = []
+        self.path = ""
+        self.broker: mqlite.Broker | None = None
+        threading.excepthook = lambda args: self._raised_in_threads.append(f"{args.exc_type.__name__}: {args.exc_value}")
+
+    def another_store(self) -> None:
+        self.leave()
+        self._stores += 1
+        self.path = os.path.join(self._folder, f"struck{self._stores}.mq")
+        self.broker = opened(self.path, self._level)
+        self._ask("open", self.path)
+
+    def leave(self) -> None:
+        if self.broker is not None:
+            self._ask("close")
+            self.broker.close()
+            self.broker = None
+            shutil.rmtree(self.path)
+
+    def _ask(self, *question: Any) -> Any:
+        self._witness.say(question)
+        return self._witness.hear()
+
+    def things(self) -> Things:
+        if self._round % SHARED == 0:
+            self.another_store()
+        self._round += 1
+        assert self.broker is not None
+        return Things(self.broker, self._round)
+
+    # ------------------------------------------------------------------ calls
+    def sweep(self, scenario: Scenario, ways: Iterable[Way]) -> int:
+        """Strike at each call in each way; how many faults were met."""
+        things = self.things()
+        scenario.prepare(things)
+        before = things.content()
+        scenario.act(things)
+        after = things.content()
+        things.close()
+        met = 0
+        for way in ways:
+            for call in range(1, LONGEST):
+                try:
+                    if not self._one(scenario, way, call, before, after):
+                        break
+                except Exception as error:
+                    raise AssertionError(f"{scenario.name!r}: {way}, number {call}: {type(error).__name__}: {error}") from error
+                met += 1
+            else:
+                raise AssertionError(f"{scenario.name!r} makes more than {LONGEST} calls")
+        return met
+
+    def _one(self, scenario: Scenario, way: Way, call: int, before: CONTENT, after: CONTENT) -> bool:
+        things = self.things()
+        scenario.prepare(things)
+        assert things.content() == before
+        raised = self.strike(way, call, lambda: scenario.act(things))
+        struck = self._fired > 0
+        found = self.seen_by_both(things, "at once")
+        if raised is None:
+            assert found == after, f"returned, but there is {found}, not {after}"
+        elif isinstance(raised, mqlite.StoreFull) and not scenario.parts:
+            assert found == before, f"raised {raised!r}, but there is {found}, not {before}"
+        elif not scenario.parts:
+            assert found in (before, after), f"raised {raised!r}, and there is {found}, neither {before} nor {after}"
+        if found == before != after:
+            scenario.act(things)
+            found = self.seen_by_both(things, "after it was done again")
+            assert found == after, f"done again, there is {found}, not {after}"
+        things.queue.put("more", priority=9)
+        if not things.queue.is_paused:
+            assert things.queue.get(timeout=0) == "more"
+        things.close()
+        assert not self._raised_in_threads, self._raised_in_threads
+        return struck
+
+    def strike(self, way: Way, call: int, act: Callable[[], Any]) -> Exception | None:
+        """What it raised."""
+        raised: Exception | None = None
+        self._faults.arm(call, call if way.once else 0, way.fault, way.errno, way.kinds, self.path)
+        try:
+            act()
+        except Exception as error:
+            raised = error
+        finally:
+            fired = self._faults.fired
+            self._faults.disarm()
+        assert raised is None or fired, f"raised without a fault: {raised!r}"
+        if raised is not None:
+            assert isinstance(raised, mqlite.StoreError), f"no error of ours: {raised!r}" + _cause(raised)
+            assert not isinstance(raised, mqlite.StoreCorrupted), f"nothing is damaged: {raised!r}" + _cause(raised)
+        self._fired = fired
+        return raised
+
+    def seen_by_both(self, things: Things, when: str) -> CONTENT:
+        assert self.broker is not None
+        found = things.content()
+        assert self.broker.check() == [], when
+        theirs = self._ask("content", things.number)
+        assert theirs == [found, []], f"{when}: there is {found}, but another process sees {theirs}"
+        return found
+
+    # ------------------------------------------------------------------ opening, making and closing a store
+    def sweep_lifetime(self, name: str, ways: Iterable[Way]) -> int:
+        """The same for opening, making and closing a store; how many faults were met."""
+        one = {"open": self._open, "open in another boot": self._open_first, "create": self._create, "close": self._close}[name]
+        met = 0
+        for way in ways:
+            self.another_store()
+            things = Things(self.broker, 1)
+            things.queue.put_many([0, 1, 2])
+            self.broker.close()
+            self.broker = None
+            try:
+                for call in range(1, LONGEST):
+                    descriptors = os.listdir("/proc/self/fd")
+                    one(way, call)
+                    assert os.listdir("/proc/self/fd") == descriptors, "descriptors are left open"
+                    if not self._fired:
+                        break
+                    met += 1
+                else:
+                    raise AssertionError(f"more than {LONGEST} calls")
+            except Exception as error:
+                raise AssertionError(f"{name!r}: {way}, number {call}: {type(error).__name__}: {error}") from error
+            if name in ("open", "close"):
+                self._ask("close")
+            shutil.rmtree(self.path)
+        return met
+
+    def _open(self, way: Way, call: int) -> None:
+        found: list[mqlite.Broker] = []
+        self.strike(way, call, lambda: found.append(opened(self.path, self._level)))
+        for broker in found:
+            self._is_whole(broker)
+        self._is_whole(opened(self.path, self._level))
+
+    def _open_first(self, way: Way, call: int) -> None:
+        if call == 1:
+            self._ask("close")
+        shutil.rmtree(os.path.join(self.path, "run"))
+        self._open(way, call)
+
+    def _create(self, way: Way, call: int) -> None:
+        if call == 1:
+            self._ask("close")
+        shutil.rmtree(self.path)
+        found: list[mqlite.Broker] = []
+        self.strike(way, call, lambda: found.append(opened(self.path, self._level)))
+        for broker in found:
+            broker.queue("q").put("kept")
+            broker.close()
+        with opened(self.path, self._level) as broker:
+            queue = broker.queue("q")
+            assert queue.qsize() == len(found)
+            queue.put("more")
+            assert broker.check() == []
+
+    def _close(self, way: Way, call: int) -> None:
+        broker = opened(self.path, self._level)
+        things = Things(broker, 1)
+        assert len(things.queue.receive(2)) == 2
+        producer = things.queue.producer()
+        producer.put(3)
+        raised = self.strike(way, call, broker.close)
+        with contextlib.suppress(mqlite.MqliteError):
+            broker.close()
+        content, wrong = self._ask("content", 1)
+        assert wrong == []
+        [ready, *others], bodies = content[0][0], content[1][0]
+        assert others == [0, 0, 0], f"still held: {content}"
+        assert bodies == [0, 1, 2] if raised and len(bodies) == 3 else bodies == [0, 1, 2, 3], content
+        with opened(self.path, self._level) as again:
+            things = Things(again, 1)
+            assert things.content() == content
+            for message in things.queue.receive(ready):
+                if message.body == 3:
+                    message.ack()
+                else:
+                    message.release()
+            assert again.check() == []
+
+    def _is_whole(self, broker: mqlite.Broker) -> None:
+        things = Things(broker, 1)
+        assert things.content()[1][0] == [0, 1, 2]
+        things.queue.put("more", priority=9)
+        assert things.queue.get(timeout=0) == "more"
+        assert broker.check() == []
+        broker.close()
+
+
+def _cause(error: BaseException) -> str:
+    import traceback
+
+    return "\n" + "".join(traceback.format_exception(error))
+
+
+def witness(talk: Any, level: str) -> None:
+    """The other process."""
+    broker: mqlite.Broker | None = None
+    while True:
+        question, *details = talk.hear(3600)
+        if question == "open":
+            broker = opened(details[0], level)
+            talk.say("opened")
+        elif question == "content":
+            assert broker is not None
+            things = Things(broker, details[0])
+            talk.say([things.content(), broker.check()])
+            things.close()
+        elif question == "close":
+            assert broker is not None
+            broker.close()
+            talk.say("closed")
+        else:
+            return
+
+
+def struck(talk: Any, folder: str, level: str, names: list[str]) -> None:
+    children = Children()
+    try:
+        stricken = Stricken(folder, level, children.fork(witness, level))
+        for scenario in scenarios_of(level):
+            if not names or scenario.name in names:
+                talk.say({"scenario": scenario.name, "met": stricken.sweep(scenario, WAYS)})
+        stricken.leave()
+        for name in LIFETIME:
+            if not names or name in names:
+                talk.say({"scenario": name, "met": stricken.sweep_lifetime(name, WAYS)})
+    finally:
+        children.kill_all()
+    talk.say(None)
+
+
+def main() -> None:
+    folder, level, *names = sys.argv[1:]
+    children = Children()
+    child = children.fork(struck, folder, level, names)  # so that a crash of the process is told from a failure
+    with contextlib.suppress(EOFError):
+        while (found := child.hear(120.0)) is not None:
+            print(json.dumps(found), flush=True)
+    code = child.wait()
+    children.kill_all()
+    sys.exit(f"the process that was struck ended with {code}" if code else 0)
+
+
+if __name__ == "__main__":
+    main()
