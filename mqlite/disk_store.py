@@ -48,6 +48,7 @@ class DiskStore:
                 session = self._open_log(directory, marker, failed)
                 self._open_claims(os.path.join(session, "claims.mdb"), failed)
             self.presence = SharedPresence(session, self._environment, self.claims)
+            failed.callback(self.presence.leave)  # or it would count as alive, and what it may hold as held
             anchor_ns = self.claims.anchor_ns(anchor_of(clock))
             self.engine = Engine(self.log, self.claims, self.presence, clock, anchor_ns)
             _ = self.presence.owner
@@ -74,6 +75,7 @@ class DiskStore:
                 f"the log and the marker of {directory.path!r} belong to different stores: restore both from one backup"
             )
         self.log = LmdbLog(self._environment, control)
+        failed.callback(self.log.close)
         if begins:
             self.log.begin_session()
         if stored_format < FORMAT:
@@ -164,8 +166,10 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
     if os.path.exists(directory.log):  # a crash came between the log and its marker
         check_data_file(directory.log)
         found = Environment(directory.log, map_size=size)
-        _, store_id = LmdbLog.format_and_id(found)
-        found.close()
+        try:
+            _, store_id = LmdbLog.format_and_id(found)
+        finally:
+            found.close()
     else:
         store_id = new_store_id()
         _create_log(directory.log, store_id, size)
@@ -186,7 +190,9 @@ def _create_log(path: str, store_id: str, size: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(leftover)
     environment = Environment(new, map_size=size)
-    LmdbLog.initialise(environment, store_id)
-    environment.close()
+    try:
+        LmdbLog.initialise(environment, store_id)
+    finally:
+        environment.close()
     os.rename(new, path)
     os.unlink(new + "-lock")

@@ -54,6 +54,7 @@ def open_store(
     try:
         from .disk_store import DiskStore, check_settings
         from .system.directory import MIN_STORE_BYTES, StoreDirectory
+        from .system.environment import refused
     except ImportError as error:
         raise NotSupported(
             f"stores on disk need a POSIX system ({error}): use a queue in memory, without a path"
@@ -65,7 +66,10 @@ def open_store(
         key = directory.identity()
         found = _disk_stores.get(key)
         if found is None:
-            found = _disk_stores[key] = DiskStore(directory, durability, max_store_bytes, clock or SystemClock())
+            try:
+                found = _disk_stores[key] = DiskStore(directory, durability, max_store_bytes, clock or SystemClock())
+            except OSError as error:
+                raise refused(error, directory.path) from error
             _references[found] = 0
         check_settings(directory.path, found.durability, durability, found.max_store_bytes, max_store_bytes)
         _references[found] += 1

@@ -472,6 +472,13 @@ def translated(error: lmdb.Error, path: str) -> MqliteError:
     return StoreError(f"the store {path} could not be read or written ({error}): check the disk, then try again")
 
 
+def refused(error: OSError, path: str) -> StoreError:
+    """What an error of the operating system means to who opens or closes the store at `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"no room left on the disk of {path!r}: free some space, then try again")
+    return StoreError(f"the store {path!r} cannot be used ({error}): check disk and permissions, then try again")
+
+
 def _disk_is_full(path: str) -> bool:
     try:
         disk = os.statvfs(os.path.dirname(path))

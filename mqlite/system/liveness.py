@@ -83,7 +83,7 @@ class Liveness:
             self._unwatch(owner)
         try:
             os.unlink(self._path(owner))
-        except FileNotFoundError:
+        except OSError:  # gone, or the disk refuses: nobody locks it, so it counts as dead, and goes with its folder
             pass
 
     # ------------------------------------------------------------------ the others

@@ -212,7 +212,7 @@ class FifoBell:
                 os.close(fd)
         try:
             os.unlink(self._path(owner))
-        except FileNotFoundError:
+        except OSError:  # gone, or the disk refuses: it goes with its folder
             pass
 
     def close(self, owner: int | None = None) -> None:
