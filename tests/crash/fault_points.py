@@ -6,7 +6,9 @@ returns or raises an error of ours. Then, with the fault gone, the same handles 
 store open all the time, see the same whole state: the one before the call or the one after it; after it if the
 call returned, before it if it raised StoreFull. What was not done is done again, with the same handles.
 
-    python -m crash.fault_points FOLDER LEVEL [SCENARIO ...]    in tests/ (needs fault_at_call.c preloaded)
+    python -m crash.fault_points FOLDER LEVEL SHARE [SCENARIO ...]    in tests/ (needs fault_at_call.c preloaded)
+
+SHARE: so much of the scenarios and ways, by MQLITE_SWEEP_SEED; 1: all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import contextlib
 import errno
 import json
 import os
+import random
 import shutil
 import sys
 import threading
@@ -91,9 +94,8 @@ class Things:
 class Scenario:
     """One call under fire.
 
-    prepare: what is there before; hold: so many messages are received of it.
-    parts: it is several commits, so some of it may be done when it raises. again: what is done again must give the same.
-    level: only there.
+    put: so many messages are there before; hold: so many of them are received.
+    parts: it is several commits, so some of it may be done when it raises.
     """
 
     name: str
@@ -164,7 +166,7 @@ SCENARIOS = [
 LIFETIME = ["open", "open in another boot", "create", "close"]
 
 
-def scenarios_of(level: str) -> list[Scenario]:
+def scenarios() -> list[Scenario]:
     return [scenario for scenario in SCENARIOS if scenario.name != "sync" or hasattr(mqlite.Broker, "sync")]
 
 
@@ -299,9 +301,10 @@ class Stricken:
             self.broker = None
             try:
                 for call in range(1, LONGEST):
-                    descriptors = os.listdir("/proc/self/fd")
+                    before = _descriptors()
                     one(way, call)
-                    assert os.listdir("/proc/self/fd") == descriptors, "descriptors are left open"
+                    left = _descriptors().items() - before.items()
+                    assert not left, f"descriptors are left open: {left}"
                     if not self._fired:
                         break
                     met += 1
@@ -346,16 +349,15 @@ class Stricken:
         broker = opened(self.path, self._level)
         things = Things(broker, 1)
         assert len(things.queue.receive(2)) == 2
-        producer = things.queue.producer()
-        producer.put(3)
-        raised = self.strike(way, call, broker.close)
-        with contextlib.suppress(mqlite.MqliteError):
-            broker.close()
+        receipt = things.queue.producer().put(3)
+        self.strike(way, call, broker.close)
+        broker.close()
         content, wrong = self._ask("content", 1)
         assert wrong == []
         [ready, *others], bodies = content[0][0], content[1][0]
         assert others == [0, 0, 0], f"still held: {content}"
-        assert bodies == [0, 1, 2] if raised and len(bodies) == 3 else bodies == [0, 1, 2, 3], content
+        assert receipt.done
+        assert bodies == [0, 1, 2] + [3] * (receipt.error is None), f"{receipt.error!r}: {content}"
         with opened(self.path, self._level) as again:
             things = Things(again, 1)
             assert things.content() == content
@@ -373,6 +375,15 @@ class Stricken:
         assert things.queue.get(timeout=0) == "more"
         assert broker.check() == []
         broker.close()
+
+
+def _descriptors() -> dict[str, str]:
+    """What this process has open."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+    return found
 
 
 def _cause(error: BaseException) -> str:
@@ -402,26 +413,32 @@ def witness(talk: Any, level: str) -> None:
             return
 
 
-def struck(talk: Any, folder: str, level: str, names: list[str]) -> None:
+def struck(talk: Any, folder: str, level: str, share: float, names: list[str]) -> None:
+    chance = random.Random(int(os.environ.get("MQLITE_SWEEP_SEED", "0")))
     children = Children()
+
+    def some() -> list[Way]:
+        return [way for way in WAYS if share >= 1 or chance.random() < share]
+
     try:
         stricken = Stricken(folder, level, children.fork(witness, level))
-        for scenario in scenarios_of(level):
+        for scenario in scenarios():
             if not names or scenario.name in names:
-                talk.say({"scenario": scenario.name, "met": stricken.sweep(scenario, WAYS)})
+                talk.say({"scenario": scenario.name, "met": stricken.sweep(scenario, some())})
         stricken.leave()
         for name in LIFETIME:
             if not names or name in names:
-                talk.say({"scenario": name, "met": stricken.sweep_lifetime(name, WAYS)})
+                talk.say({"scenario": name, "met": stricken.sweep_lifetime(name, some())})
+        stricken.leave()
     finally:
         children.kill_all()
     talk.say(None)
 
 
 def main() -> None:
-    folder, level, *names = sys.argv[1:]
+    folder, level, share, *names = sys.argv[1:]
     children = Children()
-    child = children.fork(struck, folder, level, names)  # so that a crash of the process is told from a failure
+    child = children.fork(struck, folder, level, float(share), names)  # so that a crash of the process is told from a failure
     with contextlib.suppress(EOFError):
         while (found := child.hear(120.0)) is not None:
             print(json.dumps(found), flush=True)

@@ -48,3 +48,8 @@ class Faults:
     def fired(self) -> int:
         """How many calls were struck since it was armed."""
         return int(self._library.fault_fired())
+
+    @property
+    def calls(self) -> int:
+        """How many calls of these kinds and files there were since it was armed."""
+        return int(self._library.fault_calls())

@@ -1,0 +1,111 @@
+"""A write, a flush or the making of a file fails: calls raise errors of ours, nothing is torn, and all goes on once the fault is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from errno import EIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crash.fault_points import opened
+from crash.faults import FAILS_AFTER, WRITES, Faults
+from crash.kill_points import sweep_seed
+from levels import LEVELS
+
+import mqlite
+
+HERE = Path(__file__).parent
+#: Calls that change nothing but the claims, which are written through a map.
+CLAIMS_ONLY = {"receive", "nack", "release"}
+
+
+def run(shim: str, *program: str, seconds: float = 100) -> str:
+    """What a program says that runs with the shim."""
+    environment = {**os.environ, "LD_PRELOAD": shim, "MQLITE_SWEEP_SEED": str(sweep_seed())}
+    done = subprocess.run([sys.executable, *program], env=environment, cwd=HERE.parent, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def faults_met(shim: str, folder: Path, level: str, share: float) -> dict[str, int]:
+    """How many faults each scenario met."""
+    said = run(shim, "-m", "crash.fault_points", str(folder), level, str(share), seconds=280)
+    met = {scenario["scenario"]: scenario["met"] for scenario in map(json.loads, said.splitlines())}
+    print(met)
+    return met
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_call_that_meets_a_fault_is_done_or_raises_and_all_goes_on(level: str, shim: str, tmp_path: Path) -> None:
+    assert sum(faults_met(shim, tmp_path, level, 0.12).values()) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("level", LEVELS)
+def test_any_call_that_meets_any_fault_is_done_or_raises_and_all_goes_on(level: str, shim: str, tmp_path: Path) -> None:
+    met = faults_met(shim, tmp_path, level, 1)
+    if level != "process":  # that writes through a map
+        without = {name for name, times in met.items() if not times}
+        assert without <= CLAIMS_ONLY, f"{without} met no fault: the shim does not see their calls"
+
+
+# ---------------------------------------------------------------------- a commit that failed only once it was made
+
+
+def fail_to_commit(path: str) -> None:
+    """A put whose meta page is written, and yet that fails; then the flush of what is put back fails, too."""
+    faults, flushed = Faults(), []
+    flush, refusing = os.fdatasync, False
+
+    def fdatasync(fd: int) -> None:
+        flushed.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        if refusing:
+            raise OSError(EIO, "made up")
+        flush(fd)
+
+    os.fdatasync = fdatasync
+    def is_refused(queue: mqlite.Queue[Any], call: int) -> bool:
+        """Whether a put makes so many writes; that one fails. Which of them is the meta page, differs."""
+        flushed.clear()
+        faults.arm(call, call, FAILS_AFTER, EIO, WRITES, "/log.mdb")
+        try:
+            queue.put("refused", priority=1)
+        except mqlite.StoreError:
+            return True
+        finally:
+            faults.disarm()
+        assert queue.get(timeout=0) == "refused"
+        return False
+
+    refused = 0
+    with opened(path, "full") as broker:
+        queue: mqlite.Queue[Any] = broker.queue("q")
+        queue.put_many([0, 1])
+        for call in (1, 2, 3, 4):
+            if is_refused(queue, call):
+                assert flushed == ["log.mdb"]
+                assert [message.body for message in queue.browse()] == [0, 1]
+
+            refusing = True
+            if is_refused(queue, call):
+                refused += 1
+                assert set(flushed) == {"log.mdb"}
+                with pytest.raises(mqlite.StoreError, match="nothing is stored until then"):
+                    queue.put("refused")
+                [message] = queue.receive(timeout=0)
+                message.release()
+            refusing = False
+            queue.put(2)
+            assert [message.body for message in queue.browse()] == [0, 1, 2]
+            queue.cancel(list(queue.browse())[-1].id)
+            assert broker.check() == []
+    assert refused > 1
+
+
+def test_a_commit_that_failed_is_taken_back_on_the_disk_before_the_next_one(shim: str, tmp_path: Path) -> None:
+    run(shim, "-c", f"from crash.test_faults import fail_to_commit; fail_to_commit({str(tmp_path / 'app.mq')!r})")
