@@ -54,9 +54,10 @@ class LmdbLog:
         self._current = None
         self._environment.end_write()
 
-    def _begin(self) -> LmdbTxn:
+    def _begin(self, to_change: bool = True) -> LmdbTxn:
         environment = self._environment
-        self._current = txn = LmdbTxn(environment.begin_write(), self._space, self._known, environment.settle)
+        begun = environment.begin_write(to_change=to_change)
+        self._current = txn = LmdbTxn(begun, self._space, self._known, environment.settle)
         return txn
 
     # ------------------------------------------------------------------ log
@@ -65,7 +66,7 @@ class LmdbLog:
         notes: list[Note] = []
         try:
             with self._environment.write_lock, self._environment:
-                txn = self._begin()
+                txn = self._begin(to_change=False)
                 try:
                     txn.notes = notes
                     return op(txn)

@@ -150,25 +150,32 @@ class Environment:
             os.close(gate)
 
     # ------------------------------------------------------------------ transactions
-    def begin_write(self) -> lmdb.Transaction:
-        """The write transaction, to be begun as `with env.write_lock, env: ...`; say `end_write` when it is over."""
+    def begin_write(self, *, to_change: bool = True) -> lmdb.Transaction:
+        """The write transaction, to be begun as `with env.write_lock, env: ...`; say `end_write` when it is over.
+
+        to_change: False for one that is aborted in any case, so that the level need not be ready for a change.
+        """
         if self._broken:
             self._heal()
         try:
             opened = self._lmdb or self._open()
-            self._gated = True
-            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            self._lock_gate()
             self._writing = txn = opened.begin(write=True)
-            if self._guarded and not self.level.admits(self):
+            if self._guarded and to_change and not self.level.admits(self):
                 txn.abort()
                 self.level.prepare(self)
                 self._writing = txn = opened.begin(write=True)
-        except OSError as error:
-            self._gated = False
-            raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
         except lmdb.Error as error:
             raise self.failed(error) from error
         return txn
+
+    def _lock_gate(self) -> None:
+        self._gated = True
+        try:
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+        except OSError as error:
+            self._gated = False
+            raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
 
     def end_write(self) -> None:
         """The write transaction was committed or aborted."""
@@ -188,8 +195,7 @@ class Environment:
         """Alone among all writers of all processes, outside of a transaction."""
         with self.write_lock, self:
             opened = self._lmdb or self._open()
-            self._gated = True
-            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            self._lock_gate()
             yield opened
 
     @property

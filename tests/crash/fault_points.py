@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import random
@@ -25,10 +26,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from crash.children import Children
 from crash.faults import ALL, FAILS, FAILS_AFTER, FAILS_SHORT, FLUSHES, NAMES, WRITES, Faults
 
 import mqlite
+import mqlite.log.space
+import mqlite.system.directory
+from mqlite.system.control import FAILED, Control
 
 #: So many rounds on one store, each on a queue of its own; then another store is made.
 SHARED = 12
@@ -66,12 +71,12 @@ WAYS = [
 class Things:
     """A queue, a subscription and a table of one round, in one process."""
 
-    def __init__(self, broker: mqlite.Broker, number: int) -> None:
+    def __init__(self, broker: mqlite.Broker, number: int, *, new: bool = True) -> None:
         self.broker = broker
         self.number = number
         self.queue: mqlite.Queue[Any] = broker.queue(f"q{number}", max_deliveries=2)
         self.topic: mqlite.Topic[Any] = broker.topic(f"t{number}")
-        self.subscriptions = [self.topic.subscribe(f"s{n}") for n in range(2)]
+        self.subscriptions = [(self.topic.subscribe if new else self.topic.subscription)(name) for name in ("s0", "s1")]
         self.table = broker.table(f"r{number}")
         self.held: list[mqlite.Message] = []
 
@@ -186,9 +191,11 @@ class Stricken:
         self._stores = 0
         self._round = 0
         self._fired = 0
+        self._boots = 0
         self._raised_in_threads: list[str] = []
         self.path = ""
         self.broker: mqlite.Broker | None = None
+        mqlite.log.space._RETRY_SECONDS = 0.0  # what was refused before is asked for again
         threading.excepthook = lambda args: self._raised_in_threads.append(f"{args.exc_type.__name__}: {args.exc_value}")
 
     def another_store(self) -> None:
@@ -245,6 +252,8 @@ class Stricken:
         raised = self.strike(way, call, lambda: scenario.act(things))
         struck = self._fired > 0
         found = self.seen_by_both(things, "at once")
+        if self.flush_failed():
+            return self._restart(things)
         if raised is None:
             assert found == after, f"returned, but there is {found}, not {after}"
         elif isinstance(raised, mqlite.StoreFull) and not scenario.parts:
@@ -261,6 +270,39 @@ class Stricken:
         things.close()
         assert not self._raised_in_threads, self._raised_in_threads
         return struck
+
+    def flush_failed(self) -> bool:
+        """Whether the store says that its disk can be trusted no more, until the machine is started again."""
+        control = Control(os.path.join(self.path, "log.control"))
+        return bool(control.words[FAILED])
+
+    def _restart(self, things: Things) -> bool:
+        """Nothing more is stored, but all is to be seen; after a restart the store is whole, as of its last checkpoint."""
+        if self._level == "checkpoint":
+            assert self.broker is not None
+            with pytest.raises(mqlite.StoreError, match="flush"):
+                things.queue.put("refused")
+            for message in things.held:
+                with contextlib.suppress(mqlite.NotClaimed):
+                    message.release()
+            with contextlib.suppress(mqlite.StoreError):
+                self.broker.close()
+            self._start_anew()
+            self.broker = opened(self.path, self._level)
+            assert self.broker.check() == []
+            again = Things(self.broker, self._round)
+            again.queue.put("more", priority=9)
+            assert again.queue.get(timeout=0) == "more"
+        self.another_store()
+        return True
+
+    def _start_anew(self) -> None:
+        """Another boot, for both processes; this one has closed the store."""
+        self._boots += 1
+        self._ask("close")
+        self._ask("restart", f"boot {self._boots}")
+        restart(f"boot {self._boots}")
+        self._ask("open", self.path)
 
     def strike(self, way: Way, call: int, act: Callable[[], Any]) -> Exception | None:
         """What it raised."""
@@ -295,8 +337,7 @@ class Stricken:
         met = 0
         for way in ways:
             self.another_store()
-            things = Things(self.broker, 1)
-            things.queue.put_many([0, 1, 2])
+            Things(self.broker, 1).queue.put_many([0, 1, 2])
             self.broker.close()
             self.broker = None
             try:
@@ -320,6 +361,7 @@ class Stricken:
     def _open(self, way: Way, call: int) -> None:
         found: list[mqlite.Broker] = []
         self.strike(way, call, lambda: found.append(opened(self.path, self._level)))
+        assert not self.flush_failed()
         for broker in found:
             self._is_whole(broker)
         self._is_whole(opened(self.path, self._level))
@@ -352,15 +394,19 @@ class Stricken:
         receipt = things.queue.producer().put(3)
         self.strike(way, call, broker.close)
         broker.close()
+        failed = self.flush_failed()
         content, wrong = self._ask("content", 1)
         assert wrong == []
-        [ready, *others], bodies = content[0][0], content[1][0]
+        [_, *others], bodies = content[0][0], content[1][0]
         assert others == [0, 0, 0], f"still held: {content}"
         assert receipt.done
         assert bodies == [0, 1, 2] + [3] * (receipt.error is None), f"{receipt.error!r}: {content}"
+        if failed:
+            self._start_anew()
         with opened(self.path, self._level) as again:
             things = Things(again, 1)
-            assert things.content() == content
+            assert failed or things.content() == content
+            ready = things.queue.qsize()
             for message in things.queue.receive(ready):
                 if message.body == 3:
                     message.ack()
@@ -379,6 +425,7 @@ class Stricken:
 
 def _descriptors() -> dict[str, str]:
     """What this process has open."""
+    gc.collect()
     found = {}
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # that of the listing
@@ -392,6 +439,11 @@ def _cause(error: BaseException) -> str:
     return "\n" + "".join(traceback.format_exception(error))
 
 
+def restart(boot: str) -> None:
+    """The machine is another one from now on, as far as this process can see."""
+    mqlite.system.directory.boot_id = lambda: boot
+
+
 def witness(talk: Any, level: str) -> None:
     """The other process."""
     broker: mqlite.Broker | None = None
@@ -402,13 +454,16 @@ def witness(talk: Any, level: str) -> None:
             talk.say("opened")
         elif question == "content":
             assert broker is not None
-            things = Things(broker, details[0])
+            things = Things(broker, details[0], new=False)
             talk.say([things.content(), broker.check()])
             things.close()
         elif question == "close":
             assert broker is not None
             broker.close()
             talk.say("closed")
+        elif question == "restart":
+            restart(details[0])
+            talk.say("restarted")
         else:
             return
 
