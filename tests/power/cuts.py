@@ -1,0 +1,141 @@
+"""Power cuts: what the disk may hold after one, at any moment of what was recorded."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from .records import BEGUN, CLOSED, RETURNED, SYNCED, Content, Disk, Entry, Named, Pending, rename, settle
+
+#: Which changes that were not flushed reach the disk.
+KINDS = ("none", "all", "prefix", "half", "half", "some lost", "some kept", "newest")
+
+
+@attrs.frozen(kw_only=True)
+class Image:
+    """The files of the store's directory after a power cut, and what had been promised until then."""
+
+    files: dict[str, Content]
+    #: Where the power went: number and kind of the record, and what reached the disk.
+    where: str
+    #: The last operation that had begun; whose call had returned; that had to survive power cuts.
+    begun: int
+    returned: int
+    synced: int
+    #: Whether nothing had begun since all was flushed or closed.
+    at_rest: bool
+
+
+@attrs.define
+class _Promises:
+    begun: int = 0
+    returned: int = 0
+    synced: int = 0
+    at_rest: bool = False
+
+    def hear(self, entry: Entry) -> None:
+        """A mark."""
+        number = entry.offset
+        if entry.flags == BEGUN:
+            self.begun, self.at_rest = number, False
+        elif entry.flags == RETURNED:
+            self.returned = number
+        elif entry.flags in (SYNCED, CLOSED):
+            self.synced, self.at_rest = number, True
+
+
+def images(
+    recorded: list[Entry],
+    rnd: random.Random,
+    count: int,
+    unit: int,
+    *,
+    base: dict[str, tuple[int, bytes]] | None = None,
+    first: int = 0,
+    names_in_order: bool = True,
+) -> Iterator[Image]:
+    """About `count` images, of power cuts just before records number `first` and later, or after the last one.
+
+    Half of the cuts come when a flush has begun and not returned, when most is pending. base: see `Disk`.
+    names_in_order: as file systems with a journal do it; else any subset of the changes of names may be there.
+    """
+    moments = range(first, len(recorded) + 1)
+    flushes = [at for at in moments if at < len(recorded) and (recorded[at].op in "FD" or recorded[at].op == "W" and recorded[at].flags)]
+    rests = [at for at in moments if at and recorded[at - 1].op == "M" and recorded[at - 1].flags in (SYNCED, CLOSED)]
+    chosen: dict[int, int] = {}
+    for _ in range(count):
+        crowd = rnd.choices((flushes or moments, rests or moments, moments), (5, 1, 4))[0]
+        at = rnd.choice(crowd)
+        chosen[at] = chosen.get(at, 0) + 1
+    disk, promised = Disk(unit, base), _Promises()
+    for at in range(len(recorded) + 1):
+        entry = recorded[at] if at < len(recorded) else None
+        if at in chosen:
+            pending = disk.pending
+            if entry is not None and entry.op == "W" and entry.flags:
+                pending = [*pending, *_under_way(disk, entry)]
+            for kind in _kinds(rnd, chosen[at]):
+                files, reached = _after(disk, pending, kind, rnd, names_in_order)
+                what = "the end" if entry is None else entry.op
+                yield Image(files=files, where=f"{at} ({what}), {kind}: {reached}", **attrs.asdict(promised))
+        if entry is not None:
+            disk.apply(entry)
+            if entry.op == "M":
+                promised.hear(entry)
+
+
+def _kinds(rnd: random.Random, count: int) -> Iterable[str]:
+    return rnd.sample(KINDS, count) if count <= len(KINDS) else [*KINDS, *rnd.choices(KINDS, k=count - len(KINDS))]
+
+
+def _under_way(disk: Disk, entry: Entry) -> list[Pending]:
+    """What of a write that will be durable on return may have reached the disk before it returns."""
+    content, found = disk.cache[entry.inode].copy(), []
+    for number in content.write(entry.offset, entry.data):
+        found.append(Pending(entry.inode, number, content.units[number], min((number + 1) * disk.unit, content.size)))
+    return found
+
+
+def _after(
+    disk: Disk, pending: list[Pending], kind: str, rnd: random.Random, names_in_order: bool
+) -> tuple[dict[str, Content], str]:
+    changes = _subset(pending, kind, rnd)
+    contents: dict[int, Content] = {}
+    for change in changes:
+        if change.inode not in contents:
+            contents[change.inode] = disk.durable[change.inode].copy()
+        settle(contents[change.inode], change)
+    names, renames = dict(disk.names), _names(disk.pending_names, kind, rnd, names_in_order)
+    for renamed in renames:
+        rename(names, renamed)
+    files = {name: contents.get(inode) or disk.durable[inode] for name, inode in names.items()}
+    return files, f"{len(changes)} of {len(pending)} changes, {len(renames)} of {len(disk.pending_names)} names"
+
+
+def _subset(pending: list[Pending], kind: str, rnd: random.Random) -> list[Pending]:
+    few = set(rnd.sample(range(len(pending)), min(len(pending), rnd.randint(1, 2))))
+    match kind:
+        case "none":
+            return []
+        case "all":
+            return pending
+        case "prefix":
+            return pending[: rnd.randint(0, len(pending))]
+        case "half":
+            return [change for change in pending if rnd.random() < 0.5]
+        case "some lost":
+            return [change for at, change in enumerate(pending) if at not in few]
+        case "some kept":
+            return [change for at, change in enumerate(pending) if at in few]
+        case _:
+            return pending[-1:]
+
+
+def _names(pending: list[Named], kind: str, rnd: random.Random, in_order: bool) -> list[Named]:
+    if kind in ("none", "all"):
+        return pending if kind == "all" else []
+    if in_order:
+        return pending[: rnd.randint(0, len(pending))]
+    return [change for change in pending if rnd.random() < 0.5]
