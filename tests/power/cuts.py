@@ -10,7 +10,7 @@ import attrs
 from .records import BEGUN, CLOSED, RETURNED, SYNCED, Content, Disk, Entry, Named, Pending, rename, settle
 
 #: Which changes that were not flushed reach the disk.
-KINDS = ("none", "all", "prefix", "half", "half", "some lost", "some kept", "newest")
+KINDS = ("none", "all", "prefix", "half", "half", "some lost", "some kept", "newest", "one file")
 
 
 @attrs.frozen(kw_only=True)
@@ -129,8 +129,11 @@ def _subset(pending: list[Pending], kind: str, rnd: random.Random) -> list[Pendi
             return [change for at, change in enumerate(pending) if at not in few]
         case "some kept":
             return [change for at, change in enumerate(pending) if at in few]
-        case _:
+        case "newest":
             return pending[-1:]
+        case _:
+            file = rnd.choice(pending).inode if pending else 0
+            return [change for change in pending if change.inode == file]
 
 
 def _names(pending: list[Named], kind: str, rnd: random.Random, in_order: bool) -> list[Named]:

@@ -22,6 +22,8 @@ DECLARED = ("a", "b", "t", *SUBSCRIPTIONS)
 SIZES = (20, 100, 700, 1900, 3000, 9000)
 KEYS = tuple(f"key {number}" for number in range(12))
 
+PROBE = b"what is the next id?"
+
 #: What an operation is and what it needs, such as ("ack", "a", 2).
 Operation = tuple[Any, ...]
 
@@ -97,6 +99,8 @@ class Model:
             case ("put", lane, sizes, priority, delayed):
                 for body in self.bodies(sizes):
                     self._put(lane, body, priority, delayed)
+            case ("probe",):
+                self._put("a", PROBE)
             case ("ack", lane, count):
                 for place in self.lanes[lane].heads(count):
                     del self.lanes[lane].ready[place]
@@ -200,6 +204,24 @@ def more_operations(model: Model, seed: str, count: int) -> Iterator[tuple[Opera
         yield operation, before
 
 
+def lineage(seed: str, count: int, revivals: list[tuple[int, str, int]]) -> list[Model]:
+    """The models of states 0 to count; after each revival (state, seed, n): of that state, then after a probe, if there
+    is a queue to put it into, and n operations more.
+    """
+    _, models = history(seed, count)
+    for state, seed, more in revivals:
+        model = models[state].copy()
+        models = [model.copy()]
+        if "a" in model.lanes:
+            model.apply(("probe",))
+            models.append(model.copy())
+        for operation, before in more_operations(model, seed, more):
+            after = before.copy()
+            after.apply(operation)
+            models.append(after)
+    return models
+
+
 class Store:
     """An open store, to which operations are done by the public API."""
 
@@ -295,6 +317,25 @@ class Store:
             lanes[name] = (ready, stats.delayed, dead)
         rows = sorted(self.broker.table("rows").items()) if "rows" in self.broker.tables() else []
         return {"queues": queues, "topics": topics, "lanes": lanes, "rows": rows}
+
+    def recognise(self, models: list[Model]) -> tuple[int, Model]:
+        """Which state this is; then a probe is put, if there is a queue for it, and the model after it is returned.
+
+        States that look alike are told from each other by the next id. Raises AssertionError where it is none of them.
+        """
+        found = self.contents()
+        alike = [number for number, model in enumerate(models) if model.contents() == found]
+        if not alike:
+            raise AssertionError("the contents are those of no state")
+        model = models[alike[0]].copy()
+        if "a" in model.lanes:
+            given = self.lane("a").put(PROBE)
+            alike = [number for number in alike if models[number].last + 1 == given]
+            if not alike:
+                raise AssertionError(f"the next id is {given}, as in no state of these contents")
+            model = models[alike[0]].copy()
+            model.apply(("probe",))
+        return alike[0], model
 
     def sync(self) -> None:
         """All that has returned survives a power cut."""

@@ -13,8 +13,8 @@ _HEAD = struct.Struct("=cBHIQQQ")
 _U64 = struct.Struct("=Q")
 
 #: Kinds of mark: a call for operation n begins; it has returned; all up to n must survive a power cut; the store was
-#: closed by all, with all up to n.
-BEGUN, RETURNED, SYNCED, CLOSED = 1, 2, 3, 4
+#: closed by all, with all up to n; a process was killed in operation n.
+BEGUN, RETURNED, SYNCED, CLOSED, KILLED = 1, 2, 3, 4, 5
 
 
 class Entry(NamedTuple):

@@ -1,0 +1,222 @@
+"""What a store is worth after a power cut: opened and compared in a process of its own, whose crash is a verdict, too.
+
+    examiner = Examiner(folder)
+    verdict = examiner.examine(image, models={"seed": "7", "count": 300, "revivals": []}, level="full", seed="1")
+
+A verdict has an outcome: "whole" (with the number of the state), "refused" (StoreCorrupted that names `recover`), or
+else what is wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import select
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import mqlite
+import mqlite.system.directory
+
+from . import raw_tree
+from .cuts import Image
+from .program import Model, Store, lineage, more_operations
+from .records import PAGE
+
+TESTS = Path(__file__).parent.parent
+PATIENCE = 30.0
+#: Outcomes after which nothing is left open.
+GOOD = ("whole", "refused")
+#: How many operations more are done to a store that is whole.
+MORE = 12
+
+
+@attrs.frozen
+class Verdict:
+    """outcome: see the module; state: which, of a store that is whole; detail: for people."""
+
+    outcome: str
+    state: int = -1
+    detail: str = ""
+
+
+class Examiner:
+    """Writes images to `folder`, one after the other, and has them examined."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._folder.mkdir()
+        self._errors = folder / "stderr"
+        self._process: subprocess.Popen[str] | None = None
+
+    def examine(self, image: Image, seed: str, **how: Any) -> Verdict:
+        """What is wrong with it, if anything. seed: of what lies beside the files that are flushed."""
+        store = self._folder / "store"
+        shutil.rmtree(store, ignore_errors=True)
+        store.mkdir(parents=True)
+        rnd = random.Random(seed)
+        for name, content in image.files.items():
+            content.save(str(store / name))
+        self._leave_rubbish(store, rnd)
+        verdict = self._ask({"store": str(store), "seed": seed, **how})
+        shutil.rmtree(store, ignore_errors=True)
+        return verdict
+
+    @staticmethod
+    def _leave_rubbish(store: Path, rnd: random.Random) -> None:
+        """What is never flushed may hold anything after a power cut, or not be there."""
+        control = store / "log.control"
+        if control.exists() and control.stat().st_size >= PAGE:
+            first = rnd.choice((None, bytes(PAGE), b"\xff" * PAGE, rnd.randbytes(PAGE)))
+            if first is not None:
+                with open(control, "r+b") as file:
+                    file.write(first)
+        for name in ("log.mdb-lock", "open.lock"):
+            rubbish = rnd.choice((None, b"", bytes(65664), rnd.randbytes(65664)))
+            if rubbish is not None:
+                (store / name).write_bytes(rubbish)
+        if rnd.random() < 0.3:
+            session = store / "run" / "0123456789ab-0123456789abcdef"
+            (session / "owners").mkdir(parents=True)
+            (session / "claims.mdb").write_bytes(rnd.randbytes(1 << 14))
+
+    def _ask(self, asked: dict[str, Any]) -> Verdict:
+        process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        if not select.select([process.stdout], [], [], PATIENCE)[0]:
+            process.kill()
+            self.close()
+            return Verdict("hangs")
+        answer = process.stdout.readline()
+        if not answer:
+            code = process.wait()
+            self.close()
+            return Verdict(f"kills the process ({code})", detail=self._errors.read_text(errors="replace")[-500:])
+        verdict = Verdict(**json.loads(answer))
+        if verdict.outcome not in GOOD:
+            self.close()  # what the process holds open is in no good state
+        return verdict
+
+    def _start(self) -> subprocess.Popen[str]:
+        paths = os.pathsep.join([str(TESTS), str(Path(mqlite.__file__).parent.parent)])
+        with open(self._errors, "w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "power.examiner"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "PYTHONPATH": paths},
+            )
+        return self._process
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.close()
+            except BrokenPipeError:
+                pass
+            process.kill()
+            process.wait(PATIENCE)
+            process.stdout.close()
+
+
+# ---------------------------------------------------------------------- in the process
+@functools.lru_cache(maxsize=4)
+def _models(described: str) -> list[Model]:
+    return lineage(**json.loads(described))
+
+
+def _verdict_of_store(store: str, seed: str, models: dict[str, Any], level: str, twice: bool = False) -> Verdict:
+    number = 0
+
+    def opened() -> Store:
+        nonlocal number
+        number += 1
+        boot = f"{seed} {number}"
+        mqlite.system.directory.boot_id = lambda: boot
+        return Store(store, durability=level)
+
+    states = _models(json.dumps(models))
+    try:
+        found = opened()
+    except mqlite.StoreCorrupted as error:
+        if "recover" in str(error):
+            return Verdict("refused", detail=str(error))
+        return Verdict("refused without a way out", detail=str(error))
+    problems = found.broker.check()
+    if problems:
+        return Verdict("check", detail="; ".join(problems)[:1000])
+    state, model = found.recognise(states)
+    for operation, before in more_operations(model, seed, MORE):
+        found.do(operation, before)
+    _hasten(found, model)
+    problems = found.broker.check()
+    if problems:
+        return Verdict("check after more operations", state, "; ".join(problems)[:1000])
+    if found.contents() != model.contents():
+        return Verdict("contents after more operations", state)
+    found.close()
+    if twice:
+        found = opened()
+        if found.contents() != model.contents():
+            return Verdict("contents after another boot", state)
+        found.close()
+    return Verdict("whole", state)
+
+
+def _hasten(store: Store, model: Model) -> None:
+    """What waits for its time is only counted otherwise."""
+    for name in sorted(model.lanes):
+        for number, _ in sorted(model.lanes[name].delayed.values()):
+            before = model.copy()
+            model.apply(("hasten", name, number))
+            store.do(("hasten", name, number), before)
+
+
+def _verdict_of_raw(store: str, seed: str, models: dict[str, Any]) -> Verdict:
+    states = raw_tree.states(models["seed"], models["count"])
+    environment = raw_tree.opened(os.path.join(store, "data.mdb"), sync=False)
+    contents = raw_tree.contents(environment)
+    if contents not in states:
+        return Verdict("contents")
+    state, rnd = states.index(contents), random.Random(seed)
+    for number in range(MORE):
+        after = {**contents, **{b"more %d %d" % (number, size): rnd.randbytes(size) for size in (40, 3000, 9000)}}
+        with environment.begin(write=True) as txn:
+            raw_tree.change(txn, contents, after)
+        contents = after
+    if raw_tree.contents(environment) != contents:
+        return Verdict("contents after more operations", state)
+    environment.close()
+    return Verdict("whole", state)
+
+
+def _serve() -> None:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        raw = asked.pop("raw", False)
+        try:
+            verdict = _verdict_of_raw(**asked) if raw else _verdict_of_store(**asked)
+        except BaseException as error:
+            verdict = Verdict(f"raises {type(error).__name__}", detail=traceback.format_exc()[-1500:])
+        print(json.dumps(attrs.asdict(verdict)), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

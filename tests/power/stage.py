@@ -1,0 +1,275 @@
+"""Where programs are recorded: a process under recorder.c, which forks one child for each recording.
+
+    stage = Stage(library, work)
+    recording = stage.record("alone", level="full", seed="7", count=300)
+    ... recording.entries, recording.base ...
+    recording.remove()
+
+The process reads a line of JSON for each program and answers with one. Programs are the functions `alone`,
+`together`, `again`, `make` and `raw` below.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import attrs
+from crash.children import Children
+
+import mqlite
+import mqlite.system.directory
+
+from . import raw_tree
+from .program import Store, history, more_operations
+from .records import BEGUN, CLOSED, KILLED, RETURNED, SYNCED, Content, Entry, entries, replayed, watched_files
+
+TESTS = Path(__file__).parent.parent
+
+
+@attrs.define
+class Recording:
+    """What a program did to the files of its store."""
+
+    folder: Path
+    entries: list[Entry]
+    base: dict[str, tuple[int, bytes]]
+    #: What the program has to say.
+    told: dict[str, Any]
+
+    def remove(self) -> None:
+        """Take the store and the records off the disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Stage:
+    """The process under recorder.c. `work`: a folder for its recordings."""
+
+    def __init__(self, library: str, work: Path) -> None:
+        self._work, self._number = work, 0
+        paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH"), str(Path(mqlite.__file__).parent.parent)])])
+        environment = {**os.environ, "LD_PRELOAD": library, "PYTHONPATH": paths}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "power.stage"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def record(self, program: str, files: dict[str, Content] | None = None, **how: Any) -> Recording:
+        """Run a program on a new directory, or one that holds these files. Raises AssertionError where it fails, and
+        where the records do not make the files that it has left.
+        """
+        self._number += 1
+        folder = self._work / f"recording-{self._number}"
+        store = folder / "store"
+        store.mkdir(parents=True)
+        for name, content in (files or {}).items():
+            content.save(str(store / name))
+        base = watched_files(str(store))
+        records = str(folder / "records")
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"program": program, "store": str(store), "records": records, **how}) + "\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline() or '{"raised": "the stage is gone"}')
+        assert "raised" not in told, told["raised"]
+        left = {name: data for name, (_, data) in watched_files(str(store)).items()}
+        made = replayed(records, base)
+        wrong = [name for name in {*left, *made} if left.get(name) != made.get(name)]
+        assert not wrong, f"the records do not make {wrong} as the program left it: something writes unseen"
+        return Recording(folder, list(entries(records)), base, told)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+
+# ---------------------------------------------------------------------- inside the stage
+def _mark(kind: int, number: int) -> None:
+    ctypes.CDLL(None).power_mark(kind, ctypes.c_long(number))
+
+
+def _run(store: Store, operations: list[Any], models: list[Any], number: int) -> None:
+    """Operation `number`, with its marks."""
+    _mark(BEGUN, number)
+    store.do(operations[number - 1], models[number - 1])
+    _mark(RETURNED, number)
+
+
+def _synced(store: Store, number: int) -> None:
+    store.sync()
+    _mark(SYNCED, number)
+
+
+def alone(store: str, level: str, seed: str, count: int, sync_every: int = 17, close_every: int = 70) -> dict[str, Any]:
+    """One process; it syncs now and then, and closes the store and opens it again."""
+    operations, models = history(seed, count)
+    opened = Store(store, durability=level)
+    _mark(SYNCED, 0)
+    for number in range(1, count + 1):
+        _run(opened, operations, models, number)
+        if number % sync_every == 0:
+            _synced(opened, number)
+        if number % close_every == 0:
+            opened.close()
+            _mark(CLOSED, number)
+            opened = Store(store, durability=level)
+    opened.close()
+    _mark(CLOSED, count)
+    return {}
+
+
+def _worker(talk: Any, store: str, level: str, operations: list[Any], models: list[Any]) -> None:
+    """One of several processes; does what it is told."""
+    opened = Store(store, durability=level)
+    shim = ctypes.CDLL(None)
+    talk.say("open")
+    while True:
+        match talk.hear():
+            case ["do", number]:
+                _run(opened, operations, models, number)
+            case ["sync", number]:
+                _synced(opened, number)
+            case ["kill at", call, torn]:
+                shim.power_kill_at(ctypes.c_long(call), torn)
+            case ["calls"]:
+                talk.say(shim.power_calls())
+                continue
+            case ["is it", *numbers]:
+                found = opened.contents()
+                talk.say([number for number in numbers if models[number].contents() == found])
+                continue
+            case ["close", number]:
+                opened.close()
+                talk.say("closed")
+                return
+        talk.say("done")
+
+
+def together(
+    store: str, level: str, seed: str, count: int, processes: int = 3, sync_every: int = 13,
+    kill_in: str = "", kill_at: int = 0, torn: int = 0, after: int = 30,
+) -> dict[str, Any]:
+    """Several processes that take turns. kill_in: "sync" or "do"; that call of one process, in the middle of the run, is
+    its last: it is killed at recorded call number kill_at; others then do `after` operations more. Tells how many calls
+    there were where nobody was killed.
+    """
+    rnd = random.Random(seed)
+    operations, models = history(seed, count)
+    told: dict[str, Any] = {"killed": False}
+    children = Children()
+    workers = []
+    for _ in range(processes):
+        workers.append(children.fork(_worker, store, level, operations, models))
+        workers[-1].hear()
+    _mark(SYNCED, 0)
+    number, done, doomed = 0, 0, count // 2 if kill_in else -1
+
+    def ask(worker: Any, *what: Any) -> Any:
+        worker.say(what)
+        return worker.hear()
+
+    while done < count:
+        number = done + 1
+        worker = rnd.choice(workers)
+        kills = number == doomed and len(workers) == processes
+        try:
+            if kills and kill_in == "do":
+                ask(worker, "kill at", kill_at, torn)
+            ask(worker, "do", number)
+            done = number
+            if kills and kill_in == "sync":
+                ask(worker, "kill at", kill_at, torn)
+            if kills or number % sync_every == 0:
+                if kill_in == "sync" or not kills:
+                    ask(worker, "sync", number)
+            if kills:
+                told["calls"] = ask(worker, "calls")
+                ask(worker, "kill at", 0, 0)
+                doomed = -1
+        except (EOFError, BrokenPipeError):
+            _mark(KILLED, number)
+            told["killed"] = True
+            worker.wait()
+            workers.remove(worker)
+            found = ask(workers[0], "is it", number - 1, number)
+            assert len(found) == 1, f"after a kill in operation {number} the store is in state {found}"
+            [done] = found
+            count = min(count, done + after)
+    for worker in workers:
+        ask(worker, "close", done)
+        worker.end()
+    _mark(CLOSED, done)
+    return told
+
+
+def again(store: str, level: str, seed: str, count: int, boot: str, more: int) -> dict[str, Any]:
+    """After a power cut: open the store, do a probe and `more` operations, and close it. Tells in which of the states up
+    to `count` it was, which is state 0 in this recording.
+    """
+    mqlite.system.directory.boot_id = lambda: boot
+    try:
+        opened = Store(store, durability=level)
+    except mqlite.StoreCorrupted as error:
+        return {"refused": str(error)}
+    _, models = history(seed, count)
+    _mark(BEGUN, 1)
+    state, model = opened.recognise(models)
+    number = int("a" in models[state].lanes)
+    _mark(RETURNED, number)
+    for operation, before in more_operations(model, boot, more):
+        number += 1
+        _mark(BEGUN, number)
+        opened.do(operation, before)
+        _mark(RETURNED, number)
+        if number == more // 2:
+            _synced(opened, number)
+    opened.close()
+    _mark(CLOSED, number)
+    return {"state": state}
+
+
+def make(store: str, level: str) -> dict[str, Any]:
+    """Make a store, and close it."""
+    Store(store, durability=level).close()
+    _mark(CLOSED, 0)
+    return {}
+
+
+def raw(store: str, seed: str, count: int, sync: bool) -> dict[str, Any]:
+    """LMDB alone; see raw_tree.py."""
+    raw_tree.run(os.path.join(store, "data.mdb"), seed, count, sync, lambda number: _mark(BEGUN, number), lambda number: _mark(RETURNED, number))
+    return {}
+
+
+def _serve() -> None:
+    programs = {function.__name__: function for function in (alone, together, again, make, raw)}
+    for line in sys.stdin:
+        asked = json.loads(line)
+        program, records = programs[asked.pop("program")], asked.pop("records")
+
+        def child(talk: Any, program: Any = program, records: str = records, asked: dict[str, Any] = asked) -> None:
+            ctypes.CDLL(None).power_record(asked["store"].encode(), records.encode())
+            talk.say(program(**asked))
+
+        children = Children()
+        try:
+            told = children.fork(child).hear()
+        except BaseException:
+            told = {"raised": traceback.format_exc()}
+        children.kill_all()
+        print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,135 @@
+"""What a power cut leaves of a store: exactly a state that was promised, or, where nothing was, a refusal.
+
+Programs are recorded (recorder.c, stage.py); from the records come images of what the disk may hold after a power
+cut at any moment (cuts.py), and each is opened, compared and written to (examiner.py).
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .cuts import Image, images
+from .examiner import Examiner, Verdict
+from .records import KILLED, PAGE, SECTOR, Entry
+from .stage import Recording, Stage
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which("cc")
+UNITS = pytest.mark.parametrize("unit", [PAGE, SECTOR], ids=["pages", "sectors"])
+LEVELS = ("full",)
+LEVEL = pytest.mark.parametrize("level", LEVELS)
+
+
+@pytest.fixture(scope="module")
+def work() -> Iterator[Path]:
+    """A folder for recordings and images, in memory if possible: real flushes would only take time."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="power-", dir=memory if memory.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def stage(work: Path) -> Iterator[Stage]:
+    if COMPILER is None or not sys.platform.startswith("linux"):
+        pytest.skip("recording what is written and flushed needs Linux and a C compiler (cc)")
+    library = work / "recorder.so"
+    command = [COMPILER, "-shared", "-fPIC", "-O2", "-o", str(library), str(HERE / "recorder.c"), "-ldl", "-lpthread"]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode:
+        pytest.skip(f"recorder.c cannot be compiled here: {built.stderr}")
+    stage = Stage(str(library), work)
+    yield stage
+    stage.close()
+
+
+@pytest.fixture(scope="module")
+def examiner(work: Path) -> Iterator[Examiner]:
+    examiner = Examiner(work / "image")
+    yield examiner
+    examiner.close()
+
+
+def promised(image: Image, level: str) -> int:
+    """The first state that may be found."""
+    if level == "full":
+        return max(image.returned, image.synced)
+    return image.synced if level == "checkpoint" or image.at_rest else 0
+
+
+def wrong(image: Image, verdict: Verdict, level: str) -> str:
+    """What is wrong with a verdict; "" if nothing is."""
+    if verdict.outcome == "refused" and level == "process" and not image.at_rest:
+        return ""
+    if verdict.outcome != "whole":
+        return f"{verdict.outcome} {verdict.detail}"
+    if not promised(image, level) <= verdict.state <= image.begun:
+        return f"state {verdict.state} is not in {promised(image, level)} to {image.begun}"
+    return ""
+
+
+def outcomes(examiner: Examiner, found: Iterable[Image], level: str, seed: str, models: dict[str, Any]) -> Counter[str]:
+    """How many images came to what; fails where one of them is not as it should be."""
+    counted: Counter[str] = Counter()
+    failures = []
+    for number, image in enumerate(found):
+        verdict = examiner.examine(image, f"{seed} {number}", models=models, level=level, twice=number % 5 == 0)
+        counted[verdict.outcome] += 1
+        problem = wrong(image, verdict, level)
+        if problem:
+            failures.append(f"seed {seed!r}, image {number} at record {image.where}: {problem}")
+    print(f"{level}, seed {seed!r}: {dict(counted)}")
+    assert counted, "no image at all"
+    assert not failures, f"{len(failures)} of {counted.total()} images: " + "\n".join(failures[:3])
+    return counted
+
+
+def of(seed: str, count: int, *revivals: tuple[int, str, int]) -> dict[str, Any]:
+    return {"seed": seed, "count": count, "revivals": list(revivals)}
+
+
+def cut_alone(stage: Stage, examiner: Examiner, level: str, seed: str, unit: int, count: int, operations: int) -> Counter[str]:
+    recording = stage.record("alone", level=level, seed=seed, count=operations)
+    recording.remove()
+    found = images(recording.entries, random.Random(seed), count, unit)
+    return outcomes(examiner, found, level, seed, of(seed, operations))
+
+
+# ---------------------------------------------------------------------- the simulation itself
+@UNITS
+def test_the_simulation_finds_what_a_power_cut_does_to_an_unsynced_tree(stage: Stage, examiner: Examiner, unit: int) -> None:
+    counted = {}
+    for sync in (False, True):
+        recording = stage.record("raw", seed="raw", count=80, sync=sync)
+        recording.remove()
+        verdicts = [
+            (image, examiner.examine(image, str(number), raw=True, models={"seed": "raw", "count": 80}))
+            for number, image in enumerate(images(recording.entries, random.Random("raw"), 100, unit, first=_first_mark(recording)))
+        ]
+        counted[sync] = Counter(verdict.outcome for _, verdict in verdicts)
+        print(f"sync={sync}: {dict(counted[sync])}")
+        if sync:
+            assert all(image.returned <= verdict.state <= image.begun for image, verdict in verdicts)
+    assert counted[True].keys() == {"whole"}
+    assert sum(times for outcome, times in counted[False].items() if outcome != "whole") > 10
+
+
+def _first_mark(recording: Recording) -> int:
+    return 1 + next(at for at, entry in enumerate(recording.entries) if entry.op == "M")
+
+
+# ---------------------------------------------------------------------- all levels
+@LEVEL
+@UNITS
+def test_a_power_cut_leaves_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, unit: int) -> None:
+    cut_alone(stage, examiner, level, f"alone {level} {unit}", unit, 150, 210)
