@@ -179,6 +179,7 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
         control.write(Mark(CLEAN, newest_transaction(directory.log)))
     directory.sync()  # a marker without them would be a store that has lost its log
     marker = Marker(format=FORMAT, store_id=store_id, durability=durability or "full", max_store_bytes=size)
+    directory.sync()  # or the name of the marker may be on the disk without those of the other files
     directory.write_marker(marker)
     return marker
 
