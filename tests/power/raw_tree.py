@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import zlib
 from collections.abc import Callable
@@ -40,6 +41,9 @@ def run(
     """One commit for each state."""
     environment = opened(path, sync)
     environment.sync(True)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    os.fsync(folder)  # the name of the file
+    os.close(folder)
     returned(0)
     found = states(seed, count)
     for number in range(1, count + 1):

@@ -20,7 +20,7 @@ import pytest
 
 from .cuts import Image, images
 from .examiner import Examiner, Verdict
-from .records import KILLED, PAGE, SECTOR, Entry
+from .records import KILLED, PAGE, SECTOR
 from .stage import Recording, Stage
 
 HERE = Path(__file__).parent
@@ -133,3 +133,90 @@ def _first_mark(recording: Recording) -> int:
 @UNITS
 def test_a_power_cut_leaves_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, unit: int) -> None:
     cut_alone(stage, examiner, level, f"alone {level} {unit}", unit, 150, 210)
+
+
+@LEVEL
+def test_a_power_cut_leaves_a_state_that_was_promised_where_several_processes_wrote(stage: Stage, examiner: Examiner, level: str) -> None:
+    seed = f"together {level}"
+    recording = stage.record("together", level=level, seed=seed, count=120)
+    recording.remove()
+    assert len({entry.pid for entry in recording.entries if entry.op in "WP"}) >= 3, "only one process wrote"
+    outcomes(examiner, images(recording.entries, random.Random(seed), 100, PAGE), level, seed, of(seed, 120))
+
+
+@LEVEL
+@pytest.mark.parametrize("kill_in", ["do", "sync"])
+def test_a_power_cut_after_a_process_was_killed_leaves_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, kill_in: str) -> None:
+    cut_after_kills(stage, examiner, level, kill_in, kills=5, count=20)
+
+
+def cut_after_kills(stage: Stage, examiner: Examiner, level: str, kill_in: str, kills: int, count: int) -> None:
+    """One of three processes is killed in an operation, or in `sync`, others go on, then the power goes."""
+    seed = f"killed in {kill_in} {level}"
+    recording = stage.record("together", level=level, seed=seed, count=80, kill_in=kill_in)
+    recording.remove()
+    calls = recording.told["calls"]
+    places = range(1, calls + 1) if calls <= kills else [1 + place * (calls - 1) // (kills - 1) for place in range(kills)]
+    for call in places:
+        recording = stage.record("together", level=level, seed=seed, count=80, kill_in=kill_in, kill_at=call, torn=call % 2)
+        recording.remove()
+        assert recording.told["killed"], f"nobody was killed at call {call} of {calls}"
+        killed = next(at for at, entry in enumerate(recording.entries) if entry.op == "M" and entry.flags == KILLED)
+        rnd = random.Random(f"{seed} {call}")
+        outcomes(examiner, images(recording.entries, rnd, count, rnd.choice((PAGE, SECTOR)), first=killed), level, f"{seed} {call}", of(seed, 80))
+
+
+@LEVEL
+def test_a_power_cut_while_a_store_is_opened_after_another_loses_nothing_more(stage: Stage, examiner: Examiner, level: str) -> None:
+    cut_twice(stage, examiner, level, times=6, count=20)
+
+
+def cut_twice(stage: Stage, examiner: Examiner, level: str, times: int, count: int) -> None:
+    seed, operations, more = f"twice {level}", 100, 12
+    recording = stage.record("alone", level=level, seed=seed, count=operations)
+    recording.remove()
+    for number, image in enumerate(images(recording.entries, random.Random(seed), times, PAGE)):
+        boot = f"{seed} {number}"
+        second = stage.record("again", image.files, level=level, seed=seed, count=operations, boot=boot, more=more)
+        second.remove()
+        if "refused" in second.told:
+            assert level == "process", second.told["refused"]
+            continue
+        state = second.told["state"]
+        assert promised(image, level) <= state <= image.begun, f"image {number} at {image.where}: state {state}"
+        rnd = random.Random(boot)
+        found = images(second.entries, rnd, count, rnd.choice((PAGE, SECTOR)), base=second.base)
+        outcomes(examiner, found, level, boot, of(seed, operations, (state, boot, more)))
+
+
+# ---------------------------------------------------------------------- a store that is made
+@LEVEL
+@pytest.mark.parametrize("names_in_order", [True, False], ids=["names in order", "names in any order"])
+def test_a_power_cut_while_a_store_is_made_leaves_an_empty_one_or_none(stage: Stage, examiner: Examiner, level: str, names_in_order: bool) -> None:
+    recording = stage.record("make", level=level)
+    recording.remove()
+    seed = f"made {level}"
+    found = images(recording.entries, random.Random(seed), 12 * len(recording.entries), SECTOR, names_in_order=names_in_order)
+    outcomes(examiner, found, level, seed, of(seed, 0))
+
+
+# ---------------------------------------------------------------------- many
+@pytest.mark.slow
+@LEVEL
+@UNITS
+@pytest.mark.parametrize("seed", range(2))
+def test_power_cuts_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, unit: int, seed: int) -> None:
+    cut_alone(stage, examiner, level, f"many {seed} {level} {unit}", unit, 500, 400)
+
+
+@pytest.mark.slow
+@LEVEL
+@pytest.mark.parametrize("kill_in", ["do", "sync"])
+def test_power_cuts_after_a_kill_at_every_write_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, kill_in: str) -> None:
+    cut_after_kills(stage, examiner, level, kill_in, kills=25, count=30)
+
+
+@pytest.mark.slow
+@LEVEL
+def test_power_cuts_while_stores_are_opened_after_others_lose_nothing_more(stage: Stage, examiner: Examiner, level: str) -> None:
+    cut_twice(stage, examiner, level, times=30, count=20)
