@@ -62,7 +62,7 @@ def images(
     names_in_order: as file systems with a journal do it; else any subset of the changes of names may be there.
     """
     moments = range(first, len(recorded) + 1)
-    flushes = [at for at in moments if at < len(recorded) and (recorded[at].op in "FD" or recorded[at].op == "W" and recorded[at].flags)]
+    flushes = [at for at in moments if at < len(recorded) and (recorded[at].op in "FD" or (recorded[at].op == "W" and recorded[at].flags))]
     rests = [at for at in moments if at and recorded[at - 1].op == "M" and recorded[at - 1].flags in (SYNCED, CLOSED)]
     chosen: dict[int, int] = {}
     for _ in range(count):

@@ -150,7 +150,8 @@ def _verdict_of_store(store: str, seed: str, models: dict[str, Any], level: str,
         number += 1
         boot = f"{seed} {number}"
         mqlite.system.directory.boot_id = lambda: boot
-        return Store(store, durability=level)
+        as_stored = os.path.exists(os.path.join(store, "store.json")) and random.Random(boot).random() < 0.5
+        return Store(store, **({} if as_stored else {"durability": level}))
 
     states = _models(json.dumps(models))
     try:

@@ -201,19 +201,31 @@ static const char *resolved(int directory, const char *path, char *whole) {
 }
 
 /* ---------------------------------------------------------------- maps */
+/* What this process has not touched has no entry in its page tables, and was changed by others, who look, too. */
 static void look_at(struct map *map) {
+    enum { CHUNK = 512 };
+    static uint64_t entries[CHUNK];
     struct stat found;
     if (fstat(map->file, &found))
         fail("cannot look at a mapped file");
     size_t length = found.st_size > map->offset ? (size_t)(found.st_size - map->offset) : 0;
     if (length > map->length)
         length = map->length;
+    int tables = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     for (size_t at = 0; at < length; at += PAGE) {
-        if (memcmp(map->base + at, map->shadow + at, PAGE)) {
+        size_t place = at / PAGE % CHUNK;
+        if (!place) {
+            off_t start = (off_t)((uintptr_t)(map->base + at) / PAGE * sizeof entries[0]);
+            if (tables < 0 || syscall(SYS_pread64, tables, entries, sizeof entries, start) != sizeof entries)
+                memset(entries, 0xff, sizeof entries); /* unknown: look at all */
+        }
+        if (entries[place] >> 62 && memcmp(map->base + at, map->shadow + at, PAGE)) { /* present, or swapped out */
             memcpy(map->shadow + at, map->base + at, PAGE);
             record('P', 0, map->inode, map->offset + at, map->shadow + at, PAGE);
         }
     }
+    if (tables >= 0)
+        syscall(SYS_close, tables);
 }
 
 static void look(void) {

@@ -13,8 +13,9 @@ _HEAD = struct.Struct("=cBHIQQQ")
 _U64 = struct.Struct("=Q")
 
 #: Kinds of mark: a call for operation n begins; it has returned; all up to n must survive a power cut; the store was
-#: closed by all, with all up to n; a process was killed in operation n.
-BEGUN, RETURNED, SYNCED, CLOSED, KILLED = 1, 2, 3, 4, 5
+#: closed by all, with all up to n; a process was killed in operation n;
+#: only the maps were looked at.
+BEGUN, RETURNED, SYNCED, CLOSED, KILLED, LOOKED = 1, 2, 3, 4, 5, 6
 
 
 class Entry(NamedTuple):
@@ -52,7 +53,7 @@ class Content:
     def of(cls, data: bytes, unit: int) -> Content:
         found = cls(unit, len(data))
         zero = bytes(unit)
-        for number in range(0, (len(data) + unit - 1) // unit):
+        for number in range((len(data) + unit - 1) // unit):
             piece = data[number * unit : (number + 1) * unit].ljust(unit, b"\0")
             if piece != zero:
                 found.units[number] = piece
@@ -208,7 +209,7 @@ class Disk:
         content, kept = self.durable[inode], []
         for change in self.pending:
             inside = change.inode == inode and (
-                change.number < 0 or start < (change.number + 1) * self.unit and change.number * self.unit < stop
+                change.number < 0 or (start < (change.number + 1) * self.unit and change.number * self.unit < stop)
             )
             if inside:
                 settle(content, change)

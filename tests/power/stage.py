@@ -30,7 +30,7 @@ import mqlite.system.directory
 
 from . import raw_tree
 from .program import Store, history, more_operations
-from .records import BEGUN, CLOSED, KILLED, RETURNED, SYNCED, Content, Entry, entries, replayed, watched_files
+from .records import BEGUN, CLOSED, KILLED, LOOKED, RETURNED, SYNCED, Content, Entry, entries, replayed, watched_files
 
 TESTS = Path(__file__).parent.parent
 
@@ -106,6 +106,18 @@ def _run(store: Store, operations: list[Any], models: list[Any], number: int) ->
     _mark(RETURNED, number)
 
 
+def _look_inside(level: str) -> None:
+    """Have maps looked at inside of transactions, too, as the kernel may write a page before it is complete."""
+    if level == "process":
+        rnd, look = random.Random(0), ctypes.CDLL(None).power_mark
+
+        def profile(frame: object, event: str, function: Any) -> None:
+            if event == "c_return" and function.__name__ in ("put", "putmulti", "delete", "replace") and rnd.random() < 0.1:
+                look(LOOKED, ctypes.c_long(0))
+
+        sys.setprofile(profile)
+
+
 def _synced(store: Store, number: int) -> None:
     store.sync()
     _mark(SYNCED, number)
@@ -116,6 +128,7 @@ def alone(store: str, level: str, seed: str, count: int, sync_every: int = 17, c
     operations, models = history(seed, count)
     opened = Store(store, durability=level)
     _mark(SYNCED, 0)
+    _look_inside(level)
     for number in range(1, count + 1):
         _run(opened, operations, models, number)
         if number % sync_every == 0:
@@ -133,6 +146,7 @@ def _worker(talk: Any, store: str, level: str, operations: list[Any], models: li
     """One of several processes; does what it is told."""
     opened = Store(store, durability=level)
     shim = ctypes.CDLL(None)
+    _look_inside(level)
     talk.say("open")
     while True:
         match talk.hear():
@@ -167,13 +181,14 @@ def together(
     rnd = random.Random(seed)
     operations, models = history(seed, count)
     told: dict[str, Any] = {"killed": False}
+    number, done, doomed = 0, 0, count // 2 if kill_in else -1
     children = Children()
     workers = []
     for _ in range(processes):
         workers.append(children.fork(_worker, store, level, operations, models))
         workers[-1].hear()
+    synced = workers[0]
     _mark(SYNCED, 0)
-    number, done, doomed = 0, 0, count // 2 if kill_in else -1
 
     def ask(worker: Any, *what: Any) -> Any:
         worker.say(what)
@@ -183,6 +198,8 @@ def together(
         number = done + 1
         worker = rnd.choice(workers)
         kills = number == doomed and len(workers) == processes
+        if kills and kill_at % 2:
+            worker = synced
         try:
             if kills and kill_in == "do":
                 ask(worker, "kill at", kill_at, torn)
@@ -190,9 +207,9 @@ def together(
             done = number
             if kills and kill_in == "sync":
                 ask(worker, "kill at", kill_at, torn)
-            if kills or number % sync_every == 0:
-                if kill_in == "sync" or not kills:
-                    ask(worker, "sync", number)
+            if kill_in == "sync" if kills else number % sync_every == 0:
+                ask(worker, "sync", number)
+                synced = worker
             if kills:
                 told["calls"] = ask(worker, "calls")
                 ask(worker, "kill at", 0, 0)

@@ -26,7 +26,7 @@ from .stage import Recording, Stage
 HERE = Path(__file__).parent
 COMPILER = shutil.which("cc")
 UNITS = pytest.mark.parametrize("unit", [PAGE, SECTOR], ids=["pages", "sectors"])
-LEVELS = ("full",)
+LEVELS = ("full", "checkpoint", "process")
 LEVEL = pytest.mark.parametrize("level", LEVELS)
 
 
@@ -129,7 +129,7 @@ def _first_mark(recording: Recording) -> int:
 
 
 # ---------------------------------------------------------------------- all levels
-@LEVEL
+@pytest.mark.parametrize("level", ["full", "checkpoint"])
 @UNITS
 def test_a_power_cut_leaves_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, unit: int) -> None:
     cut_alone(stage, examiner, level, f"alone {level} {unit}", unit, 150, 210)
@@ -198,6 +198,14 @@ def test_a_power_cut_while_a_store_is_made_leaves_an_empty_one_or_none(stage: St
     seed = f"made {level}"
     found = images(recording.entries, random.Random(seed), 12 * len(recording.entries), SECTOR, names_in_order=names_in_order)
     outcomes(examiner, found, level, seed, of(seed, 0))
+
+
+# ---------------------------------------------------------------------- durability="process"
+@UNITS
+def test_a_power_cut_under_process_is_noticed_or_has_done_no_harm(stage: Stage, examiner: Examiner, unit: int) -> None:
+    counted = cut_alone(stage, examiner, "process", f"alone process {unit}", unit, 150, 210)
+    assert counted["whole"] > 10
+    assert counted["refused"] > 10
 
 
 # ---------------------------------------------------------------------- many
