@@ -13,6 +13,7 @@ from typing import Any
 
 from .channel import Channel
 from .checks import check_timeout
+from .claims import STARTED
 from .engine import Claim, Refused, seats
 from .engine.claiming import ANYBODY, Pass
 from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
@@ -20,6 +21,9 @@ from .handle import Handle
 from .lease import Lease, claimed_message, message_of
 from .message import Message
 from .waiting import Interrupt
+
+#: Which of a list of claims goes to the user.
+_FIRST = (0,)
 
 
 class Consumer(Handle):
@@ -64,11 +68,12 @@ class Consumer(Handle):
     def _reset(self) -> None:
         self._entry = ANYBODY if self.mode == "shared" else Pass(seats.new_number(self), waits=self.mode == "failover")
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
-        self._lock = threading.Lock()  # guards the four below; nothing of the engine is called under it
+        self._lock = threading.Lock()  # guards the five below; nothing of the engine is called under it
         self._changed = threading.Condition(self._lock)  # entered as `_lock`: its own __enter__ can be interrupted
         self._buffer: deque[Claim] = deque()
         self._held: dict[int, Claim] = {}  # by id(claim): in the user's hands, and unsettled
         self._asks: dict[object, int] = {}  # claims that threads are asking for right now
+        self._stuck: set[object] = set()  # threads that wait on `_changed`, without which nobody is notified (0.6 us)
         self._ended = False
 
     # ------------------------------------------------------------------ taking
@@ -109,11 +114,16 @@ class Consumer(Handle):
                 return message
 
     def _take_next(self, end: float | None, taken: list[Claim]) -> None:
-        """The next claim goes into `taken`, which the caller gives back if he is interrupted."""
+        """The next claim goes into `taken`, which the caller gives back if he is interrupted.
+
+        What this thread claims itself begins with the message for its user: a row that is made as handed out needs no
+        second commit of the claims, which took 27 us of 76 for receive and ack.
+        """
         while True:
             ask = object()
             claims: list[Claim] = []
             served: list[None] = []
+            found = complete = False  # complete: all in `claims` can be handed out
 
             def enough(served: list[None] = served) -> bool:
                 """Another thread has claimed more than it takes: no need to wait for the queue."""
@@ -124,7 +134,8 @@ class Consumer(Handle):
             try:
                 with self._lock:
                     while not self._asks.get(ask):
-                        self._interrupt.check()
+                        if self._interrupt.closed:
+                            self._interrupt.check()
                         if self._buffer:
                             claim = self._buffer[0]
                             self._held[id(claim)] = claim
@@ -135,7 +146,7 @@ class Consumer(Handle):
                         if room > 0:
                             self._asks[ask] = room
                         else:
-                            self._wait_for_room(end)
+                            self._wait_for_room(ask, end)
                 left = None if end is None else max(0.0, end - time.monotonic())
                 self._engine.receive(
                     self._state,
@@ -144,25 +155,27 @@ class Consumer(Handle):
                     self._interrupt,
                     claims,
                     auto=self.auto_ack,
-                    started=0,
+                    started=0 if self.auto_ack else 1,
                     entry=self._entry,
                     enough=enough,
                 )
-                found = bool(claims)
+                found, complete = bool(claims), True
             finally:  # in place: at the start of a function, an interrupt would lose the claims
                 interrupts: list[KeyboardInterrupt] = []
                 while True:
                     try:
-                        self._keep(claims, ask)
+                        self._keep(claims, complete, ask, taken)
                         break
                     except KeyboardInterrupt as error:
                         interrupts.append(error)
                 if interrupts:
                     raise interrupts.pop()  # as a local variable, it would hold this frame, and the frame it
+            if taken:
+                return
             if not found and not served:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
-    def _wait_for_room(self, end: float | None) -> None:
+    def _wait_for_room(self, ask: object, end: float | None) -> None:
         """Under the lock: until a message was settled or buffered by another thread."""
         left = None if end is None else end - time.monotonic()
         if left is not None and left <= 0:
@@ -170,18 +183,30 @@ class Consumer(Handle):
                 f"queue {self._state.name!r} had no message in time, or all {self.prefetch} prefetched ones are "
                 "unsettled"
             )
-        self._changed.wait(left)
+        try:
+            self._stuck.add(ask)
+            self._changed.wait(left)
+        finally:
+            self._stuck.discard(ask)
 
-    def _keep(self, claims: list[Claim], ask: object) -> None:
-        """What was claimed moves into the buffer, or goes back. May be done again after an interrupt: it moves in C."""
+    def _keep(self, claims: list[Claim], complete: bool, ask: object, taken: list[Claim]) -> None:
+        """What was claimed goes to the user (`taken`) and into the buffer, or back. May be done again after an
+        interrupt: it moves in C.
+        """
         with self._lock:
             self._asks.pop(ask, None)
-            if not self._interrupt.closed and all(hasattr(claim, "record") for claim in claims):
-                self._buffer.extend(map(claims.pop, repeat(0, len(claims))))
+            if complete and claims and not self._interrupt.closed:
+                if not taken:
+                    self._held[id(claims[0])] = claims[0]
+                    taken.extend(map(claims.pop, _FIRST))
+                if claims:
+                    self._buffer.extend(map(claims.pop, repeat(0, len(claims))))
             others = bool(self._buffer and self._asks)
-            self._changed.notify_all()
-        self._engine.release_all(claims)  # closed, or interrupted before they were read
-        claims.clear()
+            if self._stuck:
+                self._changed.notify_all()
+        if claims:  # closed, or interrupted before they were read
+            self._engine.release_all(claims)
+            claims.clear()
         if others:
             self._interrupt.ring(self._engine.presence)  # they wait for the queue, and there is something for them here
         if self._interrupt.closed and self._entry is not ANYBODY:
@@ -189,10 +214,10 @@ class Consumer(Handle):
                 seats.leave(self._engine, self._state, self._entry.number)  # taken since the close
 
     def _hand_out(self, claim: Claim) -> Message | None:
-        """The message of a buffered claim; None where the claim was lost or the body went to the dead."""
+        """The message of a claim; None where the claim was lost or the body went to the dead."""
         if self.auto_ack:
             return self._settle_and_hand_out(claim)
-        if not self._engine.start(claim):
+        if not claim.row.flags & STARTED and not self._engine.start(claim):  # it lay in the buffer
             self._drop(claim)
             return None
         channel = self._channel
@@ -219,7 +244,7 @@ class Consumer(Handle):
 
     def _drop(self, claim: Claim) -> None:
         with self._lock:
-            if self._held.pop(id(claim), None) is not None:
+            if self._held.pop(id(claim), None) is not None and self._stuck:
                 self._changed.notify()
 
     @property
