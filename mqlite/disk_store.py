@@ -93,6 +93,7 @@ class DiskStore:
         self.claims = SharedClaims(path)
         failed.callback(self.claims.environment.close)
         self.claims.open()
+        self._environment.sheltered_by = self.claims.environment
 
     def sync(self) -> None:
         """Return when everything that was committed before the call survives a power cut. Raises StoreError."""

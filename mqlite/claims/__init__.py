@@ -165,8 +165,36 @@ class Reading(Protocol):
         """The kinds, of DONE, LEVEL and STANDBY, for which somebody is registered. One seek where nobody is."""
 
 
+class Line(Protocol):
+    """A queue that is open, has no seat, and to which nothing was given back: claimers take what is first in line."""
+
+    deadline_ns: int  # no row times out before; 0: none does
+
+
 class Writing(Reading, Protocol):
     """What can be changed, under C."""
+
+    def line(self, queue: int, generation: int) -> Line | None:
+        """What is to be known of a queue to take what is first in line; None where anything else decides, or the
+        generation is another. With the next four, the short way of a plain message: see known.py.
+        """
+
+    def clear_cursor(self, queue: int, line: Line, rank: int) -> Position | None:
+        """The cursor of a rank; None where a row lies ahead of it."""
+
+    def has_room_for(self, count: int) -> bool:
+        """Whether so many claims can be made on positions that were not given back before."""
+
+    def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
+        """Make rows, without a group, for what is first in line, ahead of clear cursors, which move on. `rows`: of at
+        most two kinds, those of the first kind being one object.
+        """
+
+    def drop_settled(self, queue: int, positions: list[Position]) -> int:
+        """Remove rows that have no group; how many there were."""
+
+    def is_undisturbed(self, commit: int) -> bool:
+        """Whether rows that this process made in that commit are known to be as it made them."""
 
     def has_room(self) -> bool:
         """Whether one more claim can be made on a position that was not given back before."""
@@ -250,6 +278,12 @@ class Claims(Protocol):
 
     def last_commit(self) -> int:
         """The number of the last commit of any process; -1 where commits have no numbers. Cheap."""
+
+    def is_undisturbed(self, commit: int) -> bool:
+        """Under L: whether rows that this process made in that commit are known to be as it made them. Cheap."""
+
+    def is_calm(self, queue: int, last: int) -> bool:
+        """Whether it is known that nobody waits and the queue is open as of the last commit, or a later one."""
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...

@@ -52,20 +52,16 @@ class Aftermath:
             if self._leftover:
                 with contextlib.suppress(IndexError):  # another thread was faster
                     leftover.extend(map(_POP, repeat(self._leftover, len(self._leftover))))  # in C: none gets lost
-            arrived, settled, left, changed = set(), [], set(), set()
+            arrived, changed = set(), set()
+            settled: list[Claim] = []
             failed: list[Claim] = []
-            freed: set[tuple[int, int]] = set()
             delayed: dict[int, int] = {}
             expiring: dict[int, int] = {}
             for note in [*notes, *leftover]:
                 if note[0] is ARRIVED:
                     arrived.add(note[1])
                 elif note[0] is SETTLED:
-                    settled.append(note)
-                    left.add(note[1])
-                    if note[3].group:
-                        freed.add((note[1], note[3].group))
-                        arrived.add(note[1])
+                    settled += note[1]
                 elif note[0] is FAILED:
                     failed.append(note[1])
                 elif note[0] is DELAYED:
@@ -79,7 +75,7 @@ class Aftermath:
                     elif note[0] is GONE:
                         self._drop(note[1], note[2])
             if settled:
-                rings, watched = self._clear(settled, freed, arrived, left | set(delayed))
+                rings, watched = self._clear(settled, arrived, set(delayed))
             else:
                 rings, watched = self._look(arrived, set(delayed))
             for ring in rings:
@@ -137,20 +133,32 @@ class Aftermath:
             return self._who_waits(c, arrived, delayed)
 
     def _clear(
-        self, settled: list[Note], freed: set[tuple[int, int]], arrived: set[int], left: set[int]
+        self, settled: list[Claim], arrived: set[int], left: set[int]
     ) -> tuple[list[Ring], list[tuple[int, Kind]]]:
         """The rows of what was settled go, after the log's commit, and the groups that were held up by it go on; who is
         to be rung is seen in the same state. [10] [20]
         """
+        plain: dict[tuple[int, int], list[Position]] = {}  # by queue, and owner if they are his tasks
+        freed: set[tuple[int, int]] = set()
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
-            last = c.commit - 1
-            for _, queue, position, row, commit in settled:
-                if commit != last:  # something was committed since the row was made
+            for claim in settled:
+                queue, position, row = claim.queue.id, claim.position, claim.row
+                left.add(queue)
+                if row.group:
+                    freed.add((queue, row.group))
+                    arrived.add(queue)
+                if not c.is_undisturbed(claim.commit):
                     found = c.row(queue, position)
                     if found is None or found.holder != row.holder:
                         continue
-                if c.drop(queue, position, row.group) and row.flags & TASK:
+                if not row.group:
+                    plain.setdefault((queue, row.owner if row.flags & TASK else 0), []).append(position)
+                elif c.drop(queue, position, row.group) and row.flags & TASK:
                     c.add_tasks(queue, row.owner, 1)
+            for (queue, owner), positions in plain.items():
+                dropped = c.drop_settled(queue, positions)
+                if dropped and owner:
+                    c.add_tasks(queue, owner, dropped)
             hidden = [each for each in freed if c.may_hide(each[0])]
             if hidden:
                 with self._log.read() as snapshot:  # after C
@@ -172,7 +180,8 @@ class Aftermath:
         since that was so. A put asks twice, before and after its commit, and saves two snapshots (a third of its time
         besides the flush). What is registered after the second time is followed by a look at the log [5].
         """
-        return self._calm.get(queue) == self._claims.last_commit()
+        last = self._claims.last_commit()
+        return self._calm.get(queue) == last or self._claims.is_calm(queue, last)
 
     def _ring_joiners(self, queue: int) -> None:
         with self._log.read() as snapshot:

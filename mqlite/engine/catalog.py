@@ -38,6 +38,8 @@ class QueueState:
                    what is first in line
     has_cursors    what is put lies behind all that is there of its priority, and what is first in line is taken first:
                    the claims may remember how far they have come
+    is_in_line     it has cursors, is not held up, and belongs to no topic: as long as no message in it has a group,
+                   expires or waits for its time, claimers take what is first in line
     marks_all      every message has marks
 
     key is what it is stored under, name what users see; topic: the number of the one that it subscribes to, or 0.
@@ -52,6 +54,7 @@ class QueueState:
         "has_cursors",
         "id",
         "is_held_up",
+        "is_in_line",
         "is_plain",
         "key",
         "marks_all",
@@ -90,7 +93,7 @@ class QueueState:
     def remove(self) -> None:
         """Nothing comes into it or out of it any more."""
         self.removed = True
-        self.is_plain = False  # so that whoever looks at it takes the long way, and sees
+        self.is_plain = self.is_in_line = False  # so that whoever looks at it takes the long way, and sees
 
     def adopt(self, options: QueueOptions, version: int) -> None:
         """These options hold from now on. A function that this process was given for them stays."""
@@ -107,6 +110,7 @@ class QueueState:
         self.marks_all = options.fair or options.aging is not None or options.ttl is not None
         self.asks_of_puts = options.maxbytes > 0 or options.overflow != "block"
         self.is_held_up = options.paused or options.rate is not None
+        self.is_in_line = self.has_cursors and not (self.is_held_up or self.topic)
         self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or self.is_held_up)
         self.options, self.version = options, version
 

@@ -23,7 +23,7 @@ from ..errors import (
     StoreFull,
 )
 from ..log import DEAD_BIT
-from ..message import Position, Record
+from ..message import Position
 from ..waiting import Interrupt, Seat
 from . import pace, replay, seats, subscriptions
 from .catalog import QueueState
@@ -268,98 +268,167 @@ class Claiming(Picking):
         """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has
         looked at, or where delayed messages are due and are to be claimed in their order, too.
         """
-        owner = self.presence.owner
-        uncovered = alone = False
+        owner = self.presence.owner  # before C, which joining takes
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            generation = c.generation()
-            if generation != self.presence.generation:
-                c.require(owner)  # the generation is known here only of lists of owners that had this one
-                return None
-            commit = c.commit
-            with self.log.read() as snapshot:  # after C: it shows every key up to the highest that it shows
-                version, waiting, expiring, grouped = snapshot.gauges(queue.id)
-                if waiting and due_too and self.schedule.is_due(queue.id, snapshot):
-                    return None
-                options = self.catalog.options_at(queue, version, snapshot)
-                self._raise_if_removed(queue)
-                if entry is not REMOVER and (entry.number or c.any_seat(generation) or queue.is_held_up):
-                    count = self._admitted(c, queue, count, entry)
-                fed = queue.topic and waiting and due_too and snapshot.counters(queue.id).feeds
-                if fed and replay.is_void(snapshot, queue):
-                    return None  # what it holds goes first
-                picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else NOTHING
-                if fed and len(picked.taken) < count:
-                    return None  # its topic has more for it
-                bodies = [self.log.body_of(snapshot, raw) for _, raw, _ in picked.taken] if queue.topic else None
-                held_up = not count and c.shut(queue.id) is Shut.DRAINING
-                if held_up and self._pick(c, snapshot, queue, 1, grouped, True).taken:
-                    return False  # not empty: the rest comes when it is resumed, or at its rate
-            for position in picked.stale:
-                c.take_returned(queue.id, position)
-            if not picked.taken or c.shut(queue.id) is Shut.IMMEDIATE:
-                self._raise_if_shut(c, queue)
-                for position in picked.passed:
-                    c.advance(queue.id, position)
-                return False
-            now_ns = self.clock.monotonic_ns()
-            deadline_ns = 0 if options.ack_timeout is None else now_ns + ns_of(options.ack_timeout)
-            token = c.token
-            cursors = queue.has_cursors
-            passed = iter(picked.passed)
-            skipped = next(passed, None)
-            for number, (position, raw, returned) in enumerate(picked.taken):
-                if returned is None and not c.has_room():
-                    if into:
-                        break
-                    raise StoreFull(
-                        "too many messages of this store are claimed and not settled, or given back and not taken: "
-                        "settle or take some before claiming more"
-                    )
-                failures, acquired = returned or (0, 0)
-                row = Row(
-                    token,
-                    owner,
-                    deadline_ns,
-                    flags if number < started else flags & ~STARTED,
-                    failures,
-                    acquired if entry is REMOVER else acquired + 1,
-                    self.log.group_of(raw) if grouped else 0,
+            found = follow = None
+            if queue.is_in_line and entry is ANYBODY and not seat.taken:
+                found = self._claim_in_line(c, owner, queue, count, flags, started, into)
+            if found is None:
+                found, follow = self._claim_by_all_rules(
+                    c, owner, queue, count, flags, started, seat, into, entry, due_too
                 )
-                if returned is not None:
-                    c.take_returned(queue.id, position)
-                elif cursors:
-                    while skipped is not None and skipped < position:
-                        c.advance(queue.id, skipped)
-                        skipped = next(passed, None)
-                    c.advance(queue.id, position)
-                c.claim(queue.id, position, row)
-                into.append(Claim(queue, position, row, raw))
-                if bodies is not None:
-                    into[-1].body = bodies[number]
-            else:
-                for position in () if skipped is None else (skipped, *passed):
-                    c.advance(queue.id, position)
-            if picked.turn >= 0:
-                c.set_turn(queue.id, picked.turn)
-            if options.rate is not None and entry is not REMOVER:
-                c.set_pace(queue.id, pace.after(options, c.pace_ns(queue.id), now_ns, len(into)))
-            earliest_ns = c.deadline_ns(queue.id)
-            if deadline_ns and not 0 < earliest_ns <= deadline_ns:
-                c.note_deadline(queue.id, deadline_ns)
-                uncovered = True
-            if seat.taken:
-                c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
-                alone = not c.anybody()
-        if seat.taken:
-            seat.taken, seat.alone_at = False, commit if alone else -2
-        for claim in into:
-            claim.commit = commit
-        self._open(into, expiring)
-        if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
-            self.waiters.ring_one(queue.id, Kind.MESSAGE)
-        if 0 < earliest_ns <= now_ns:
-            self.takeback.care(queue.id)
+        if follow is not None:
+            follow()
+        elif found:
+            self._open(into, 0)
+        return found
+
+    def _claim_in_line(
+        self, c: Any, owner: int, queue: QueueState, count: int, flags: int, started: int, into: list[Claim]
+    ) -> bool | None:
+        """Under C: rows for the first in line of a queue where nothing else decides. None, and nothing done, where
+        something does, or may: then all the rules are to be asked, one by one.
+
+        What is left out here is what `line`, the gauges and the caller have excluded: seats, shutdown, what was given
+        back, pauses, rates, topics, groups, expiry, delays, a deadline that is new or over, and the claimer's own row
+        among those who wait. It is a third of the time of all the rules, and a sixth for 100 messages.
+        """
+        number = queue.id
+        line = c.line(number, self.presence.generation)
+        if line is None:
+            return None
+        with self.log.glance() as snapshot:  # after C: it shows every key up to the highest that it shows
+            version, waiting, expiring, grouped = snapshot.gauges(number)
+            if version != queue.version or waiting or expiring or grouped:
+                return None
+            found = snapshot.first_ahead(number, lambda rank: c.clear_cursor(number, line, rank), count)
+        if not found:
+            return None if found is None else False
+        timeout, now_ns, earliest_ns = queue.options.ack_timeout, self.clock.monotonic_ns(), line.deadline_ns
+        deadline_ns = 0 if timeout is None else now_ns + ns_of(timeout)
+        if earliest_ns <= now_ns if earliest_ns else deadline_ns:
+            return None
+        if earliest_ns > deadline_ns > 0 or not c.has_room_for(len(found)):
+            return None
+        row = Row(c.token, owner, deadline_ns, flags, 0, 1, 0)
+        rows = [row] * len(found)
+        if started < len(found):
+            later = row._replace(flags=flags & ~STARTED)
+            rows[started:] = [later] * (len(found) - started)
+        commit = c.commit
+        into += [
+            Claim(queue, position, row, raw, commit) for (position, raw), row in zip(found, rows, strict=True)
+        ]  # before there are rows: an interrupt leaves none that nobody holds
+        c.claim_in_line(number, line, [position for position, _ in found], rows)
         return True
+
+    def _claim_by_all_rules(
+        self,
+        c: Any,
+        owner: int,
+        queue: QueueState,
+        count: int,
+        flags: int,
+        started: int,
+        seat: Seat,
+        into: list[Claim],
+        entry: Pass,
+        due_too: bool,
+    ) -> tuple[bool | None, Callable[[], None] | None]:
+        """Under C: as `_claim_once`, and what is to be done after the commit."""
+        uncovered = alone = False
+        generation = c.generation()
+        if generation != self.presence.generation:
+            c.require(owner)  # the generation is known here only of lists of owners that had this one
+            return None, None
+        commit = c.commit
+        with self.log.glance() as snapshot:  # after C: it shows every key up to the highest that it shows
+            version, waiting, expiring, grouped = snapshot.gauges(queue.id)
+            if waiting and due_too and self.schedule.is_due(queue.id, snapshot):
+                return None, None
+            options = self.catalog.options_at(queue, version, snapshot)
+            self._raise_if_removed(queue)
+            if entry is not REMOVER and (entry.number or c.any_seat(generation) or queue.is_held_up):
+                count = self._admitted(c, queue, count, entry)
+            fed = queue.topic and waiting and due_too and snapshot.counters(queue.id).feeds
+            if fed and replay.is_void(snapshot, queue):
+                return None, None  # what it holds goes first
+            picked = self._pick(c, snapshot, queue, count, grouped, entry is REMOVER) if count else NOTHING
+            if fed and len(picked.taken) < count:
+                return None, None  # its topic has more for it
+            bodies = [self.log.body_of(snapshot, raw) for _, raw, _ in picked.taken] if queue.topic else None
+            held_up = not count and c.shut(queue.id) is Shut.DRAINING
+            if held_up and self._pick(c, snapshot, queue, 1, grouped, True).taken:
+                return False, None  # not empty: the rest comes when it is resumed, or at its rate
+        for position in picked.stale:
+            c.take_returned(queue.id, position)
+        if not picked.taken or c.shut(queue.id) is Shut.IMMEDIATE:
+            self._raise_if_shut(c, queue)
+            for position in picked.passed:
+                c.advance(queue.id, position)
+            return False, None
+        now_ns = self.clock.monotonic_ns()
+        deadline_ns = 0 if options.ack_timeout is None else now_ns + ns_of(options.ack_timeout)
+        token = c.token
+        cursors = queue.has_cursors
+        passed = iter(picked.passed)
+        skipped = next(passed, None)
+        for number, (position, raw, returned) in enumerate(picked.taken):
+            if returned is None and not c.has_room():
+                if into:
+                    break
+                raise StoreFull(
+                    "too many messages of this store are claimed and not settled, or given back and not taken: "
+                    "settle or take some before claiming more"
+                )
+            failures, acquired = returned or (0, 0)
+            row = Row(
+                token,
+                owner,
+                deadline_ns,
+                flags if number < started else flags & ~STARTED,
+                failures,
+                acquired if entry is REMOVER else acquired + 1,
+                self.log.group_of(raw) if grouped else 0,
+            )
+            if returned is not None:
+                c.take_returned(queue.id, position)
+            elif cursors:
+                while skipped is not None and skipped < position:
+                    c.advance(queue.id, skipped)
+                    skipped = next(passed, None)
+                c.advance(queue.id, position)
+            c.claim(queue.id, position, row)
+            into.append(Claim(queue, position, row, raw))
+            if bodies is not None:
+                into[-1].body = bodies[number]
+        else:
+            for position in () if skipped is None else (skipped, *passed):
+                c.advance(queue.id, position)
+        if picked.turn >= 0:
+            c.set_turn(queue.id, picked.turn)
+        if options.rate is not None and entry is not REMOVER:
+            c.set_pace(queue.id, pace.after(options, c.pace_ns(queue.id), now_ns, len(into)))
+        earliest_ns = c.deadline_ns(queue.id)
+        if deadline_ns and not 0 < earliest_ns <= deadline_ns:
+            c.note_deadline(queue.id, deadline_ns)
+            uncovered = True
+        if seat.taken:
+            c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
+            alone = not c.anybody()
+
+        def follow() -> None:
+            if seat.taken:
+                seat.taken, seat.alone_at = False, commit if alone else -2
+            for claim in into:
+                claim.commit = commit
+            self._open(into, expiring)
+            if uncovered and self.waiters.uncovered(queue.id, deadline_ns):
+                self.waiters.ring_one(queue.id, Kind.MESSAGE)
+            if 0 < earliest_ns <= now_ns:
+                self.takeback.care(queue.id)
+
+        return True, follow
 
     def _admitted(self, c: Any, queue: QueueState, count: int, entry: Pass) -> int:
         """Under C: how many messages a claimer may have. Raises QueueLocked."""
@@ -419,7 +488,9 @@ class Claiming(Picking):
         for claim in list(claims):
             queue, row = claim.queue, claim.row
             try:
-                record = self.log.decode(queue.id, claim.position, claim.raw)
+                claim.record = record = self.log.claimed(
+                    queue.id, claim.position, claim.raw, row.failures, row.acquired
+                )
             except MessageCorrupted as error:
                 claim.damaged = True
                 claim.record = self.log.salvage(queue.id, claim.position, claim.raw, self.clock.wall_ns())
@@ -427,18 +498,8 @@ class Claiming(Picking):
                 claims.remove(claim)
                 continue
             marks = record.marks
-            claim.record = Record(
-                record.payload,
-                record.enqueued_ns,
-                record.id,
-                record.delivery_count + row.failures,
-                record.acquired_count + row.acquired,
-                record.extras,
-                None,
-                marks,
-            )
             if marks is not None:
-                if marks.source is not None and claim.record.payload is None:
+                if marks.source is not None and record.payload is None:
                     referring.append(claim)
                 if expiring and marks.expires is not None and self.timeline.is_past(marks.expires):
                     expired.append(claim)

@@ -86,9 +86,10 @@ class Settling(Parts):
         return replay.is_void(txn, claim.queue)
 
     def _check_rows(self, claims: Iterable[Claim]) -> None:
-        """The rows of `check_claims`. No snapshot where nothing was committed since these were made."""
-        last = self.claims.last_commit()
-        changed = [claim for claim in claims if claim.commit != last]
+        """The rows of `check_claims`. No snapshot where nothing was committed since these were made that may have
+        revoked any.
+        """
+        changed = [claim for claim in claims if not self.claims.is_undisturbed(claim.commit)]
         if changed:
             with self.claims.read() as c:
                 for claim in changed:
@@ -132,7 +133,7 @@ class Settling(Parts):
             for claim in claims:
                 if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
                     raise self._taken_away(txn, claim)
-                txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+            txn.notes.append((SETTLED, claims[:]))
 
         self.log.write(op)
 
@@ -140,7 +141,7 @@ class Settling(Parts):
     def remove_claimed(txn: Any, claim: Claim) -> None:
         """Under L: the message goes now, its row after the commit."""
         txn.remove(claim.queue.id, claim.position)
-        txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+        txn.notes.append((SETTLED, [claim]))
 
     # ------------------------------------------------------------------ given back
     def nack(self, claim: Claim, error: str | None, trace: str | None, delay: float | None) -> None:
@@ -189,7 +190,7 @@ class Settling(Parts):
         txn.remove(claim.queue.id, claim.position)
         self.delay(txn, claim.queue.id, rank, retried, claim.record.id)
         self.note_expiry(txn, claim.queue.id, [claim.record])
-        txn.notes.append((SETTLED, claim.queue.id, claim.position, claim.row, claim.commit))
+        txn.notes.append((SETTLED, [claim]))
 
     # ------------------------------------------------------------------ among other things
     def fate(self, txn: Any, settlement: Settlement) -> str | None:

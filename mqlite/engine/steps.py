@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .catalog import QueueState
 
 ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
-SETTLED: Final = "settled"  # (SETTLED, queue, position, row, commit): gone from the log, its row may go
+SETTLED: Final = "settled"  # (SETTLED, claims): gone from the log, their rows may go
 FAILED: Final = "failed"  # (FAILED, claim): it goes back to its place at once
 DELAYED: Final = "delayed"  # (DELAYED, queue, when to look by the monotonic clock): something will be claimable then
 EXPIRES: Final = "expires"  # (EXPIRES, queue, when to look by the monotonic clock): something will expire then

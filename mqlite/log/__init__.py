@@ -217,6 +217,11 @@ class Snapshot(Indexed, Protocol):
         snapshot ends.
         """
 
+    def first_ahead(
+        self, queue: int, cursor: Callable[[int], Position | None], count: int
+    ) -> list[tuple[Position, Raw]] | None:
+        """As `ahead`, the first so many; None where a cursor is None."""
+
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Raw]]:
         """All stored records from a position on, in delivery order."""
 
@@ -336,6 +341,9 @@ class Log(Protocol):
     def read(self) -> Snapshot:
         """A snapshot; keep it short."""
 
+    def glance(self) -> Snapshot:
+        """A snapshot for who holds C, the write lock of the claims, to its end."""
+
     def prepare(self, record: Record) -> Draft:
         """All work on a record that needs no lock."""
 
@@ -374,6 +382,9 @@ class Log(Protocol):
 
     def decode(self, queue: int, position: Position, raw: Raw) -> Record:
         """The record. Raises MessageCorrupted where its checksum does not match."""
+
+    def claimed(self, queue: int, position: Position, raw: Raw, failures: int, acquired: int) -> Record:
+        """As `decode`, a record of its own, with so many more failures and claims."""
 
     def salvage(self, queue: int, position: Position, raw: Raw, now_ns: int) -> Record:
         """A record that carries the bytes of a damaged one."""

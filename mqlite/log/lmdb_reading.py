@@ -9,7 +9,7 @@ import attrs
 
 from ..message import Position
 from ..system.environment import Environment
-from ..system.snapshot import LmdbView
+from ..system.snapshot import LmdbGlance, LmdbView
 from . import Counters, Definition, Gauges, Row, TableNumbers, TopicNumbers, rows
 from . import format as fmt
 from .index import LOW_MASK, Indexed, Parts, Place
@@ -154,6 +154,34 @@ class LmdbReading(Indexed):
             yield position, walk.value()
             found = walk.next()
 
+    def first_ahead(
+        self, queue: int, cursor: Callable[[int], Position | None], count: int
+    ) -> list[tuple[Position, bytes]] | None:
+        """As `ahead`, the first so many at once; None where a cursor is None. Half the time of a generator."""
+        prefix = fmt.queue_key(fmt.MESSAGE, queue)
+        found: list[tuple[Position, bytes]] = []
+        rank, start = -1, fmt.message_key(prefix, 0)
+        walk = self._txn.cursor()
+        while walk.set_range(start):
+            for key, value in walk.iternext():
+                if len(key) != fmt.MESSAGE_KEY_BYTES or not key.startswith(prefix):
+                    return found
+                position = int.from_bytes(key[5:], "big")
+                if position >> 64 != rank:
+                    rank = position >> 64
+                    passed = cursor(rank)
+                    if passed is None:
+                        return None
+                    if position <= passed:
+                        start = fmt.message_key(prefix, passed + 1)
+                        break
+                found.append((position, value))
+                if len(found) == count:
+                    return found
+            else:
+                return found
+        return found
+
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, bytes]]:
         """All stored records from a position on."""
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
@@ -265,6 +293,14 @@ class LmdbSnapshot(LmdbView, LmdbReading):
     def counters(self, queue: int) -> Counters:
         """The numbers of a queue."""
         return self._known.counters_at(self._txn.id(), queue) or self._stored_counters(queue)
+
+
+class LmdbLogGlance(LmdbGlance, LmdbReading):
+    """One state of the log, for who holds C."""
+
+    def counters(self, queue: int) -> Counters:
+        """The numbers of a queue."""
+        return self._stored_counters(queue)
 
 
 def is_message(key: bytes, prefix: bytes) -> bool:

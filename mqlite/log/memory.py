@@ -26,6 +26,7 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -87,6 +88,8 @@ class MemoryLog(MemoryRows, Indexing):
     ) -> None:
         self.lock.release()
 
+    glance = read
+
     def prepare(self, record: Record) -> Record:
         """Nothing to do."""
         return record
@@ -124,6 +127,19 @@ class MemoryLog(MemoryRows, Indexing):
     def decode(self, queue: int, position: Position, raw: Record) -> Record:
         """The record itself."""
         return raw
+
+    def claimed(self, queue: int, position: Position, raw: Record, failures: int, acquired: int) -> Record:
+        """A record of its own."""
+        return Record(
+            raw.payload,
+            raw.enqueued_ns,
+            raw.id,
+            raw.delivery_count + failures,
+            raw.acquired_count + acquired,
+            raw.extras,
+            None,
+            raw.marks,
+        )
 
     def salvage(self, queue: int, position: Position, raw: Record, now_ns: int) -> Record:
         """The record itself: memory does not rot here."""
@@ -226,6 +242,12 @@ class MemoryLog(MemoryRows, Indexing):
         for rank, lane in self.shelf(queue).lanes.items():
             for entry in lane:
                 yield rank << 64 | entry[0], record_in(entry)
+
+    def first_ahead(
+        self, queue: int, cursor: Callable[[int], Position | None], count: int
+    ) -> list[tuple[Position, Record]]:
+        """As `ahead`, the first so many."""
+        return list(islice(self.ahead(queue, lambda rank: -1), count))
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Record]]:
         """All records from `start` on."""

@@ -40,6 +40,7 @@ LOCK_FILE_BYTES = MAX_READERS * 64
 _SETTLED_BY = 3
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
+_flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
 
 
 class Environment:
@@ -52,6 +53,7 @@ class Environment:
         self.map_size = map_size
         self.level = Level() if level is None else level
         self._guarded = self.level.guarded
+        self.sheltered_by: Environment | None = None  # who holds its write lock may read here without a token
         self._reset()
 
     def _reset(self) -> None:
@@ -172,7 +174,7 @@ class Environment:
     def _lock_gate(self) -> None:
         self._gated = True
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            _flock(self._gate, _LOCK)
         except OSError as error:
             self._gated = False
             raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
@@ -182,13 +184,13 @@ class Environment:
         self._writing = None
         if self._broken:
             self._mend()
-        self._open_gate()
+        if self._gated:
+            self._open_gate()
 
     def _open_gate(self) -> None:
-        if self._gated:
-            if self._gate >= 0:
-                fcntl.flock(self._gate, fcntl.LOCK_UN)
-            self._gated = False
+        if self._gate >= 0:
+            _flock(self._gate, _UNLOCK)
+        self._gated = False
 
     @contextlib.contextmanager
     def gated(self) -> Iterator[lmdb.Environment]:
@@ -233,7 +235,8 @@ class Environment:
             self._writing = None
         if self._broken:
             self._mend()
-        self._open_gate()
+        if self._gated:
+            self._open_gate()
 
     def begin_read(self, held: list[None]) -> lmdb.Transaction:
         """A snapshot of the last commit; `held` gets the reader's token. End it with `end_read`.
@@ -245,6 +248,12 @@ class Environment:
             with self._door:
                 pass  # somebody wants to be alone, and tokens are not handed out in order of arrival
         held.extend(map(self._tokens.get, (True,)))
+        return self.begin_glance()
+
+    def begin_glance(self) -> lmdb.Transaction:
+        """The same without a token, for who holds a lock that everybody takes who wants nobody to be inside: until its
+        end, `sheltered_by` has its write lock held here.
+        """
         try:
             try:
                 return (self._lmdb or self._open()).begin()
@@ -358,6 +367,8 @@ class Environment:
     def _heal(self) -> None:
         """LMDB refuses everything after a failed write of its meta page, until it is opened anew."""
         with contextlib.ExitStack() as undo:
+            if self.sheltered_by is not None:
+                undo.enter_context(self.sheltered_by.write_lock)
             self.shut_out_readers(undo)
             self.close()
             self._broken = False

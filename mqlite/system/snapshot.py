@@ -1,4 +1,4 @@
-"""A read transaction as a context manager: one state of an LMDB environment."""
+"""Read transactions as context managers: one state of an LMDB environment."""
 
 from __future__ import annotations
 
@@ -42,3 +42,21 @@ class LmdbView:
             self._environment.end_read(self._held, txn)
 
     __del__ = _end  # an interrupt may strike where the block is entered or left
+
+
+class LmdbGlance:
+    """The same without a token (1.5 us less), for who holds the write lock of the environment's `sheltered_by`."""
+
+    _txn: Any = None
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> Self:
+        self._txn = self._environment.begin_glance()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        self._txn.abort()
+        if error is not None and isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error

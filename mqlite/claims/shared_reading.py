@@ -1,0 +1,194 @@
+"""What can be read of the claims on disk, in a snapshot or in the write transaction. `shared.py` draws the entries."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from ..message import Position
+from . import Kind, Returned, Row, Shut, Waiting
+
+QUEUE = struct.Struct(">I")
+U64 = struct.Struct(">Q")
+I64 = struct.Struct(">q")
+_ROW = struct.Struct(">QQQBII")
+_ROW_IN_GROUP = struct.Struct(">QQQBIIQ")
+SEAT = struct.Struct(">QQ")
+SEATS_MASK = 0xFFFF
+RETURNED = struct.Struct(">II")
+WAITER = struct.Struct(">BQQ")
+
+
+@functools.lru_cache(maxsize=1024)
+def key_in(kind: bytes, queue: int) -> bytes:
+    """The key, or how the keys begin, of a kind of entry of one queue."""
+    return kind + QUEUE.pack(queue)
+
+
+def _row(value: bytes) -> Row:
+    return Row(*(_ROW if len(value) == _ROW.size else _ROW_IN_GROUP).unpack(value))
+
+
+def packed_row(row: Row) -> bytes:
+    """The value of a claim."""
+    return _ROW_IN_GROUP.pack(*row) if row.group else _ROW.pack(*row[:-1])
+
+
+def key_at(kind: bytes, queue: int, position: Position) -> bytes:
+    """The key of an entry of one position."""
+    return key_in(kind, queue) + position.to_bytes(12, "big")
+
+
+class SharedReading:
+    """What can be read in any transaction."""
+
+    _txn: Any = None
+
+    def _walk(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        walk = self._txn.cursor()
+        found = walk.set_range(prefix)
+        while found:
+            key = walk.key()
+            if not key.startswith(prefix):
+                return
+            yield key, walk.value()
+            found = walk.next()
+
+    def _number(self, key: bytes) -> int:
+        value = self._txn.get(key)
+        return 0 if value is None else int.from_bytes(value, "big")
+
+    def row(self, queue: int, position: Position) -> Row | None:
+        """The claim on a position."""
+        value = self._txn.get(key_at(b"R", queue, position))
+        return None if value is None else _row(value)
+
+    def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
+        """(queue, position, claim)."""
+        prefix = b"R" if queue is None else key_in(b"R", queue)
+        for key, value in self._walk(prefix):
+            yield int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"), _row(value)
+
+    def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
+        """Positions given back."""
+        for key, value in self._walk(key_in(b"r", queue)):
+            yield int.from_bytes(key[5:], "big"), Returned._make(RETURNED.unpack(value))
+
+    def anything_returned(self, queue: int) -> bool:
+        """Whether any position was given back."""
+        prefix = key_in(b"r", queue)
+        walk = self._txn.cursor()
+        return bool(walk.set_range(prefix)) and walk.key().startswith(prefix)
+
+    def has_rows_ahead(self, queue: int, rank: int, position: Position) -> bool:
+        """Whether there is a row of that rank behind a position, in the order of delivery. One seek."""
+        walk = self._txn.cursor()
+        if not walk.set_range(key_at(b"R", queue, max(position + 1, rank << 64))):
+            return False
+        return bool(walk.key().startswith(key_in(b"R", queue) + QUEUE.pack(rank)))
+
+    def cursor(self, queue: int, rank: int) -> Position:
+        """The last position handed out."""
+        value = self._txn.get(key_in(b"c", queue) + QUEUE.pack(rank))
+        return -1 if value is None else int.from_bytes(value, "big")
+
+    def has_passed(self, queue: int, position: Position) -> bool:
+        """Whether a position lies behind the cursor of its rank."""
+        return position <= self.cursor(queue, position >> 64)
+
+    def may_hide(self, queue: int) -> bool:
+        """Not known without a look at each group."""
+        return True
+
+    def in_flight(self, queue: int, group: int) -> int:
+        """How many rows of a group."""
+        return self._number(key_in(b"G", queue) + U64.pack(group))
+
+    def pace_ns(self, queue: int) -> int:
+        """What a rate limit goes by."""
+        return self._number(key_in(b"p", queue))
+
+    def turn(self, queue: int) -> int:
+        """The group that had its turn last."""
+        value = self._txn.get(key_in(b"u", queue))
+        return -1 if value is None else int.from_bytes(value, "big")
+
+    def seat(self, queue: int) -> tuple[int, int] | None:
+        """The consumer that has the queue for itself."""
+        value = self._txn.get(key_in(b"x", queue))
+        return None if value is None else SEAT.unpack(value)
+
+    def seats(self) -> list[tuple[int, int]]:
+        """(queue, owner) of all of these."""
+        return [(int.from_bytes(key[1:], "big"), SEAT.unpack(value)[0]) for key, value in self._walk(b"x")]
+
+    def claimed(self, queue: int) -> int:
+        """How many rows."""
+        return self._number(key_in(b"k", queue))
+
+    def deadline_ns(self, queue: int) -> int:
+        """The earliest deadline."""
+        return self._number(key_in(b"d", queue))
+
+    def returned_at(self, queue: int, position: Position) -> Returned | None:
+        """What is remembered of a position that was given back."""
+        value = self._txn.get(key_at(b"r", queue, position))
+        return None if value is None else Returned._make(RETURNED.unpack(value))
+
+    def deadlines(self) -> list[int]:
+        """Queues with a noted deadline."""
+        return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"d")]
+
+    def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
+        """Registered sleepers."""
+        for key, value in self._walk(key_in(b"w", queue) + bytes([kind])):
+            _, sleeper, owner = WAITER.unpack(key[5:])
+            yield Waiting(sleeper, owner, int.from_bytes(value, "big"))
+
+    def anybody(self) -> bool:
+        """Whether a sleeper is registered."""
+        walk = self._txn.cursor()
+        return bool(walk.set_range(b"w")) and walk.key()[:1] == b"w"
+
+    def tasks(self, queue: int) -> dict[int, int]:
+        """Open tasks per owner."""
+        return {int.from_bytes(key[5:], "big"): I64.unpack(value)[0] for key, value in self._walk(key_in(b"t", queue))}
+
+    def shut(self, queue: int) -> Shut:
+        """Whether the queue was shut down."""
+        value = self._txn.get(key_in(b"s", queue))
+        return Shut.OPEN if value is None else Shut(value[0])
+
+    def owners(self) -> list[int]:
+        """Processes that joined."""
+        return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"o")]
+
+    def generation(self) -> int:
+        """Grows with every change of owners or seats."""
+        return self._number(b"g")
+
+    def any_seat(self, generation: int) -> bool:
+        """Whether any consumer has a queue for itself."""
+        return generation & SEATS_MASK > 0
+
+    def observers(self, queue: int) -> list[Kind]:
+        """The kinds for which somebody is registered. One seek where nobody is."""
+        prefix = key_in(b"w", queue)
+        walk = self._txn.cursor()
+        found = []
+        for kind in (Kind.DONE, Kind.LEVEL, Kind.STANDBY):
+            if not walk.set_range(prefix + bytes([kind])) or not walk.key().startswith(prefix):
+                break
+            if walk.key()[5] == kind:
+                found.append(kind)
+        return found
+
+    def all_waiting(self) -> list[Waiting]:
+        """Registered sleepers of all queues."""
+        found = []
+        for key, value in self._walk(b"w"):
+            _, sleeper, owner = WAITER.unpack(key[5:])
+            found.append(Waiting(sleeper, owner, int.from_bytes(value, "big")))
+        return found
