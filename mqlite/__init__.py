@@ -19,6 +19,7 @@ The map of the package, from the top; each floor uses only those below it:
     receipt.py  replies.py            what becomes of a message that is put later; how a reply finds who has called
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
+    backup.py                         a copy of a store in use
     presence.py                       this process among the others: join, watch, leave
     engine/                           the message state machine (its own map in engine/__init__.py)
       putting.py claiming.py settling.py  the three transitions: in, to somebody, out
@@ -31,7 +32,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/group_commit.py space.py      one commit for many threads; room before it is needed
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
-    system/                           LMDB environments, the store's directory, signs of life, clocks
+    system/                           LMDB environments and copies, the store's directory, signs of life, clocks
     recurrence.py                     when something periodic is due
     message.py  handle.py             what travels; what is closed at the end of a block
     patterns.py  filters.py           what a subscription wants

@@ -15,7 +15,7 @@ from .codecs import BodyCodec
 from .engine import QueueState
 from .engine.catalog import is_internal, shown
 from .engine.tables import TableWork
-from .errors import Closed
+from .errors import Closed, NotSupported
 from .handle import Handle
 from .operations import QueueStats, stats_of
 from .options import UNSET, QueueOptions
@@ -167,6 +167,38 @@ class Broker(Handle):
         """The names of all tables that were written to, sorted."""
         self._check_open()
         return self._store.engine.tables.names()
+
+    # ------------------------------------------------------------------ copies
+    def backup(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int], object] | None = None,
+        durability: str | None = None,
+    ) -> None:
+        """Copy the store, while anybody uses it, into the new directory `target`, as of one committed state.
+
+        target: a directory that does not exist, or is empty; its parent exists. When this returns, the copy is on the
+        disk, whole, and a store by itself: open it, or put it in the place of the original. It has all messages,
+        settings, tables and dead letters, and the same store id. It has no claims: what was claimed is ready in it,
+        and wills are carried out when it is opened, as after a crash of the machine. Free pages are left out.
+        progress(done_bytes, total_bytes): called by this thread, at first, about once per MiB, and at the end.
+        durability: the level that the copy is opened with; None: that of the original.
+
+        The copy is made by a process of its own, started with sys.executable, so that neither a fork nor `close`
+        waits for it; it goes on when this broker is closed. Pages that the state needs are not used again meanwhile:
+        the original grows by about what is written to it during the backup. An exception of `progress`, or Ctrl-C,
+        ends it and removes what was written; a kill leaves TARGET.part, which the next backup overwrites.
+        Raises StoreError (the target cannot be used), StoreFull (no room there), StoreCorrupted, NotSupported (in
+        memory; an unknown level). Cost: reads and writes all that is stored, once.
+        """
+        self._check_open()
+        if self.path is None:
+            raise NotSupported("a broker in memory cannot be backed up: give it a path")
+        from .backup import back_up  # needs a POSIX system, as stores on disk do
+        from .system.directory import StoreDirectory
+
+        back_up(StoreDirectory(self.path), target, progress, durability)
 
     # ------------------------------------------------------------------ looking
     def stats(self) -> dict[str, QueueStats]:

@@ -92,6 +92,11 @@ class StoreDirectory:
         """The file that says that this is a store."""
         return os.path.join(self.path, "store.json")
 
+    @property
+    def open_lock(self) -> str:
+        """The file that is locked by who opens the store; see `locked`."""
+        return os.path.join(self.path, "open.lock")
+
     def identity(self) -> tuple[int, int]:
         """Device and inode: the same for every name of the directory."""
         found = os.stat(self.path)
@@ -141,7 +146,7 @@ class StoreDirectory:
 
     def _open_lock(self) -> int:
         try:
-            return os.open(os.path.join(self.path, "open.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return os.open(self.open_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(
                 f"the store {self.path!r} cannot be opened ({error.strerror}): check its permissions and whether "

@@ -1,0 +1,158 @@
+"""A backup: a store in a new directory, as of one committed state of a store that is in use.
+
+It is written beside its target, as TARGET.part, and gets its name last. There the marker comes first and the
+log has another name until it is whole, so that at no moment anything opens as a store that is not complete.
+What a backup that was killed has left is overwritten by the next one to the same target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from .errors import NotSupported, StoreCorrupted, StoreError, StoreFull
+from .log.space import PAGE, RESERVE_PAGES
+from .system.copying import Copying
+from .system.directory import StoreDirectory, check_data_file
+
+#: Progress(done_bytes, total_bytes)
+Progress = Callable[[int, int], object]
+#: Flushed so often, since one long flush at the end would hold up those of everybody else on that disk.
+FLUSHED_BYTES = 64 << 20
+_UNFINISHED = "log.mdb.part"
+
+
+def back_up(
+    store: StoreDirectory, target: str | os.PathLike[str], progress: Progress | None, durability: str | None
+) -> None:
+    """Copy the store into the new directory `target`. See `Broker.backup`."""
+    marker = store.read_marker()
+    if marker is None:
+        raise StoreCorrupted(f"the store {store.path!r} has lost its marker store.json: restore it from a backup")
+    copied = attrs.evolve(marker, durability=marker.durability if durability is None else durability)
+    if copied.problem():
+        raise NotSupported(f"a store cannot have {copied.problem()}: leave it out to take that of the original")
+    path = _free_target(store, target)
+    try:
+        with _beside(path) as part, Copying(store.log, marker.max_store_bytes, store.open_lock) as copy:
+            made = StoreDirectory(part)
+            made.write_marker(copied)
+            unfinished = os.path.join(part, _UNFINISHED)
+            write_copy(copy, unfinished, progress)
+            check_data_file(unfinished)
+            os.rename(unfinished, made.log)
+            made.sync()
+            os.rename(part, path)
+            StoreDirectory(path).sync()
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def write_copy(copy: Copying, path: str, progress: Progress | None = None) -> None:
+    """Write a copy to the file `path`, made or written over, and flush it.
+
+    Behind its end it has room for acknowledgements (see log/space.py) as a hole, whose blocks are set aside when the
+    store is opened.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        done = flushed = 0
+        if progress is not None:
+            progress(done, copy.total)
+        for chunk in copy.chunks():
+            left = memoryview(chunk)
+            while left:
+                left = left[os.write(fd, left) :]
+            done += len(chunk)
+            if done - flushed >= FLUSHED_BYTES:
+                os.fsync(fd)
+                flushed = done
+            if progress is not None:
+                progress(min(done, copy.total), copy.total)
+        os.ftruncate(fd, max(os.fstat(fd).st_size, done + RESERVE_PAGES * PAGE))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _free_target(store: StoreDirectory, target: str | os.PathLike[str]) -> str:
+    """Where the backup goes. Raises StoreError, saying what to do."""
+    given = os.fspath(target)
+    if not isinstance(given, str) or not given:
+        raise StoreError(f"the target of a backup is a non-empty str, not {given!r}")
+    path = os.path.realpath(given)
+    parent = os.path.dirname(path)
+    try:
+        if os.path.isdir(path):
+            if os.listdir(path):
+                raise StoreError(f"cannot back up to {given!r}, which is not empty: name a new directory")
+            if os.stat(path).st_dev != os.stat(parent).st_dev:
+                raise StoreError(
+                    f"cannot back up to {given!r}, where a file system is mounted: name a new directory in it"
+                )
+        elif os.path.lexists(path):
+            raise StoreError(f"cannot back up to {given!r}, which is no directory: name a new one")
+        elif not os.path.isdir(parent):
+            raise StoreError(f"cannot back up to {given!r}: its parent directory does not exist; make it first")
+    except OSError as error:
+        raise _write_error(path, error) from error
+    if os.path.commonpath([store.path, path]) == store.path:
+        raise StoreError(f"cannot back up to {given!r}, which lies in the store itself: name a directory outside of it")
+    return path
+
+
+@contextlib.contextmanager
+def _beside(path: str) -> Iterator[str]:
+    """The directory PATH.part, empty and ours alone; what is left of it at the end is removed."""
+    part = path + ".part"
+    remove: Callable[[str], object] = os.rmdir
+    fd = -1
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(part, 0o700)
+        fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not _locked(fd, part):
+            remove = os.fspath  # it is not ours
+            raise StoreError(f"another backup writes to {part!r}: wait for it, or name another target")
+        strangers = set(os.listdir(part)) - {"store.json", "store.json.new", "log.mdb", _UNFINISHED}
+        if strangers:
+            raise StoreError(f"cannot back up by way of {part!r}, which holds {min(strangers)!r}: move it elsewhere")
+        remove = shutil.rmtree
+        for left in os.listdir(part):  # by a backup that was killed
+            os.unlink(os.path.join(part, left))
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(part, os.stat(path).st_mode & 0o7777)  # of an empty directory, whose place it takes
+        yield part
+    finally:
+        with contextlib.suppress(OSError):  # it has its name
+            remove(part)
+        if fd >= 0:
+            os.close(fd)
+
+
+def _locked(fd: int, part: str) -> bool:
+    """Lock that directory until `fd` is closed; whether it still has its name."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some file systems lock no directory; there two backups to one target would meet
+    try:
+        there = os.stat(part)
+    except FileNotFoundError:  # the other backup has just ended
+        return False
+    ours = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _write_error(path: str, error: OSError) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"no room on the disk for the copy {path!r}: free some space, or name a target elsewhere")
+    return StoreError(f"the copy {path!r} cannot be written ({error.strerror}): name a target that you may write to")
