@@ -1,7 +1,7 @@
 """A backup: a store in a new directory, as of one committed state of a store that is in use.
 
-It is written beside its target, as TARGET.part, and gets its name last. There the marker comes first and the
-log has another name until it is whole, so that at no moment anything opens as a store that is not complete.
+It is written beside its target, as TARGET.part, and gets its name last. There the log has a name that is no
+store's until it is whole, and the marker comes before, so that what is not complete opens at no moment.
 What a backup that was killed has left is overwritten by the next one to the same target.
 """
 
@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import attrs
 
@@ -40,11 +41,13 @@ def back_up(
         raise NotSupported(f"a store cannot have {copied.problem()}: leave it out to take that of the original")
     path = _free_target(store, target)
     try:
-        with _beside(path) as part, Copying(store.log, marker.max_store_bytes, store.open_lock) as copy:
+        with _beside(path) as part:
             made = StoreDirectory(part)
-            made.write_marker(copied)
             unfinished = os.path.join(part, _UNFINISHED)
-            write_copy(copy, unfinished, progress)
+            Path(unfinished).touch(0o600)
+            made.write_marker(copied)
+            with Copying(store.log, marker.max_store_bytes, store.open_lock) as copy:
+                write_copy(copy, unfinished, progress)
             check_data_file(unfinished)
             os.rename(unfinished, made.log)
             made.sync()
@@ -55,30 +58,27 @@ def back_up(
 
 
 def write_copy(copy: Copying, path: str, progress: Progress | None = None) -> None:
-    """Write a copy to the file `path`, made or written over, and flush it.
+    """Write a copy to the file `path`, which is there, and flush it.
 
     Behind its end it has room for acknowledgements (see log/space.py) as a hole, whose blocks are set aside when the
     store is opened.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with open(path, "wb", buffering=0) as file:
         done = flushed = 0
         if progress is not None:
             progress(done, copy.total)
         for chunk in copy.chunks():
             left = memoryview(chunk)
             while left:
-                left = left[os.write(fd, left) :]
+                left = left[file.write(left) :]
             done += len(chunk)
             if done - flushed >= FLUSHED_BYTES:
-                os.fsync(fd)
+                os.fsync(file.fileno())
                 flushed = done
             if progress is not None:
                 progress(min(done, copy.total), copy.total)
-        os.ftruncate(fd, max(os.fstat(fd).st_size, done + RESERVE_PAGES * PAGE))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        file.truncate(done + RESERVE_PAGES * PAGE)
+        os.fsync(file.fileno())
 
 
 def _free_target(store: StoreDirectory, target: str | os.PathLike[str]) -> str:
@@ -112,15 +112,16 @@ def _beside(path: str) -> Iterator[str]:
     """The directory PATH.part, empty and ours alone; what is left of it at the end is removed."""
     part = path + ".part"
     remove: Callable[[str], object] = os.rmdir
-    fd = -1
+    opened: list[int] = []
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o700)
-        fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if not _locked(fd, part):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        opened.extend(map(os.open, (part,), (flags,)))  # in C, so that an interrupt comes before or after
+        if not _locked(opened[0], part):
             remove = os.fspath  # it is not ours
             raise StoreError(f"another backup writes to {part!r}: wait for it, or name another target")
-        strangers = set(os.listdir(part)) - {"store.json", "store.json.new", "log.mdb", _UNFINISHED}
+        strangers = set(os.listdir(part)) - {"store.json", "store.json.new", "log.mdb", "open.lock", _UNFINISHED}
         if strangers:
             raise StoreError(f"cannot back up by way of {part!r}, which holds {min(strangers)!r}: move it elsewhere")
         remove = shutil.rmtree
@@ -132,7 +133,7 @@ def _beside(path: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(OSError):  # it has its name
             remove(part)
-        if fd >= 0:
+        for fd in opened:
             os.close(fd)
 
 

@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain, starmap
 from types import TracebackType
 from typing import Self
 
@@ -78,23 +79,25 @@ class Copying:
         return self
 
     def _start(self) -> None:
-        ours, theirs = os.pipe()  # not its standard output: others may write there while Python starts
-        self._copy = os.fdopen(ours, "rb", CHUNK)
-        command = [sys.executable, "-c", _START.format(__name__), json.dumps(sys.path), str(theirs), *self._arguments]
+        pipes: list[tuple[int, int]] = []
         try:
+            pipes.extend(starmap(os.pipe, ((),)))  # in C, so that an interrupt comes before or after
+            [(ours, theirs)] = pipes  # not its standard output: others may write there while Python starts
+            command = [sys.executable, "-c", _START.format(__name__), json.dumps(sys.path), str(theirs)]
             self._child = subprocess.Popen(
-                command,
+                [*command, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=[theirs],
                 process_group=0,  # Ctrl-C is for this process, which may go on
             )
+            self._copy = os.fdopen(os.dup(ours), "rb", CHUNK)
         except OSError as error:
-            self._copy.close()
             raise StoreError(f"cannot start {sys.executable!r} to copy {self._path!r} ({error.strerror})") from error
         finally:
-            os.close(theirs)
+            for end in chain.from_iterable(pipes):
+                os.close(end)
         assert self._child.stderr is not None
         self._said = self._child.stderr
 

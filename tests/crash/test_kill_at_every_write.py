@@ -56,3 +56,9 @@ def test_a_process_killed_at_every_write_leaves_a_queue_with_policies_that_goes_
     kills = _kills(shim, "-m", "crash.policy_points", str(tmp_path), str(int(torn)))
     claims_only = {name for name, times in kills.items() if times == 0}
     assert claims_only <= CLAIMS_ONLY, f"{claims_only - CLAIMS_ONLY} made no call that writes: the shim does not see them"
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["between writes", "inside long writes"])
+def test_a_process_killed_at_every_write_of_a_backup_leaves_a_whole_copy_or_none(torn: bool, shim: str, tmp_path: Path) -> None:
+    kills = _kills(shim, "-m", "crash.copy_points", str(tmp_path), str(int(torn)))
+    assert kills["backup"] >= 10
