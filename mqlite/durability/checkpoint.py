@@ -20,8 +20,9 @@ P4  Marks are written under the gate, in the order of their transactions: one th
 P5  After a flush that failed no mark is written in this boot any more, and nothing is changed; see deferred.py.
 
 Who commits has a thread of its process look every TICK: it makes a checkpoint when INTERVAL has passed since the first
-commit after the last one, or VOLUME was written; if 4 times that was written, the writer makes it himself. It drops a
-pin that another process's has replaced; and it ends its work, and drops the pin, when nothing was written for
+commit after the last one, or VOLUME was written; if 4 times that was written, the writer makes it himself, and where
+the file cannot grow he does so after SCARCE_BYTES: only pages that are free in the checkpoint can be used again. It
+drops a pin that another process's has replaced; and it ends its work, and drops the pin, when nothing was written for
 INTERVAL. So an idle store costs nothing. A process that is stopped (SIGSTOP) while it has the pin makes the file grow.
 
 Locks    Only the environment's: the write lock, then the gate. `_looking` guards the start of the thread.
@@ -45,6 +46,7 @@ from ..system.control import (
     PIN_PROCESS,
     PIN_THREAD,
     PIN_TRANSACTION,
+    ROOM,
     VOLUME,
     Control,
     Mark,
@@ -56,6 +58,8 @@ from .deferred import Deferred
 TICK = 0.1
 INTERVAL = 1.0
 VOLUME_BYTES = 32 << 20
+SCARCE_PAGES = 512
+SCARCE_BYTES = 1 << 20
 
 
 class Checkpoints(Deferred):
@@ -89,12 +93,13 @@ class Checkpoints(Deferred):
             if not published[0] or not self._is_reader(environment, published):
                 return False
             self._drop()
-        return words[VOLUME] < 4 * VOLUME_BYTES
+        return words[VOLUME] < (4 * VOLUME_BYTES if words[ROOM] >= SCARCE_PAGES else SCARCE_BYTES)
 
     def prepare(self, environment: Environment) -> None:
         """A checkpoint of the last commit, while nobody can write."""
         opened = environment.opened
         pin, transaction, metas = self._open_pin(opened)
+        self._words[VOLUME] = 0
         if transaction != self._words[MARKED]:  # else the disk has that very state
             self._flush_alone(environment)
         self._finish(opened, pin, transaction, metas)

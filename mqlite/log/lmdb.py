@@ -56,6 +56,8 @@ class LmdbLog:
 
     def _begin(self, to_change: bool = True) -> LmdbTxn:
         environment = self._environment
+        if to_change:
+            self._space.look()
         begun = environment.begin_write(to_change=to_change)
         self._current = txn = LmdbTxn(begun, self._space, self._known, environment.settle)
         return txn

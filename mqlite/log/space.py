@@ -96,6 +96,13 @@ class Space:
             "or free space on the disk; nothing was stored by this call"
         )
 
+    def look(self) -> None:
+        """Before a transaction, of whatever kind: where the count says that little is left, ask LMDB, and let the
+        file grow.
+        """
+        if self._words[ROOM] < RESERVE_PAGES:
+            self._find(2 * RESERVE_PAGES)
+
     def _find(self, pages: int) -> bool:
         """Ask LMDB, and have the file grow, until there is room for so many pages; whether there is now."""
         first = self._environment.last_pgno() + 1
