@@ -14,12 +14,13 @@ The map of the package, from the top; each floor uses only those below it:
     calls.py                          request and reply
     schedules.py  watermarks.py       messages that come again and again; callbacks on the level
     channel.py                        one queue of an open store, as its handles use it
-    lease.py  audit.py (audit_*.py)   settling a message once; the invariants of a store
+    lease.py                          settling a message once
     transaction.py  table.py          many changes in one commit; the user's own rows
     receipt.py  replies.py            what becomes of a message that is put later; how a reply finds who has called
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
     backup.py                         a copy of a store in use
+    verify.py  audit.py (audit_*.py)  whether a log is whole, asked in another process; the invariants of a store
     presence.py                       this process among the others: join, watch, leave
     engine/                           the message state machine (its own map in engine/__init__.py)
       putting.py claiming.py settling.py  the three transitions: in, to somebody, out

@@ -1,7 +1,7 @@
 """The invariants of a store, looked at all at once.
 
 The log is read under its write lock and the claims under theirs, so that what is
-found is one state. Cost: a walk over all messages and all rows.
+found is one state. Cost: a walk over all pages, all messages and all rows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from .audit_tables import table_problems
 from .audit_topics import References, topic_problems
 from .claims import Row
 from .engine import Engine, QueueState
+from .engine.catalog import Catalog
 from .errors import MessageCorrupted
-from .log import DEAD_BIT
+from .log import DEAD_BIT, Log
 from .log.index import (
     DEDUP,
     DEDUP_END,
@@ -35,42 +36,55 @@ from .log.index import (
 )
 from .message import Record, rank_at
 from .system.clock import LINES
+from .system.structure import Progress
 
 
-def problems(engine: Engine) -> list[str]:
+def problems(engine: Engine, progress: Progress | None = None) -> list[str]:
     """What is wrong, in words; [] when all is well.
 
-    Looked at: checksums; counters and indexes against messages; every message reachable (ahead of its
-    cursor, claimed, given back, or waiting for its group: L1); claims and returns not on one position;
-    the numbers of claims; claims of living owners only on messages that exist; what topics keep against the references
-    to it; the numbers of tables against their rows.
+    Looked at: the pages of the file, and if they are whole: checksums; counters and indexes against messages; every
+    message reachable (ahead of its cursor, claimed, given back, or waiting for its group: L1); claims and returns not
+    on one position; the numbers of claims; claims of living owners only on messages that exist; what topics keep
+    against the references to it; the numbers of tables against their rows. progress(done, total): told now and then
+    how many pages were looked at.
     """
 
     def op(txn: Any) -> list[str]:
-        found: list[str] = []
-        with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
-            definitions = txn.definitions()
-            references: References = Counter()
-            for number in [each.id for each in definitions if each.kind in ("queue", "subscription")]:
-                for queue in (number, number | DEAD_BIT):
-                    state = engine.catalog.state(queue, txn)
-                    audit = _Audit(engine, txn, c, state, references)
-                    found.extend(f"queue {state.name!r}: {problem}" for problem in audit.problems())
-            for (number,), _ in txn.entries(REMOVED, 0):  # they still refer to bodies
-                state = engine.catalog.state(number, txn)
-                found.extend(_Audit(engine, txn, c, state, references).problems())
-            found.extend(topic_problems(engine, txn, definitions, references))
-            found.extend(table_problems(engine, txn, definitions))
+        found = engine.log.structure_problems(progress)
+        if not found:  # LMDB can walk it
+            with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
+                found = log_problems(engine.log, engine.catalog, txn, c)
         return found
 
     return engine.log.hold(op)  # in the transaction of a group it would see the work of others half done
 
 
+def log_problems(log: Log, catalog: Catalog, txn: Any, c: Any = None) -> list[str]:
+    """What is wrong in one state of the log, in words. c: the claims under their lock; None: they are not looked at.
+
+    Raises StoreCorrupted where a record of the store itself is damaged.
+    """
+    found: list[str] = []
+    definitions = txn.definitions()
+    references: References = Counter()
+    for number in [each.id for each in definitions if each.kind in ("queue", "subscription")]:
+        for queue in (number, number | DEAD_BIT):
+            state = catalog.state(queue, txn)
+            audit = _Audit(log, txn, c, state, references)
+            found.extend(f"queue {state.name!r}: {problem}" for problem in audit.problems())
+    for (number,), _ in txn.entries(REMOVED, 0):  # they still refer to bodies
+        state = catalog.state(number, txn)
+        found.extend(_Audit(log, txn, c, state, references).problems())
+    found.extend(topic_problems(log, txn, definitions, references))
+    found.extend(table_problems(log, txn, definitions))
+    return found
+
+
 class _Audit:
     """One queue."""
 
-    def __init__(self, engine: Engine, txn: Any, c: Any, queue: QueueState, references: References) -> None:
-        self._log = engine.log
+    def __init__(self, log: Log, txn: Any, c: Any, queue: QueueState, references: References) -> None:
+        self._log = log
         self._txn = txn
         self._c = c
         self._state = queue
@@ -84,10 +98,14 @@ class _Audit:
     def problems(self) -> list[str]:
         """In words."""
         c, txn, queue = self._c, self._txn, self._queue
-        rows: dict[int, Row] = {position: row for _, position, row in c.rows(queue)}
-        returned = dict(c.returned(queue))
-        cursor = (lambda rank: c.cursor(queue, rank)) if self._state.has_cursors else (lambda rank: -1)
-        ahead = {position for position, _ in txn.ahead(queue, cursor)}
+        rows: dict[int, Row] = {}
+        returned: dict[int, Any] = {}
+        ahead: set[int] = set()
+        if c is not None:
+            rows = {position: row for _, position, row in c.rows(queue)}
+            returned = dict(c.returned(queue))
+            cursor = (lambda rank: c.cursor(queue, rank)) if self._state.has_cursors else (lambda rank: -1)
+            ahead = {position for position, _ in txn.ahead(queue, cursor)}
         seen, size, total = set(), 0, 0
         behind: dict[int, int] = {}  # id -> position, of what can only be waiting for its group
         for position, raw in txn.scan(queue):
@@ -114,9 +132,10 @@ class _Audit:
                     rank = self._log.decode_delayed(key, raw)[0]
                     at = Place(1, line, due_ns, rank, self._low(key))
                     self._expect(record, rank, at)
-        self._found.extend(self._hidden(behind))
-        self._found.extend(self._claims(rows, set(returned), seen))
-        self._found.extend(self._counts(len(seen), waiting, size, rows))
+        if c is not None:
+            self._found.extend(self._hidden(behind))
+            self._found.extend(self._claims(rows, set(returned), seen))
+        self._found.extend(self._counts(len(seen), waiting, size))
         self._found.extend(self._indexes())
         counters = txn.counters(queue)
         missing = counters.put_sum - counters.removed_sum - total
@@ -193,7 +212,7 @@ class _Audit:
         for position in returned - seen:
             yield f"the position {position:#x} was given back, and is gone"
 
-    def _counts(self, in_line: int, waiting: int, size: int, rows: dict[int, Row]) -> Iterator[str]:
+    def _counts(self, in_line: int, waiting: int, size: int) -> Iterator[str]:
         counters = self._txn.counters(self._queue)
         counted = {
             "messages are stored": (in_line + waiting, counters.total),

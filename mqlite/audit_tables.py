@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .engine import Engine
 from .engine.catalog import SEPARATOR
 from .errors import StoreCorrupted
-from .log import Definition
+from .log import Definition, Log
 
 
-def table_problems(engine: Engine, txn: Any, definitions: list[Definition]) -> Iterator[str]:
+def table_problems(log: Log, txn: Any, definitions: list[Definition]) -> Iterator[str]:
     """Under L: what is wrong, in words."""
     tables = [each for each in definitions if each.kind == "table"]
     last_seq = txn.last_seq() if tables else 0
     for definition in tables:
         name = definition.name.removeprefix(SEPARATOR)
-        for problem in _problems(engine, txn, definition.id, last_seq):
+        for problem in _problems(log, txn, definition.id, last_seq):
             yield f"table {name!r}: {problem}"
 
 
-def _problems(engine: Engine, txn: Any, table: int, last_seq: int) -> Iterator[str]:
-    log, count, size, newest, total, whole = engine.log, 0, 0, 0, 0, True
+def _problems(log: Log, txn: Any, table: int, last_seq: int) -> Iterator[str]:
+    count, size, newest, total, whole = 0, 0, 0, 0, True
     for key, raw in txn.raw_rows(table):
         count += 1
         size += len(key) + log.size_of_row(raw)

@@ -6,23 +6,22 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from .engine import Engine
 from .engine.retention import is_for_replay
 from .engine.topics import TopicState
 from .errors import MessageCorrupted
-from .log import Definition
+from .log import Definition, Log
 from .log.index import FEED, FORGOTTEN, MEMBER, REFERENCES, REMOVED, RETAINED
 
 #: (topic, id) -> how many messages refer to that body
 References = Counter[tuple[int, int]]
 
 
-def topic_problems(engine: Engine, txn: Any, definitions: list[Definition], references: References) -> list[str]:
+def topic_problems(log: Log, txn: Any, definitions: list[Definition], references: References) -> list[str]:
     """Under L: what is wrong, in words. references: those of all queues."""
     found: list[str] = []
     topics = {each.id: each for each in definitions if each.kind == "topic"}
     for number, definition in topics.items():
-        audit = _Audit(engine, txn, TopicState(definition), references)
+        audit = _Audit(log, txn, TopicState(definition), references)
         found.extend(f"topic {audit.topic.name!r}: {problem}" for problem in audit.problems())
         members = {parts[0] for parts, _ in txn.entries(MEMBER, number)}
         bindings = {each.id for each in definitions if each.kind == "binding" and each.details["topic"] == number}
@@ -37,8 +36,8 @@ def topic_problems(engine: Engine, txn: Any, definitions: list[Definition], refe
 class _Audit:
     """One topic."""
 
-    def __init__(self, engine: Engine, txn: Any, topic: TopicState, references: References) -> None:
-        self._log = engine.log
+    def __init__(self, log: Log, txn: Any, topic: TopicState, references: References) -> None:
+        self._log = log
         self._txn = txn
         self._numbers = txn.topic_numbers(topic.id)
         self._references = references

@@ -220,12 +220,15 @@ class Broker(Handle):
         self._check_open()
         self._store.sync()
 
-    def check(self) -> list[str]:
-        """What is wrong with the store, in words; [] when all is well. Cost: a walk over all messages, while
-        nobody writes.
+    def check(self, progress: Callable[[int, int], object] | None = None) -> list[str]:
+        """What is wrong with the store, in words; [] when all is well.
+
+        First the pages of the file are looked at, without LMDB; only if they are whole, all that is stored and claimed.
+        progress(done, total): called now and then, in pages; not to use the store. Changes nothing. Cost: a walk over
+        all pages and messages, while nobody writes.
         """
         self._check_open()
-        return problems(self._store.engine)
+        return problems(self._store.engine, progress)
 
     def close(self) -> None:
         """Close the broker, its pipes, queues and topics; its open transactions cannot be committed any more.

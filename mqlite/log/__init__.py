@@ -26,6 +26,7 @@ import attrs
 
 from ..codecs import Payload
 from ..message import Due, Marks, Position, Record
+from ..system.structure import Progress
 from .index import Indexed, Indexing, Place
 
 T = TypeVar("T")
@@ -427,3 +428,8 @@ class Log(Protocol):
 
     def enqueued_ns(self, raw: Raw) -> int:
         """When a stored record was put, unchecked."""
+
+    def structure_problems(self, progress: Progress | None) -> list[str]:
+        """Under the write lock: what is wrong with the pages of the file, in words; [] where all is well, and in
+        memory. While anything is, no record is to be looked at. progress is told pages. O(pages).
+        """

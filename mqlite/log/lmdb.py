@@ -11,6 +11,7 @@ from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
+from ..system.structure import Progress, structure_problems
 from . import Note, Row, Snapshot, rows
 from . import format as fmt
 from .group_commit import GroupCommit
@@ -200,6 +201,13 @@ class LmdbLog:
     key_of = staticmethod(fmt.key_of)
     size_of_kept = staticmethod(len)
     enqueued_ns = staticmethod(fmt.enqueued_ns)
+
+    def structure_problems(self, progress: Progress | None) -> list[str]:
+        """See structure.py of the system."""
+        try:
+            return structure_problems(self._environment.path, progress)
+        except OSError as error:
+            return [f"the log {self._environment.path!r} cannot be read: {error.strerror}"]
 
     # ------------------------------------------------------------------ lifetime
     @staticmethod

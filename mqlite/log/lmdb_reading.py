@@ -303,6 +303,17 @@ class LmdbLogGlance(LmdbGlance, LmdbReading):
         return self._stored_counters(queue)
 
 
+class LmdbState(LmdbReading):
+    """What is read in a transaction of the caller's."""
+
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+
+    def counters(self, queue: int) -> Counters:
+        """The numbers of a queue."""
+        return self._stored_counters(queue)
+
+
 def is_message(key: bytes, prefix: bytes) -> bool:
     """Whether a key found by walking is a message of the queue: not its counters, nor what lies behind."""
     return len(key) == fmt.MESSAGE_KEY_BYTES and key.startswith(prefix)

@@ -145,6 +145,10 @@ class MemoryLog(MemoryRows, Indexing):
         """The record itself: memory does not rot here."""
         return raw
 
+    def structure_problems(self, progress: object) -> list[str]:
+        """There is no file."""
+        return []
+
     # ------------------------------------------------------------------ reading
     def shelf(self, queue: int) -> Shelf:
         """The messages of a queue, in their lanes. The caller holds the lock."""

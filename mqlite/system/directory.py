@@ -28,7 +28,6 @@ import os
 import re
 import secrets
 import shutil
-import struct
 import subprocess
 import sys
 import warnings
@@ -41,12 +40,10 @@ from ..checks import LEVELS
 from ..errors import NetworkFilesystemWarning, NotSupported, StoreCorrupted, StoreError
 from .control import SESSION, Control
 from .mounts import network_filesystem
+from .pages import DataFile, newest_meta
 
 FORMAT = 5
 MIN_STORE_BYTES = 16 << 20
-_META = struct.Struct("=IIQQ")  # magic, version, address, map size; native order, as LMDB writes it
-_META_MAGIC = 0xBEEFC0DE
-_PAGE_HEADER = 16
 
 
 @attrs.frozen(kw_only=True)
@@ -265,47 +262,26 @@ def new_store_id() -> str:
 
 def check_data_file(path: str) -> None:
     """Raise StoreCorrupted unless `path` holds all pages that its meta pages speak of."""
-    with open(path, "rb") as file:
-        head = file.read(2 * 65536)
-        size = os.fstat(file.fileno()).st_size
-    if len(head) < 2 * 4096:
-        raise StoreCorrupted(f"{path!r} is truncated ({size} bytes): restore it from a backup")
-    newest = _newest(head)
-    if newest is None:
-        raise StoreCorrupted(f"{path!r} is not an LMDB file, or its first pages are damaged: restore it from a backup")
-    page_size = struct.unpack_from("=I", head, _PAGE_HEADER + _META.size)[0] or 4096
-    needed = (newest[1] + 1) * page_size
-    if size < needed:
-        raise StoreCorrupted(
-            f"{path!r} is truncated (it has {size} bytes and needs {needed}): restore it from a backup"
-        )
+    with DataFile(path) as file:
+        if file.size < 2 * 4096:
+            raise StoreCorrupted(f"{path!r} is truncated ({file.size} bytes): restore it from a backup")
+        newest = newest_meta(file)
+        if newest is None:
+            raise StoreCorrupted(
+                f"{path!r} is not an LMDB file, or its first pages are damaged: restore it from a backup"
+            )
+        needed = (newest.last_page + 1) * file.page_size
+        if file.size < needed:
+            raise StoreCorrupted(
+                f"{path!r} is truncated (it has {file.size} bytes and needs {needed}): restore it from a backup"
+            )
 
 
 def newest_transaction(path: str) -> int:
     """The transaction of the newer meta page of an LMDB file; 0 where there is none."""
-    with open(path, "rb") as file:
-        newest = _newest(file.read(2 * 65536))
-    return newest[0] if newest is not None else 0
-
-
-def _newest(head: bytes) -> tuple[int, int] | None:
-    if len(head) < 2 * 4096:
-        return None
-    return max((meta for offset in _meta_offsets(head) if (meta := _meta(head, offset)) is not None), default=None)
-
-
-def _meta_offsets(head: bytes) -> tuple[int, int]:
-    page_size = struct.unpack_from("=I", head, _PAGE_HEADER + _META.size)[0]
-    return 0, page_size if page_size in (4096, 8192, 16384, 32768, 65536) else 4096
-
-
-def _meta(head: bytes, offset: int) -> tuple[int, int] | None:
-    """(transaction id, last page) of the meta page at `offset`, or None where that is no meta page."""
-    tail = offset + _PAGE_HEADER + _META.size + 96  # behind the records of the two core trees
-    if len(head) < tail + 16 or _META.unpack_from(head, offset + _PAGE_HEADER)[0] != _META_MAGIC:
-        return None
-    last_page, transaction = struct.unpack_from("=QQ", head, tail)
-    return transaction, last_page
+    with DataFile(path) as file:
+        newest = newest_meta(file)
+    return newest.transaction if newest is not None else 0
 
 
 def boot_id() -> str:
