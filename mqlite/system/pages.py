@@ -35,10 +35,12 @@ how many u64 | pages u64 each, the greatest first. The value may be longer than 
 
 from __future__ import annotations
 
+import operator
 import os
 import struct
+import sys
 from collections.abc import Iterator
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import attrs
 
@@ -122,36 +124,119 @@ def meta_in(page: bytes) -> Meta | None:
     return Meta(number, version, page_size, map_size, Tree(*free), Tree(*main), last_page, transaction)
 
 
-def node_at(page: bytes, offset: int) -> tuple[int, int, int]:
-    """(length of the value, flags, length of the key) of the leaf node there."""
-    low, high, flags, key_bytes = NODE.unpack_from(page, offset)
-    return (low | high << 16 if _LOW_FIRST else high | low << 16), flags, key_bytes
+# ---------------------------------------------------------------------- nodes, where a page is whole
+def branch_of(page: bytes, number: int, low: Any, high: Any, integer_keys: bool) -> list[tuple[int, Any, Any]]:
+    """(page, the least key that can be below it, the first that cannot) of the nodes of a branch page. None: no bound.
+
+    low, high: those of the page itself; integer_keys: as in the free tree. Raises PageDamaged.
+    """
+    offsets = _offsets_of(page, number, BRANCH)
+    children, keys, ends = [], [], []
+    for offset in offsets:
+        first, second, third, key_bytes = NODE.unpack_from(page, offset)
+        at = offset + NODE.size
+        ends.append(at + key_bytes + (key_bytes & 1))
+        children.append(_whole(first, second) | third << 32)
+        keys.append(page[at : at + key_bytes])
+    _check_filled(page, number, offsets, ends)
+    bounds = _integers(number, keys[1:]) if integer_keys else keys[1:]
+    _check_order(number, bounds, low, high)
+    return list(zip(children, [low, *bounds], [*bounds, high], strict=True))
 
 
-def child_at(page: bytes, offset: int) -> tuple[int, int]:
-    """(page, length of the key) of the branch node there."""
-    low, high, top, key_bytes = NODE.unpack_from(page, offset)
-    return (low | high << 16 if _LOW_FIRST else high | low << 16) | top << 32, key_bytes
+def leaf_of(page: bytes, number: int, low: Any, high: Any, integer_keys: bool) -> tuple[int, list[tuple[int, int]]]:
+    """(how many entries a leaf page has, (length, first page) of the values that are on overflow pages).
+
+    As `branch_of`. Raises PageDamaged.
+    """
+    offsets = _offsets_of(page, number, LEAF)
+    keys, ends, big = [], [], []
+    for offset in offsets:
+        first, second, flags, key_bytes = NODE.unpack_from(page, offset)
+        at = offset + NODE.size
+        end = at + key_bytes
+        keys.append(page[at:end])
+        if not flags:
+            end += _whole(first, second)
+        elif flags == BIG and end + PAGE_NUMBER.size <= len(page):
+            big.append((_whole(first, second), PAGE_NUMBER.unpack_from(page, end)[0]))
+            end += PAGE_NUMBER.size
+        else:
+            raise PageDamaged(f"page {number} has a node with the flags {flags:#x}")
+        ends.append(end + (end & 1))
+    _check_filled(page, number, offsets, ends)
+    _check_order(number, _integers(number, keys) if integer_keys else keys, low, high)
+    return len(offsets), big
 
 
-def offsets_in(page: bytes) -> tuple[int, ...]:
-    """Where the nodes of a branch or leaf page begin, as far as that can be."""
+def _whole(first: int, second: int) -> int:
+    """The u32 of which these are the halves, in the order in which they lie there."""
+    return first | second << 16 if _LOW_FIRST else second | first << 16
+
+
+def _offsets_of(page: bytes, number: int, kind: int) -> tuple[int, ...]:
+    """Where the nodes are, in the order of their keys."""
+    own, _, flags, lower, upper = HEADER.unpack_from(page)
+    if own != number or flags != kind:
+        what = "leaf" if kind == LEAF else "branch"
+        raise PageDamaged(f"page {number} is no {what} page: its number is {own}, its flags are {flags:#x}")
+    if not HEADER_BYTES < lower <= upper <= len(page) or lower % 2:
+        raise PageDamaged(f"page {number} has its free space from {lower} to {upper}")
+    offsets = struct.unpack_from(f"={(lower - HEADER_BYTES) // 2}H", page, HEADER_BYTES)
+    if min(offsets) != upper or max(offsets) > len(page) - NODE.size or any(each % 2 for each in offsets):
+        raise PageDamaged(f"page {number} has a node outside of its place")
+    return offsets
+
+
+def _check_filled(page: bytes, number: int, offsets: tuple[int, ...], ends: list[int]) -> None:
+    """The nodes lie side by side up to the end of the page."""
+    if sorted(ends) != [*sorted(offsets)[1:], len(page)]:
+        raise PageDamaged(f"the nodes of page {number} do not fill it")
+
+
+def _check_order(number: int, keys: list[Any], low: Any, high: Any) -> None:
+    if not all(map(operator.lt, keys, keys[1:])):
+        raise PageDamaged(f"the keys of page {number} are not in order")
+    if keys and ((low is not None and keys[0] < low) or (high is not None and keys[-1] >= high)):
+        raise PageDamaged(f"the keys of page {number} are not those that its branch page announces")
+
+
+def _integers(number: int, keys: list[bytes]) -> list[int]:
+    if any(len(key) != PAGE_NUMBER.size for key in keys):
+        raise PageDamaged(f"page {number} has a key that is no transaction")
+    return [int.from_bytes(key, sys.byteorder) for key in keys]
+
+
+# ---------------------------------------------------------------------- nodes, whatever a page is
+def leaf_nodes(page: bytes) -> Iterator[Node]:
+    """The entries of a leaf page, as far as they lie inside it; others are passed over."""
     _, _, _, lower, _ = HEADER.unpack_from(page)
     count = max(0, min(lower, len(page)) - HEADER_BYTES) // 2
-    return struct.unpack_from(f"={count}H", page, HEADER_BYTES)
+    for offset in struct.unpack_from(f"={count}H", page, HEADER_BYTES):
+        node = _node(page, offset)
+        if node is not None:
+            yield node
 
 
-def leaf_nodes(page: bytes) -> Iterator[Node]:
-    """All entries of a leaf page that lie inside it; others are passed over."""
-    for offset in offsets_in(page):
-        if not HEADER_BYTES <= offset <= len(page) - NODE.size:
-            continue
-        size, flags, key_bytes = node_at(page, offset)
-        at = offset + NODE.size + key_bytes
-        if flags == BIG and at + PAGE_NUMBER.size <= len(page):
-            yield Node(page[offset + NODE.size : at], size, PAGE_NUMBER.unpack_from(page, at)[0], b"")
-        elif not flags and at + size <= len(page):
-            yield Node(page[offset + NODE.size : at], size, 0, page[at : at + size])
+def possible_nodes(page: bytes) -> Iterator[Node]:
+    """Whatever could be an entry, wherever it begins, of a page whose header and offsets say nothing."""
+    for offset in range(HEADER_BYTES, len(page) - NODE.size, 2):
+        node = _node(page, offset)
+        if node is not None and node.key:
+            yield node
+
+
+def _node(page: bytes, offset: int) -> Node | None:
+    if not HEADER_BYTES <= offset <= len(page) - NODE.size:
+        return None
+    first, second, flags, key_bytes = NODE.unpack_from(page, offset)
+    at = offset + NODE.size + key_bytes
+    size = _whole(first, second)
+    if flags == BIG and at + PAGE_NUMBER.size <= len(page):
+        return Node(page[offset + NODE.size : at], size, PAGE_NUMBER.unpack_from(page, at)[0], b"")
+    if not flags and at + size <= len(page):
+        return Node(page[offset + NODE.size : at], size, 0, page[at : at + size])
+    return None
 
 
 class DataFile:
@@ -226,6 +311,14 @@ class DataFile:
         if number + pages > self.pages:
             raise PageDamaged(f"the overflow page {number} goes on behind the end of the file")
         return int(pages)
+
+    def bytes_at(self, number: int, size: int) -> bytes:
+        """What a value of that size on that overflow page would be, whatever its header says; fewer bytes where the
+        file ends.
+        """
+        if not 2 <= number < self.pages or size > self.size:
+            return b""
+        return self._read(size, number * self.page_size + HEADER_BYTES)
 
     def value(self, node: Node) -> bytes:
         """The value of an entry. Raises PageDamaged where it is on overflow pages that are not whole."""

@@ -17,15 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 from .pages import (
-    BIG,
-    BRANCH,
-    HEADER,
-    HEADER_BYTES,
-    LEAF,
     MAX_DEPTH,
     META,
     NO_PAGE,
-    NODE,
     PAGE_NUMBER,
     VERSION,
     DataFile,
@@ -33,9 +27,10 @@ from .pages import (
     Node,
     PageDamaged,
     Tree,
-    child_at,
+    branch_of,
+    leaf_nodes,
+    leaf_of,
     newest_meta,
-    node_at,
 )
 
 #: Told how many pages were looked at, and how many there are to look at, about.
@@ -142,7 +137,8 @@ class _Walk:
                 page = self._file.page(number)
                 if level < tree.depth:
                     counts.branches += 1
-                    self._branch(page, number, level, low, high, integer_keys, todo)
+                    children = branch_of(page, number, low, high, integer_keys)
+                    todo.extend((child, level + 1, first, behind) for child, first, behind in reversed(children))
                 else:
                     counts.leaves += 1
                     self._leaf(page, number, low, high, integer_keys, counts, leaf)
@@ -170,52 +166,6 @@ class _Walk:
         if self._progress is not None and before // _TELL_EVERY != self._done // _TELL_EVERY:
             self._progress(min(self._done, self._total), self._total)
 
-    def _offsets(self, page: bytes, number: int, kind: int) -> tuple[tuple[int, ...], int]:
-        """(where the nodes are, where they begin). Raises PageDamaged."""
-        own, _, flags, lower, upper = HEADER.unpack_from(page)
-        if own != number or flags != kind:
-            what = "leaf" if kind == LEAF else "branch"
-            raise PageDamaged(f"page {number} is no {what} page: its number is {own}, its flags are {flags:#x}")
-        if not HEADER_BYTES < lower <= upper <= self._page_size or lower % 2:
-            raise PageDamaged(f"page {number} has its free space from {lower} to {upper}")
-        offsets = struct.unpack_from(f"={(lower - HEADER_BYTES) // 2}H", page, HEADER_BYTES)
-        if min(offsets) != upper or max(offsets) > self._page_size - NODE.size or any(each % 2 for each in offsets):
-            raise PageDamaged(f"page {number} has a node outside of its place")
-        return offsets, upper
-
-    def _fill(self, number: int, offsets: tuple[int, ...], ends: list[int]) -> None:
-        """The nodes lie side by side up to the end of the page. Raises PageDamaged."""
-        if sorted(ends) != [*sorted(offsets)[1:], self._page_size]:
-            raise PageDamaged(f"the nodes of page {number} do not fill it")
-
-    def _ordered(self, number: int, keys: list[Any], low: Any, high: Any) -> None:
-        """Raises PageDamaged."""
-        if not all(map(operator.lt, keys, keys[1:])):
-            raise PageDamaged(f"the keys of page {number} are not in order")
-        if keys and ((low is not None and keys[0] < low) or (high is not None and keys[-1] >= high)):
-            raise PageDamaged(f"the keys of page {number} are not those that its branch page announces")
-
-    def _branch(self, page: bytes, number: int, level: int, low: Any, high: Any, integer_keys: bool, todo: Any) -> None:
-        offsets, _ = self._offsets(page, number, BRANCH)
-        children, keys, ends = [], [], []
-        for offset in offsets:
-            child, key_bytes = child_at(page, offset)
-            at = offset + NODE.size
-            ends.append(at + key_bytes + (key_bytes & 1))
-            children.append(child)
-            keys.append(page[at : at + key_bytes])
-        self._fill(number, offsets, ends)
-        bounds = self._integers(number, keys[1:]) if integer_keys else keys[1:]
-        self._ordered(number, bounds, low, high)
-        between = zip(children, [low, *bounds], [*bounds, high], strict=True)
-        todo.extend(reversed([(child, level + 1, first, behind) for child, first, behind in between]))
-
-    @staticmethod
-    def _integers(number: int, keys: list[bytes]) -> list[int]:
-        if any(len(key) != PAGE_NUMBER.size for key in keys):
-            raise PageDamaged(f"page {number} has a key that is no transaction")
-        return [int.from_bytes(key, sys.byteorder) for key in keys]
-
     def _leaf(
         self,
         page: bytes,
@@ -226,25 +176,8 @@ class _Walk:
         counts: _Counts,
         each: Callable[[Node], None] | None,
     ) -> None:
-        offsets, _ = self._offsets(page, number, LEAF)
-        keys, ends, big = [], [], []
-        for offset in offsets:
-            size, flags, key_bytes = node_at(page, offset)
-            at = offset + NODE.size
-            end = at + key_bytes
-            keys.append(page[at:end])
-            if not flags:
-                end += size
-            elif flags == BIG and end + PAGE_NUMBER.size <= self._page_size:
-                big.append((size, PAGE_NUMBER.unpack_from(page, end)[0]))
-                end += PAGE_NUMBER.size
-            else:
-                raise PageDamaged(f"page {number} has a node with the flags {flags:#x}")
-            ends.append(end + (end & 1))
-        self._fill(number, offsets, ends)
-        ordered = self._integers(number, keys) if integer_keys else keys
-        self._ordered(number, ordered, low, high)
-        counts.entries += len(offsets)
+        entries, big = leaf_of(page, number, low, high, integer_keys)
+        counts.entries += entries
         for size, first in big:
             try:
                 pages = self._file.run_of(first, size)
@@ -254,11 +187,8 @@ class _Walk:
                 counts.broken = True
                 self._add(f"a value of page {number}: {error}")
         if each is not None:
-            for offset in offsets:
-                size, flags, key_bytes = node_at(page, offset)
-                at = offset + NODE.size + key_bytes
-                first = PAGE_NUMBER.unpack_from(page, at)[0] if flags else 0
-                each(Node(page[offset + NODE.size : at], size, first, b"" if flags else page[at : at + size]))
+            for node in leaf_nodes(page):
+                each(node)
 
     # ------------------------------------------------------------------ free pages
     def _free(self, node: Node, meta: Meta) -> None:
