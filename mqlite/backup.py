@@ -18,9 +18,10 @@ from pathlib import Path
 import attrs
 
 from .errors import NotSupported, StoreCorrupted, StoreError, StoreFull
-from .log.space import PAGE, RESERVE_PAGES
+from .log.space import RESERVE_PAGES
 from .system.copying import Copying
 from .system.directory import StoreDirectory, check_data_file
+from .system.environment import PAGE
 
 #: Progress(done_bytes, total_bytes)
 Progress = Callable[[int, int], object]

@@ -23,6 +23,7 @@ from .system.clock import Clock, anchor_of
 from .system.control import CLEAN, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
+from .verify import store_problems
 
 DEFAULT_MAX_STORE_BYTES = 256 << 30
 
@@ -152,7 +153,7 @@ def check_settings(
 def _after_a_stop(directory: StoreDirectory, marker: Marker, control: Control) -> None:
     """Make of the log what its level promises, before the first use in this boot. Raises StoreCorrupted."""
     if after_a_stop(marker.durability, control, directory.log):
-        problems = ["it was written to when the machine stopped"]
+        problems = store_problems(directory.path)
         if problems:
             raise StoreCorrupted(
                 f"the machine stopped while the store {directory.path!r} was written to, and it is damaged "
@@ -178,7 +179,6 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
         os.unlink(directory.control)  # of a crash
     with Control(directory.control) as control:
         control.write(Mark(CLEAN, newest_transaction(directory.log)))
-    directory.sync()  # a marker without them would be a store that has lost its log
     marker = Marker(format=FORMAT, store_id=store_id, durability=durability or "full", max_store_bytes=size)
     directory.sync()  # or the name of the marker may be on the disk without those of the other files
     directory.write_marker(marker)

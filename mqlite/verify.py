@@ -31,7 +31,7 @@ from .log import format as fmt
 from .log.lmdb import LmdbLog
 from .log.lmdb_reading import LmdbState
 from .system.directory import StoreDirectory
-from .system.environment import Environment
+from .system.pages import DataFile, newest_meta
 from .system.structure import Progress, structure_problems
 
 #: Seconds after which a child that has told nothing is given up.
@@ -164,7 +164,8 @@ def _contents(path: str, tell: Callable[[float], object]) -> list[str]:
         with _opened(path) as environment, environment.begin() as txn:
             state = _Told(txn, environment.stat()["entries"], tell)
             found.extend(_strays(state))
-            found.extend(log_problems(*_reading(path), state))
+            log = _Decoding()
+            found.extend(log_problems(log, Catalog(log), state))
     except _UNREADABLE as error:
         what = str(error) if isinstance(error, StoreCorrupted) else f"{type(error).__name__}: {error}"
         found.append(f"the records of the log cannot be read: {what}")
@@ -172,14 +173,17 @@ def _contents(path: str, tell: Callable[[float], object]) -> list[str]:
 
 
 def _opened(path: str) -> Any:
-    size = max(os.path.getsize(path), 1 << 20)
+    with DataFile(path) as file:
+        newest = newest_meta(file)
+        size = max(((newest.last_page if newest else 0) + 1) * file.page_size, 1 << 20)
     return lmdb.open(path, subdir=False, readonly=True, lock=False, map_size=size, lib_version=0)
 
 
-def _reading(path: str) -> tuple[LmdbLog, Catalog]:
+class _Decoding(LmdbLog):
     """What decodes the records; nothing is opened for it."""
-    log = LmdbLog(Environment(path, map_size=0, durable=True), "")
-    return log, Catalog(log)
+
+    def __init__(self) -> None:
+        self.after_failure = lambda: None
 
 
 class _Told(LmdbState):
