@@ -19,7 +19,7 @@ The map of the package, from the top; each floor uses only those below it:
     receipt.py  replies.py            what becomes of a message that is put later; how a reply finds who has called
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
-    backup.py                         a copy of a store in use
+    backup.py  compaction.py          a copy of a store in use; a smaller log in the place of the log
     verify.py  audit.py (audit_*.py)  whether a log is whole, asked in another process; the invariants of a store
     presence.py                       this process among the others: join, watch, leave
     engine/                           the message state machine (its own map in engine/__init__.py)

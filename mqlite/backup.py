@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,10 +18,12 @@ from pathlib import Path
 
 import attrs
 
-from .errors import NotSupported, StoreCorrupted, StoreError, StoreFull
+from .checks import check_durability
+from .errors import StoreCorrupted, StoreError, StoreFull
 from .log.space import RESERVE_PAGES
+from .system.control import CLEAN, Control, Mark
 from .system.copying import Copying
-from .system.directory import StoreDirectory, check_data_file
+from .system.directory import StoreDirectory, check_data_file, newest_transaction
 from .system.environment import PAGE
 
 #: Progress(done_bytes, total_bytes)
@@ -37,9 +40,7 @@ def back_up(
     marker = store.read_marker()
     if marker is None:
         raise StoreCorrupted(f"the store {store.path!r} has lost its marker store.json: restore it from a backup")
-    copied = attrs.evolve(marker, durability=marker.durability if durability is None else durability)
-    if copied.problem():
-        raise NotSupported(f"a store cannot have {copied.problem()}: leave it out to take that of the original")
+    copied = attrs.evolve(marker, durability=check_durability(durability) or marker.durability)
     path = _free_target(store, target)
     try:
         with _beside(path) as part:
@@ -47,9 +48,13 @@ def back_up(
             unfinished = os.path.join(part, _UNFINISHED)
             Path(unfinished).touch(0o600)
             made.write_marker(copied)
-            with Copying(store.log, marker.max_store_bytes, store.open_lock) as copy:
-                write_copy(copy, unfinished, progress)
+            copying = Copying(store.log, marker.max_store_bytes, store.open_lock)
+            with copying as copy, open(unfinished, "r+b", buffering=0) as file:
+                write_copy(copy, file, progress)
+                file.truncate(file.tell() + RESERVE_PAGES * PAGE)  # a hole; who opens the store first has it filled
+                os.fsync(file.fileno())
             check_data_file(unfinished)
+            Control(made.control).write(Mark(CLEAN, newest_transaction(unfinished)))
             os.rename(unfinished, made.log)
             made.sync()
             os.rename(part, path)
@@ -58,28 +63,22 @@ def back_up(
         raise _write_error(path, error) from error
 
 
-def write_copy(copy: Copying, path: str, progress: Progress | None = None) -> None:
-    """Write a copy to the file `path`, which is there, and flush it.
-
-    Behind its end it has room for acknowledgements (see log/space.py) as a hole, whose blocks are set aside when the
-    store is opened.
-    """
-    with open(path, "wb", buffering=0) as file:
-        done = flushed = 0
+def write_copy(copy: Copying, file: io.FileIO, progress: Progress | None) -> None:
+    """Write a copy to a file, which is at its start, and flush it."""
+    done = flushed = 0
+    if progress is not None:
+        progress(done, copy.total)
+    for chunk in copy.chunks():
+        left = memoryview(chunk)
+        while left:
+            left = left[file.write(left) :]
+        done += len(chunk)
+        if done - flushed >= FLUSHED_BYTES:
+            os.fsync(file.fileno())
+            flushed = done
         if progress is not None:
-            progress(done, copy.total)
-        for chunk in copy.chunks():
-            left = memoryview(chunk)
-            while left:
-                left = left[file.write(left) :]
-            done += len(chunk)
-            if done - flushed >= FLUSHED_BYTES:
-                os.fsync(file.fileno())
-                flushed = done
-            if progress is not None:
-                progress(min(done, copy.total), copy.total)
-        file.truncate(done + RESERVE_PAGES * PAGE)
-        os.fsync(file.fileno())
+            progress(min(done, copy.total), copy.total)
+    os.fsync(file.fileno())
 
 
 def _free_target(store: StoreDirectory, target: str | os.PathLike[str]) -> str:
@@ -122,7 +121,14 @@ def _beside(path: str) -> Iterator[str]:
         if not _locked(opened[0], part):
             remove = os.fspath  # it is not ours
             raise StoreError(f"another backup writes to {part!r}: wait for it, or name another target")
-        strangers = set(os.listdir(part)) - {"store.json", "store.json.new", "log.mdb", "open.lock", _UNFINISHED}
+        strangers = set(os.listdir(part)) - {
+            "store.json",
+            "store.json.new",
+            "log.control",
+            "log.mdb",
+            "open.lock",
+            _UNFINISHED,
+        }
         if strangers:
             raise StoreError(f"cannot back up by way of {part!r}, which holds {min(strangers)!r}: move it elsewhere")
         remove = shutil.rmtree

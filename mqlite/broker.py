@@ -190,7 +190,7 @@ class Broker(Handle):
         the original grows by about what is written to it during the backup. An exception of `progress`, or Ctrl-C,
         ends it and removes what was written; a kill leaves TARGET.part, which the next backup overwrites.
         Raises StoreError (the target cannot be used), StoreFull (no room there), StoreCorrupted, NotSupported (in
-        memory; an unknown level). Cost: reads and writes all that is stored, once.
+        memory), ValueError (an unknown level). Cost: reads and writes all that is stored, once.
         """
         self._check_open()
         if self.path is None:
@@ -199,6 +199,22 @@ class Broker(Handle):
         from .system.directory import StoreDirectory
 
         back_up(StoreDirectory(self.path), target, progress, durability)
+
+    def compact(self, *, progress: Callable[[int, int], object] | None = None) -> tuple[int, int]:
+        """Give the disk back what the log does not need; returns how many bytes of it log.mdb took before and after.
+
+        A copy without free pages is written beside log.mdb, flushed, and put in its place; a kill or a power cut at
+        any moment leaves the one or the other, whole. This process must be the only one that has the store open;
+        others that open it wait. All threads of this process wait, too, at their next use of the store, and go on as
+        if nothing had happened: handles, waiting consumers, claims. So does a fork. Where nothing would be gained,
+        nothing is done. progress(done_bytes, total_bytes): called by this thread; it must not use the store. An
+        exception of it, or Ctrl-C, ends the compaction and changes nothing.
+
+        Raises StoreError (another process has it open, or makes a backup), StoreFull (no room for the copy beside the
+        original), StoreCorrupted, NotSupported (in memory). Cost: reads and writes all that is stored, once.
+        """
+        self._check_open()
+        return self._store.compact(progress)
 
     # ------------------------------------------------------------------ looking
     def stats(self) -> dict[str, QueueStats]:

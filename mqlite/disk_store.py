@@ -12,7 +12,9 @@ from typing import Any
 
 import attrs
 
+from .backup import Progress
 from .claims.shared import MAP_BYTES, SharedClaims
+from .compaction import Compaction
 from .durability import after_a_stop, is_mapped, level_of
 from .engine import Engine
 from .errors import SettingsMismatch, StoreCorrupted
@@ -60,6 +62,7 @@ class DiskStore:
         """The folder of the session. The caller is alone in opening the store."""
         if not os.path.exists(directory.log):
             raise StoreCorrupted(f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup")
+        self._directory = directory
         self._control = control = Control(directory.control)
         failed.callback(control.close)
         begins = not directory.is_current(control)
@@ -100,6 +103,11 @@ class DiskStore:
         """Return when everything that was committed before the call survives a power cut. Raises StoreError."""
         self.log.sync()
 
+    def compact(self, progress: Progress | None) -> tuple[int, int]:
+        """See `Broker.compact`."""
+        parts = (self._directory, self._control, self._environment, self.log, self.claims, self.presence)
+        return Compaction(*parts).run(progress)
+
     def close(self) -> None:
         """Give back what this process holds, and close. Threads that are inside finish first; later ones get Closed."""
         try:
@@ -118,6 +126,7 @@ class DiskStore:
         self.presence.hold()
         self._undo.callback(self.presence.let_go)
         quiet(self._environment, self.claims.environment, self._undo)
+        self.log.close()  # no process has log.mdb open that is not seen to (compaction.py)
 
     def after_fork_in_parent(self) -> None:
         """Let everybody in again."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from .claims.memory import MemoryClaims
 from .engine.local import LocalEngine
+from .errors import NotSupported
 from .log.memory import MemoryLog
 from .system.clock import Clock
 from .wake import Bell
@@ -59,6 +60,10 @@ class MemoryStore:
 
     def sync(self) -> None:
         """Nothing is kept longer than the process."""
+
+    def compact(self, progress: object) -> tuple[int, int]:
+        """There is no file. Raises NotSupported."""
+        raise NotSupported("a broker in memory has no file to compact: give it a path")
 
     # ------------------------------------------------------------------ fork
     def before_fork(self) -> None:

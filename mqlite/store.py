@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from .checks import check_durability
 from .errors import Closed, MqliteError, NotSupported
 from .memory_store import MemoryStore
+from .system import spawning  # noqa: F401 - before what is done around a fork, see there
 from .system.clock import Clock, SystemClock
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@
                      13  marked: the transaction of the newest checkpoint, 0 before there is one in this boot
                      14  clean: 1 while the newest mark says so
                      15  failed: 1 after a flush that failed; nothing can be promised any more in this boot
+                     16  inode of the file that is about to take the place of log.mdb, or 0 (compaction.py)
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -62,7 +63,8 @@ _MARK = struct.Struct(">IIQQI")
     MARKED,
     IS_CLEAN,
     FAILED,
-) = range(16)
+    _NEXT_INODE,
+) = range(17)
 
 
 @attrs.frozen
@@ -114,7 +116,19 @@ class Control:
     # ------------------------------------------------------------------ words of this boot
     def is_of(self, log: str, boot: str, version: int) -> bool:
         """Whether the words are of this boot, this very log.mdb, and this version of the store's format."""
-        return list(self.words[:SESSION]) == _identity(log, boot, version)
+        words, found = list(self.words[:SESSION]), _identity(log, boot, version)
+        return words[:_INODE] == found[:_INODE] and found[_INODE] in (words[_INODE], self.words[_NEXT_INODE])
+
+    def expect(self, new: str) -> None:
+        """The file `new`, in the same directory, is about to be renamed to log.mdb: both are this boot's log."""
+        self.words[_NEXT_INODE] = os.stat(new).st_ino
+
+    def settle(self, log: str) -> None:
+        """The one that has the name is. Under `open.lock`."""
+        if self.words[_NEXT_INODE]:
+            if os.stat(log).st_ino == self.words[_NEXT_INODE]:
+                self.words[_INODE] = self.words[_NEXT_INODE]
+            self.words[_NEXT_INODE] = 0
 
     def begin(self, log: str, boot: str, version: int, session: int, mapped: bool) -> None:
         """Make the words those of this boot. The caller is the only one who has the store open."""
@@ -123,7 +137,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, FAILED + 1):
+        for place in range(MAPPED, _NEXT_INODE + 1):
             self.words[place] = 0
         self.words[MAPPED] = mapped
         self.words[IS_CLEAN] = self._mark is not None and self._mark.kind == CLEAN

@@ -36,17 +36,12 @@ import lmdb
 from .. import errors
 from ..errors import MqliteError, StoreCorrupted, StoreError
 from .environment import MAX_READERS, translated
+from .spawning import starting
 
 CHUNK = 1 << 20
 _TOTAL_BYTES = 8
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import serve; serve(*sys.argv[2:])"
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
-
-
-_starting = threading.Lock()
-"""Held while a child starts, and during a fork: a forked process would else keep the child's end of the pipes, and
-nobody would see that the child is gone."""
-os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
 
 class Copying:
@@ -66,7 +61,7 @@ class Copying:
         self.total = 0
 
     def __enter__(self) -> Self:
-        with _starting:
+        with starting:
             self._start()
         try:
             head = self._copy.read(_TOTAL_BYTES)
@@ -165,8 +160,6 @@ def _copy(out: int, path: str, map_size: int, open_lock: str) -> None:
                 lib_version=0,
             )
             last.callback(environment.close)
-        if open_lock:
-            environment.reader_check()
         main = environment.open_db()
         with environment.begin() as state:
             stat = state.stat(main)

@@ -233,6 +233,7 @@ class StoreDirectory:
             log = os.stat(self.log)
             key = hashlib.sha256(f"{boot} {store_id} {log.st_dev} {log.st_ino} {FORMAT}".encode())
             control.begin(self.log, boot, FORMAT, int.from_bytes(key.digest()[:8], "big"), mapped)
+        control.settle(self.log)
         boot = hashlib.sha256(boot.encode()).hexdigest()[:12]
         name = f"{boot}-{control.words[SESSION]:016x}"
         run = os.path.join(self.path, "run")

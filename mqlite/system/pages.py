@@ -61,6 +61,8 @@ _META = struct.Struct("=IIQQ")
 _TREE = struct.Struct("=IHHQQQQQ")
 _META_END = struct.Struct("=QQ")
 _LOW_FIRST = struct.pack("=H", 1) == b"\1\0"
+#: Where in a meta page the number of its transaction is.
+TRANSACTION_AT = HEADER_BYTES + _META.size + 2 * _TREE.size + PAGE_NUMBER.size
 _META_BYTES = HEADER_BYTES + _META.size + 2 * _TREE.size + _META_END.size
 
 
