@@ -74,6 +74,7 @@ class Checkpoints(Deferred):
         self._process = os.getpid()
         self._pin: Any = None  # the read transaction
         self._pinned = (0, 0, 0)  # as it is published
+        self._closings = 0  # how often the environment was closed
         self._environment: Environment | None = None
         self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -118,20 +119,29 @@ class Checkpoints(Deferred):
         """A checkpoint of everything that was committed before. Under no lock; commits go on meanwhile. Raises
         StoreError.
         """
+        while not self._make(environment):
+            pass
+
+    def _make(self, environment: Environment) -> bool:
+        """Whether it is made: no fork or compaction has closed the environment, and with it the pin, meanwhile."""
         with environment.gated() as opened:
             if self._words[FAILED]:
                 raise self._failed()
             pin, transaction, metas = self._open_pin(opened)
             if transaction == self._words[MARKED]:
                 pin.abort()
-                return
+                return True
             self._words[VOLUME] = 0
+            closings = self._closings
         self._flush(environment.flush)
         with environment.gated() as opened:
+            if self._closings != closings:
+                return False
             if self._words[MARKED] >= transaction:  # another one was faster [P4]
                 pin.abort()
             else:
                 self._finish(opened, pin, transaction, metas)
+        return True
 
     def _open_pin(self, opened: lmdb.Environment) -> tuple[Any, int, bytes]:
         pin = opened.begin()
@@ -208,6 +218,7 @@ class Checkpoints(Deferred):
 
     def closing(self) -> None:
         """The pin goes with the environment; who writes next makes another. [P1]"""
+        self._closings += 1
         self._pin = None
 
     @property
