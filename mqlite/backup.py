@@ -54,7 +54,8 @@ def back_up(
                 file.truncate(file.tell() + RESERVE_PAGES * PAGE)  # a hole; who opens the store first has it filled
                 os.fsync(file.fileno())
             check_data_file(unfinished)
-            Control(made.control).write(Mark(CLEAN, newest_transaction(unfinished)))
+            with Control(made.control) as control:
+                control.write(Mark(CLEAN, newest_transaction(unfinished)))
             os.rename(unfinished, made.log)
             made.sync()
             os.rename(part, path)

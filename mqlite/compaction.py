@@ -125,7 +125,8 @@ class Compaction:
             with open(log, "r+b", buffering=0) as file:
                 os.fsync(file.fileno())
         except OSError as error:
-            self._control.words[FAILED] = 1
+            if self._environment.level.guarded:
+                self._control.words[FAILED] = 1
             raise StoreError(f"{log!r} could not be flushed ({error.strerror}): check the disk") from error
         self._control.write(Mark(CLEAN, newest_transaction(log)))
 
