@@ -1,7 +1,8 @@
-"""Further scenarios for kill_points.py: a process is killed in a backup.
+"""Further scenarios for kill_points.py: a process is killed in a backup, or in a compaction.
 
-After each death the original is whole, and the target is a whole store or is not there; what is left beside it opens as
-no store, and the next backup removes it.
+After each death in a backup the original is whole, and the target is a whole store or is not there; what is left beside
+it opens as no store, and the next backup removes it. After one in a compaction the store has the old file or the new
+one, also after a power cut, and a process that was forked from the dead one shares it, and its claims, with who opens it.
 
     python -m crash.copy_points FOLDER half    sweeps by system call, in tests/
 """
@@ -13,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,23 +22,24 @@ from crash.children import Children
 from crash.kill_points import EVERY_WRITE, arm_writes
 
 import mqlite
+import mqlite.system.directory
 
 MESSAGES = 300
 BODY = "x" * 10_000
 
 
-def make(path: str) -> None:
-    """A store with messages, and as many free pages."""
-    with mqlite.open(path) as broker:
+def make(path: str, level: str = "full") -> None:
+    """A store with messages, and twice as many free pages."""
+    with mqlite.open(path, durability=level) as broker:
         queue = broker.queue("q")
-        queue.put_many([BODY] * 2 * MESSAGES)
-        queue.ack_many(queue.receive(MESSAGES))
+        queue.put_many([BODY] * 3 * MESSAGES)
+        queue.ack_many(queue.receive(2 * MESSAGES))
 
 
-def judge(path: str) -> None:
+def judge(path: str, messages: int = MESSAGES) -> None:
     with mqlite.open(path) as broker:
         assert broker.check() == []
-        assert broker.queue("q").stats().ready == MESSAGES
+        assert broker.queue("q").stats().ready == messages
 
 
 def died(children: Children, arm: Callable[[int], None], point: int, act: Callable[[mqlite.Broker], object], path: str) -> bool:
@@ -90,11 +93,86 @@ def sweep_backup(folder: str, children: Children, arm: Callable[[int], None], po
     return 0, kills
 
 
+def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None], points: Iterable[int], level: str) -> tuple[int, int]:
+    """Die in a compaction. (the first point survived, kills)"""
+    path = os.path.join(folder, f"{level}.mq")
+    kills = 0
+    sizes = set()
+    for point in points:
+        make(path, level)
+
+        def child(talk: Any, point: int = point) -> None:
+            broker = mqlite.open(path)
+            queue = broker.queue("q")
+            queue.receive(2)
+            heirs = Children()
+            heir = heirs.fork(inherit, talk, queue)  # it has not used the store when the compaction begins
+            talk.say(heir.pid)
+            arm(point)
+            broker.compact()
+            arm(0)
+            talk.say("survived")
+            talk.hear(3600)
+
+        def inherit(talk: Any, parents: Any, queue: mqlite.Queue[Any]) -> None:
+            parents.close()  # else nobody hears of the parent's end
+            while not os.path.exists(path + ".go"):
+                time.sleep(0.002)
+            queue.receive(3)
+            queue.put("of the heir")
+            with open(path + ".went", "w"):
+                pass
+            time.sleep(3600)
+
+        forked = children.fork(child)
+        heir = forked.hear()
+        try:
+            dead = forked.hear() != "survived"
+        except EOFError:
+            dead = True
+            assert forked.wait() == -signal.SIGKILL
+        forked.kill()
+        kills += dead
+        try:
+            with mqlite.open(path) as broker:
+                queue = broker.queue("q")
+                assert broker.check() == []
+                with open(path + ".go", "w"):
+                    pass
+                while not os.path.exists(path + ".went"):
+                    time.sleep(0.002)
+                assert broker.check() == []
+                assert (queue.stats().ready, queue.stats().claimed) == (MESSAGES - 2, 3), (point, queue.stats())
+                os.kill(heir, signal.SIGKILL)
+                while queue.stats().claimed:
+                    queue.receive(timeout=0)[0].release()
+                sizes.add(os.stat(os.path.join(path, "log.mdb")).st_blocks)
+            real, mqlite.system.directory.boot_id = mqlite.system.directory.boot_id, lambda: "another boot"
+            try:
+                judge(path, MESSAGES + 1)
+            finally:
+                mqlite.system.directory.boot_id = real
+        finally:
+            os.kill(heir, signal.SIGKILL)
+            children.kill_all()
+            for left in (path + ".go", path + ".went"):
+                if os.path.exists(left):
+                    os.unlink(left)
+            shutil.rmtree(path)
+        if not dead:
+            assert len(sizes) > 1, "neither the old file nor the new one was left"
+            return point, kills
+    return 0, kills
+
+
 def main() -> None:
     """All by system call; prints one line of JSON each."""
     folder, half = sys.argv[1], int(sys.argv[2])
     survived, kills = sweep_backup(folder, Children(), arm_writes(half), EVERY_WRITE)
     print(json.dumps({"scenario": "backup", "survived": survived, "kills": kills}), flush=True)
+    for level in sys.argv[3:]:
+        survived, kills = sweep_compaction(folder, Children(), arm_writes(half), EVERY_WRITE, level)
+        print(json.dumps({"scenario": f"compact, {level}", "survived": survived, "kills": kills}), flush=True)
 
 
 if __name__ == "__main__":

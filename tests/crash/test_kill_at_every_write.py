@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from levels import LEVELS
 
 HERE = Path(__file__).parent
 #: Scenarios of policy_points.py that may change nothing but the claims, or nothing at all.
@@ -62,3 +63,10 @@ def test_a_process_killed_at_every_write_leaves_a_queue_with_policies_that_goes_
 def test_a_process_killed_at_every_write_of_a_backup_leaves_a_whole_copy_or_none(torn: bool, shim: str, tmp_path: Path) -> None:
     kills = _kills(shim, "-m", "crash.copy_points", str(tmp_path), str(int(torn)))
     assert kills["backup"] >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_process_killed_at_every_write_of_a_compaction_leaves_the_old_file_or_the_new_one(level: str, shim: str, tmp_path: Path) -> None:
+    kills = _kills(shim, "-m", "crash.copy_points", str(tmp_path), "0", level)
+    assert kills[f"compact, {level}"] >= 10
