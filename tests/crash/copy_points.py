@@ -4,7 +4,7 @@ After each death in a backup the original is whole, and the target is a whole st
 it opens as no store, and the next backup removes it. After one in a compaction the store has the old file or the new
 one, also after a power cut, and a process that was forked from the dead one shares it, and its claims, with who opens it.
 
-    python -m crash.copy_points FOLDER half    sweeps by system call, in tests/
+    python -m crash.copy_points FOLDER half LEVEL ...    sweeps by system call, in tests/
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BODY = "x" * 10_000
 
 def make(path: str, level: str = "full") -> None:
     """A store with messages, and twice as many free pages."""
-    with mqlite.open(path, durability=level) as broker:
+    with mqlite.open(path, durability=level, max_store_bytes=64 << 20) as broker:
         queue = broker.queue("q")
         queue.put_many([BODY] * 3 * MESSAGES)
         queue.ack_many(queue.receive(2 * MESSAGES))
@@ -96,10 +96,14 @@ def sweep_backup(folder: str, children: Children, arm: Callable[[int], None], po
 def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None], points: Iterable[int], level: str) -> tuple[int, int]:
     """Die in a compaction. (the first point survived, kills)"""
     path = os.path.join(folder, f"{level}.mq")
+    template = path + ".template"
+    make(template, level)
     kills = 0
     sizes = set()
     for point in points:
-        make(path, level)
+        os.mkdir(path)
+        for name in ("store.json", "log.control", "log.mdb"):
+            shutil.copy(os.path.join(template, name), path)
 
         def child(talk: Any, point: int = point) -> None:
             broker = mqlite.open(path)
@@ -160,16 +164,18 @@ def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None]
                     os.unlink(left)
             shutil.rmtree(path)
         if not dead:
+            shutil.rmtree(template)
             assert len(sizes) > 1, "neither the old file nor the new one was left"
             return point, kills
     return 0, kills
 
 
 def main() -> None:
-    """All by system call; prints one line of JSON each."""
+    """Backups, or compactions at the levels that are named, by system call; prints one line of JSON each."""
     folder, half = sys.argv[1], int(sys.argv[2])
-    survived, kills = sweep_backup(folder, Children(), arm_writes(half), EVERY_WRITE)
-    print(json.dumps({"scenario": "backup", "survived": survived, "kills": kills}), flush=True)
+    if not sys.argv[3:]:
+        survived, kills = sweep_backup(folder, Children(), arm_writes(half), EVERY_WRITE)
+        print(json.dumps({"scenario": "backup", "survived": survived, "kills": kills}), flush=True)
     for level in sys.argv[3:]:
         survived, kills = sweep_compaction(folder, Children(), arm_writes(half), EVERY_WRITE, level)
         print(json.dumps({"scenario": f"compact, {level}", "survived": survived, "kills": kills}), flush=True)
