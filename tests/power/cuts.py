@@ -54,14 +54,15 @@ def images(
     *,
     base: dict[str, tuple[int, bytes]] | None = None,
     first: int = 0,
+    last: int | None = None,
     names_in_order: bool = True,
 ) -> Iterator[Image]:
-    """About `count` images, of power cuts just before records number `first` and later, or after the last one.
+    """About `count` images, of power cuts just before records number `first` to `last`, or after all of them.
 
     Half of the cuts come when a flush has begun and not returned, when most is pending. base: see `Disk`.
     names_in_order: as file systems with a journal do it; else any subset of the changes of names may be there.
     """
-    moments = range(first, len(recorded) + 1)
+    moments = range(first, len(recorded) + 1 if last is None else last + 1)
     flushes = [at for at in moments if at < len(recorded) and (recorded[at].op in "FD" or (recorded[at].op == "W" and recorded[at].flags))]
     rests = [at for at in moments if at and recorded[at - 1].op == "M" and recorded[at - 1].flags in (SYNCED, CLOSED)]
     chosen: dict[int, int] = {}
@@ -70,7 +71,7 @@ def images(
         at = rnd.choice(crowd)
         chosen[at] = chosen.get(at, 0) + 1
     disk, promised = Disk(unit, base), _Promises()
-    for at in range(len(recorded) + 1):
+    for at in range(moments.stop):
         entry = recorded[at] if at < len(recorded) else None
         if at in chosen:
             pending = disk.pending

@@ -14,8 +14,8 @@ _U64 = struct.Struct("=Q")
 
 #: Kinds of mark: a call for operation n begins; it has returned; all up to n must survive a power cut; the store was
 #: closed by all, with all up to n; a process was killed in operation n;
-#: only the maps were looked at.
-BEGUN, RETURNED, SYNCED, CLOSED, KILLED, LOOKED = 1, 2, 3, 4, 5, 6
+#: only the maps were looked at; a compaction begins.
+BEGUN, RETURNED, SYNCED, CLOSED, KILLED, LOOKED, COMPACTS = 1, 2, 3, 4, 5, 6, 7
 
 
 class Entry(NamedTuple):

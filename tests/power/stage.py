@@ -6,7 +6,7 @@
     recording.remove()
 
 The process reads a line of JSON for each program and answers with one. Programs are the functions `alone`,
-`together`, `again`, `make` and `raw` below.
+`together`, `again`, `compact`, `make` and `raw` below.
 """
 
 from __future__ import annotations
@@ -26,11 +26,27 @@ import attrs
 from crash.children import Children
 
 import mqlite
+import mqlite.compaction
+import mqlite.log.space
 import mqlite.system.directory
+from mqlite.durability import checkpoint
 
 from . import raw_tree
 from .program import Store, history, more_operations
-from .records import BEGUN, CLOSED, KILLED, LOOKED, RETURNED, SYNCED, Content, Entry, entries, replayed, watched_files
+from .records import (
+    BEGUN,
+    CLOSED,
+    COMPACTS,
+    KILLED,
+    LOOKED,
+    RETURNED,
+    SYNCED,
+    Content,
+    Entry,
+    entries,
+    replayed,
+    watched_files,
+)
 
 TESTS = Path(__file__).parent.parent
 
@@ -123,9 +139,18 @@ def _synced(store: Store, number: int) -> None:
     _mark(SYNCED, number)
 
 
-def alone(store: str, level: str, seed: str, count: int, sync_every: int = 17, close_every: int = 70) -> dict[str, Any]:
+def _hurry() -> None:
+    """Have checkpoints made by the thread all the time, beside the commits."""
+    checkpoint.TICK = checkpoint.INTERVAL = 0.001
+
+
+def alone(
+    store: str, level: str, seed: str, count: int, sync_every: int = 17, close_every: int = 70, hurry: bool = False
+) -> dict[str, Any]:
     """One process; it syncs now and then, and closes the store and opens it again."""
     operations, models = history(seed, count)
+    if hurry:
+        _hurry()
     opened = Store(store, durability=level)
     _mark(SYNCED, 0)
     _look_inside(level)
@@ -172,12 +197,14 @@ def _worker(talk: Any, store: str, level: str, operations: list[Any], models: li
 
 def together(
     store: str, level: str, seed: str, count: int, processes: int = 3, sync_every: int = 13,
-    kill_in: str = "", kill_at: int = 0, torn: int = 0, after: int = 30,
+    kill_in: str = "", kill_at: int = 0, torn: int = 0, after: int = 30, hurry: bool = False,
 ) -> dict[str, Any]:
     """Several processes that take turns. kill_in: "sync" or "do"; that call of one process, in the middle of the run, is
     its last: it is killed at recorded call number kill_at; others then do `after` operations more. Tells how many calls
     there were where nobody was killed.
     """
+    if hurry:
+        _hurry()
     rnd = random.Random(seed)
     operations, models = history(seed, count)
     told: dict[str, Any] = {"killed": False}
@@ -256,6 +283,27 @@ def again(store: str, level: str, seed: str, count: int, boot: str, more: int) -
     return {"state": state}
 
 
+def compact(store: str, level: str, seed: str, count: int, compact_every: int) -> dict[str, Any]:
+    """One process that compacts the store now and then; this flushes it, too. Tells how often it became smaller."""
+    for module in (mqlite.compaction, mqlite.log.space):  # or a store under 8 MiB is not compacted
+        module.RESERVE_PAGES, module.GROW_MIN = 96, 64 << 10
+    operations, models = history(seed, count)
+    opened = Store(store, durability=level)
+    smaller = 0
+    _mark(SYNCED, 0)
+    _look_inside(level)
+    for number in range(1, count + 1):
+        _run(opened, operations, models, number)
+        if number % compact_every == 0:
+            _mark(COMPACTS, number)
+            before, after = opened.broker.compact()
+            _mark(SYNCED, number)
+            smaller += after < before
+    opened.close()
+    _mark(CLOSED, count)
+    return {"smaller": smaller}
+
+
 def make(store: str, level: str) -> dict[str, Any]:
     """Make a store, and close it."""
     Store(store, durability=level).close()
@@ -270,7 +318,7 @@ def raw(store: str, seed: str, count: int, sync: bool) -> dict[str, Any]:
 
 
 def _serve() -> None:
-    programs = {function.__name__: function for function in (alone, together, again, make, raw)}
+    programs = {function.__name__: function for function in (alone, together, again, compact, make, raw)}
     for line in sys.stdin:
         asked = json.loads(line)
         program, records = programs[asked.pop("program")], asked.pop("records")
