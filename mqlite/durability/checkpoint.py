@@ -83,10 +83,10 @@ class Checkpoints(Deferred):
 
     # ------------------------------------------------------------------ before a change
     def admits(self, environment: Environment) -> bool:
-        """Whether there is a pin, and not too much was written since. [P1] Raises StoreError after a failed flush."""
+        """Whether there is a pin, and not too much was written since. [P1]"""
         words = self._words
         if words[FAILED]:
-            raise self._failed()
+            return True  # to what changes nothing: see `check`
         if not self._wanted.is_set():
             self._have_looked_after(environment)
         published = self._published()
@@ -95,6 +95,11 @@ class Checkpoints(Deferred):
                 return False
             self._drop()
         return words[VOLUME] < (4 * VOLUME_BYTES if words[ROOM] >= SCARCE_PAGES else SCARCE_BYTES)
+
+    def check(self) -> None:
+        """Raises StoreError after a flush that failed. [P5]"""
+        if self._words[FAILED]:
+            raise self._failed()
 
     def prepare(self, environment: Environment) -> None:
         """A checkpoint of the last commit, while nobody can write."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import lmdb
 
-from ..errors import MqliteError, StoreError
+from ..errors import StoreError
 from ..system.control import FAILED, Control
 from ..system.environment import Environment
 from ..system.level import Level
@@ -31,7 +31,7 @@ class Deferred(Level):
     def _flush(self, flush: Callable[..., Any], *arguments: Any) -> None:
         try:
             flush(*arguments)
-        except (lmdb.Error, MqliteError) as error:
+        except lmdb.Error as error:
             self._words[FAILED] = 1
             raise self._failed() from error
 

@@ -60,7 +60,7 @@ class LmdbLog:
         if to_change:
             self._space.look()
         begun = environment.begin_write(to_change=to_change)
-        self._current = txn = LmdbTxn(begun, self._space, self._known, environment.settle)
+        self._current = txn = LmdbTxn(begun, self._space, self._known, environment.before_commit)
         return txn
 
     # ------------------------------------------------------------------ log

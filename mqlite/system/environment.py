@@ -208,15 +208,13 @@ class Environment:
 
     def flush(self) -> None:
         """Write to the disk what was committed. Writers go on meanwhile; the environment is not closed. Raises
-        StoreError.
+        lmdb.Error where the flush fails; StoreError, Closed where there was none.
         """
         held: list[None] = []
         snapshot = None
         try:
             snapshot = self.begin_read(held)
             (self._lmdb or self._open()).sync(True)
-        except lmdb.Error as error:
-            raise self.failed(error) from error
         finally:
             self.end_read(held, snapshot)
 
@@ -325,8 +323,8 @@ class Environment:
     def _mend(self) -> None:
         """A commit failed, and its thread still keeps all others out. What fails now is left to the next write."""
         with contextlib.suppress(MqliteError):
-            if self._gated:
-                self.settle()
+            if self._gated and self._unsettled:
+                self._settle()
         try:
             if self._lmdb is not None:
                 self._lmdb.begin().abort()
@@ -337,16 +335,20 @@ class Environment:
         except lmdb.Error:
             pass
 
-    def settle(self) -> None:
-        """Before a commit: have the disk say what the file says, that a commit which failed was none.
+    def before_commit(self) -> None:
+        """Raises StoreError, StoreFull where nothing may be committed."""
+        if self._guarded:
+            self.level.check()
+        if self._unsettled:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Have the disk say what the file says: that a commit which failed was none.
 
         LMDB takes a failed commit back in memory only, but its meta page may be on the disk. The next commit, of
         any process, overwrites what that page refers to; and a power cut would then leave a store that is torn.
         A page whose flush failed counts as flushed for the kernel, so it is written again before each attempt.
-        Raises StoreError, StoreFull: nothing may be committed.
         """
-        if not self._unsettled:
-            return
         failure: OSError | None = None
         for _ in range(_SETTLED_BY):
             try:

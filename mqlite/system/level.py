@@ -27,6 +27,9 @@ class Level:
         """
         return True
 
+    def check(self) -> None:
+        """Under the gate, before a commit: raises StoreError where there can be none any more."""
+
     def prepare(self, environment: Environment) -> None:
         """Under the gate, outside of a transaction: do what must come before the next change."""
 
