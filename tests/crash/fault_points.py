@@ -273,8 +273,8 @@ class Stricken:
 
     def flush_failed(self) -> bool:
         """Whether the store says that its disk can be trusted no more, until the machine is started again."""
-        control = Control(os.path.join(self.path, "log.control"))
-        return bool(control.words[FAILED])
+        with Control(os.path.join(self.path, "log.control")) as control:
+            return bool(control.words[FAILED])
 
     def _restart(self, things: Things) -> bool:
         """Nothing more is stored, but all is to be seen; after a restart the store is whole, as of its last checkpoint."""

@@ -109,3 +109,23 @@ def fail_to_commit(path: str) -> None:
 
 def test_a_commit_that_failed_is_taken_back_on_the_disk_before_the_next_one(shim: str, tmp_path: Path) -> None:
     run(shim, "-c", f"from crash.test_faults import fail_to_commit; fail_to_commit({str(tmp_path / 'app.mq')!r})")
+
+
+# ---------------------------------------------------------------------- a flush that was none
+@pytest.mark.parametrize("level", [level for level in LEVELS if level != "full"])
+def test_a_flush_that_was_not_begun_is_none_that_failed(level: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another thread closes the store meanwhile."""
+
+    def closed(held: list[None]) -> None:
+        raise mqlite.Closed("made up")
+
+    with opened(path, level) as broker:
+        queue = broker.queue("q")
+        queue.put("before")
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(broker._store.engine.log._environment, "begin_read", closed)
+            with pytest.raises(mqlite.Closed):
+                broker.sync()
+        queue.put("after")
+        broker.sync()
+        assert [message.body for message in queue.browse()] == ["before", "after"]
