@@ -4,7 +4,7 @@ A point is what `arm(n)` says: a line of the package, or a system call that writ
 After each death the store is opened again and must be whole: `check()` finds
 nothing, each message is in exactly one state, and what a call returned still holds.
 
-    python -m crash.kill_points FOLDER half    sweeps all scenarios by system call, in tests/ (needs fault_at_call.c preloaded)
+    python -m crash.kill_points FOLDER half LEVEL    sweeps all scenarios by system call, in tests/ (needs fault_at_call.c preloaded)
 
 policy_points.py has further scenarios, of queues with policies.
 """
@@ -264,8 +264,9 @@ def _drained(queue: mqlite.Queue[Any]) -> dict[Any, int]:
 class Sweep:
     """Each death on a queue of its own, SHARED of them in one store, which is removed afterwards."""
 
-    def __init__(self, folder: str, children: Any, arm: Callable[[int], None]) -> None:
+    def __init__(self, folder: str, children: Any, arm: Callable[[int], None], level: str = "full") -> None:
         self._folder = folder
+        self._level = level
         self._path = ""
         self._children = children
         self._arm = arm
@@ -286,6 +287,7 @@ class Sweep:
         if self._round % SHARED == 0:
             shutil.rmtree(self._path, ignore_errors=True)
             self._path = os.path.join(self._folder, f"swept{self._round}.mq")
+            mqlite.open(self._path, durability=self._level).close()
         self._round += 1
         name = f"round {self._round}"
         queue: mqlite.Queue[Any] = mqlite.Queue(name, self._path, **scenario.options)
@@ -351,12 +353,12 @@ def _hold(talk: Any, path: str, name: str, count: int) -> None:
     talk.hear(3600)
 
 
-def sweep_opening(folder: str, children: Any, arm: Callable[[int], None], points: Iterable[int], new: bool) -> tuple[int, int]:
+def sweep_opening(folder: str, children: Any, arm: Callable[[int], None], points: Iterable[int], new: bool, level: str = "full") -> tuple[int, int]:
     """Die while opening a store (a new one, or one with a message). (the first point survived, kills)"""
 
     def opening(talk: Any, path: str, point: int) -> None:
         arm(point)
-        queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+        queue: mqlite.Queue[Any] = mqlite.Queue("q", path, durability=level)
         arm(0)
         talk.say("survived")
         talk.hear()
@@ -365,7 +367,7 @@ def sweep_opening(folder: str, children: Any, arm: Callable[[int], None], points
     kills = 0
     path = os.path.join(folder, "opened.mq")
     if not new:
-        with mqlite.open(path) as broker:
+        with mqlite.open(path, durability=level) as broker:
             broker.queue("q").put("old")
     for point in points:
         if new:
@@ -378,7 +380,7 @@ def sweep_opening(folder: str, children: Any, arm: Callable[[int], None], points
             assert child.wait() == -signal.SIGKILL
             kills += 1
         child.kill()
-        with mqlite.open(path) as broker:
+        with mqlite.open(path, durability=level) as broker:
             assert broker.check() == [], point
             queue = broker.queue("q")
             assert queue.stats().ready == (0 if new else 1), point
@@ -425,10 +427,10 @@ def sweep_seed() -> int:
     return seed
 
 
-def sweep_lines(folder: str, children: Any, scenario: Scenario, points: Iterable[int], waiting: bool) -> int:
+def sweep_lines(folder: str, children: Any, scenario: Scenario, points: Iterable[int], waiting: bool, level: str = "full") -> int:
     """A scenario by lines; how often the call was killed before it survived."""
     assert scenario.waits or not waiting
-    sweep = Sweep(folder, children, arm_lines)
+    sweep = Sweep(folder, children, arm_lines, level)
     survived = sweep.run(scenario, points, waiting)
     assert survived, f"{scenario.name!r} takes more lines than were tried"
     print(f"{scenario.name}: {sweep.kills} kills, survived {survived} lines")
@@ -444,9 +446,9 @@ def arm_writes(half: int) -> Callable[[int], None]:
     return lambda point: faults.arm(point, point, TEARS_AND_KILLS if half else KILLS)
 
 
-def sweep_writes(folder: str, children: Any, half: int, scenarios: Iterable[Scenario]) -> None:
+def sweep_writes(folder: str, children: Any, half: int, scenarios: Iterable[Scenario], level: str = "full") -> None:
     """Scenarios by system call; prints one line of JSON each."""
-    sweep = Sweep(folder, children, arm_writes(half))
+    sweep = Sweep(folder, children, arm_writes(half), level)
     for scenario in scenarios:
         kills = sweep.kills
         survived = sweep.run(scenario, EVERY_WRITE)
@@ -455,11 +457,11 @@ def sweep_writes(folder: str, children: Any, half: int, scenarios: Iterable[Scen
 
 def main() -> None:
     """All scenarios by system call."""
-    folder, half = sys.argv[1], int(sys.argv[2])
+    folder, half, level = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     children = Children()
-    sweep_writes(folder, children, half, SCENARIOS)
+    sweep_writes(folder, children, half, SCENARIOS, level)
     for name, new in (("open", False), ("create", True)):
-        survived, kills = sweep_opening(folder, children, arm_writes(half), EVERY_WRITE, new)
+        survived, kills = sweep_opening(folder, children, arm_writes(half), EVERY_WRITE, new, level)
         print(json.dumps({"scenario": name, "survived": survived, "kills": kills}), flush=True)
 
 

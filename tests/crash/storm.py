@@ -131,7 +131,8 @@ ROLES = (produce, produce, produce, consume, consume, consume, get)
 class Storm:
     """Runs the children, kills them, and balances the books."""
 
-    def __init__(self, folder: str, children: Any, seed: int) -> None:
+    def __init__(self, folder: str, children: Any, seed: int, level: str = "full") -> None:
+        self._level = level
         self._folder = folder
         self._path = os.path.join(folder, "storm.mq")
         self._children = children
@@ -143,7 +144,7 @@ class Storm:
 
     def blow(self, seconds: float) -> dict[str, Any]:
         """The storm, and what the journals say."""
-        with mqlite.open(self._path) as broker:
+        with mqlite.open(self._path, durability=self._level) as broker:
             broker.queue(JOBS, maxsize=MAXSIZE, max_deliveries=None)
             broker.queue(NOTES, maxsize=MAXSIZE, max_deliveries=None)
         for role in ROLES:

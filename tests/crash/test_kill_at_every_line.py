@@ -70,6 +70,24 @@ def test_a_process_killed_between_two_lines_leaves_each_message_in_one_state(nam
     assert sweep_lines(str(tmp_path), children, BY_NAME[name], _some_points(sweep_seed()), False) > 1
 
 
+DEFERRED = ("checkpoint", "process")
+
+
+@pytest.mark.parametrize("level", DEFERRED)
+def test_a_process_killed_between_two_lines_loses_nothing_that_is_not_flushed_yet(level: str, tmp_path: Path, children: Any) -> None:
+    seed = sweep_seed()
+    for name in random.Random(seed).sample(NAMES, 3):
+        sweep_lines(str(tmp_path), children, BY_NAME[name], _some_points(seed), False, level)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("level", DEFERRED)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_process_killed_between_two_lines_loses_nothing_at_any_level(name: str, level: str, tmp_path: Path, children: Any) -> None:
+    assert sweep_lines(str(tmp_path), children, BY_NAME[name], _some_points(sweep_seed()), False, level) > 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
@@ -84,9 +102,10 @@ def test_a_process_killed_at_every_line_leaves_its_message_to_one_that_waits_mea
     assert sweep_lines(str(tmp_path), children, BY_NAME[name], _all_points(sweep_seed()), True) > 10
 
 
+@pytest.mark.parametrize("level", ["full", *DEFERRED])
 @pytest.mark.parametrize("new", [False, True])
-def test_a_process_killed_while_it_opens_a_store_leaves_one_that_opens(new: bool, tmp_path: Path, children: Any) -> None:
-    survived, kills = sweep_opening(str(tmp_path), children, arm_lines, _some_points(sweep_seed()), new)
+def test_a_process_killed_while_it_opens_a_store_leaves_one_that_opens(new: bool, level: str, tmp_path: Path, children: Any) -> None:
+    survived, kills = sweep_opening(str(tmp_path), children, arm_lines, _some_points(sweep_seed()), new, level)
     assert survived
     assert kills > 1
 

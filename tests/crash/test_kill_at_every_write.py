@@ -44,9 +44,18 @@ def _kills(shim: str, *program: str) -> dict[str, int]:
     return kills
 
 
-@pytest.mark.parametrize("torn", [False, True], ids=["between writes", "inside long writes"])
-def test_a_process_killed_at_every_write_leaves_each_message_in_one_state(torn: bool, shim: str, tmp_path: Path) -> None:
-    kills = _kills(shim, "-m", "crash.kill_points", str(tmp_path), str(int(torn)))
+@pytest.mark.parametrize(
+    ("level", "torn"),
+    [
+        pytest.param("full", False, id="full, between writes"),
+        pytest.param("full", True, id="full, inside long writes"),
+        pytest.param("checkpoint", False, id="checkpoint, between writes", marks=pytest.mark.slow),
+        pytest.param("checkpoint", True, id="checkpoint, inside long writes"),
+        pytest.param("process", False, id="process, between writes"),
+    ],
+)
+def test_a_process_killed_at_every_write_leaves_each_message_in_one_state(level: str, torn: bool, shim: str, tmp_path: Path) -> None:
+    kills = _kills(shim, "-m", "crash.kill_points", str(tmp_path), str(int(torn)), level)
     for writes in ("put", "put_many", "producer", "get", "ack", "ack_many", "nack to dead", "reject", "take back to dead", "create"):
         assert kills[writes] >= 2, f"{writes} made {kills[writes]} calls that write: the shim does not see them"
 
