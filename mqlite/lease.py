@@ -51,6 +51,10 @@ class Lease:
 
     def check(self, *, staged: bool = False) -> None:
         """Raises NotClaimed where it cannot be settled here any more. staged: a transaction may be about to do it."""
+        if self._outcome or self._tx is not None or self._engine.presence.owner != self._owner:
+            self._check_closely(staged)
+
+    def _check_closely(self, staged: bool) -> None:
         what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
         if self._outcome:
             raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
@@ -113,7 +117,14 @@ class Lease:
         if tx is not None:
             self._leave_to(tx, Settlement(self.claim, ACK))
         else:
-            self._settle(ACK, lambda: self._engine.ack([self.claim]))
+            self.check()
+            try:  # `_settle` without its calls
+                self._engine.ack([self.claim])
+            except LeaseLost:
+                if self._on_end is not None:
+                    self._on_end(self)
+                raise
+            self.end(ACK)
 
     def nack(self, delay: float | None, error: object, tx: object = None) -> None:
         """See Message.nack."""
@@ -217,6 +228,25 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object
 
 def message_of(queue: str, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
     """A Message for the user."""
+    if record.extras is None and record.marks is None:  # as most
+        return Message(
+            body,
+            record.id,
+            priority_of(position >> 64),
+            {},
+            None,
+            None,
+            None,
+            record.enqueued_ns,
+            record.delivery_count,
+            record.acquired_count,
+            None,
+            None,
+            None,
+            queue,
+            None,
+            lease,
+        )
     extras = record.extras or _NO_EXTRAS
     return Message(
         body,

@@ -18,7 +18,6 @@ from .engine.catalog import QueueState
 from .engine.commitment import Commitment, Put
 from .engine.deciding import Decision
 from .engine.once import OnceWork
-from .engine.parts import ns_of
 from .engine.publishing import Publishing
 from .engine.settling import Settlement
 from .engine.tables import TableWork
@@ -28,6 +27,7 @@ from .log import Draft
 from .options import UNSET
 from .receipt import Published, Receipt
 from .store import Store
+from .system.clock import ns_of
 from .table import Table, decoded, encoded
 from .waiting import Interrupt
 

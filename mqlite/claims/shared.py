@@ -43,13 +43,13 @@ from . import Kind, Returned, Row, Shut, Waiting
 from .known import Known, Line
 from .shared_reading import (
     I64,
-    QUEUE,
     RETURNED,
     SEAT,
     SEATS_MASK,
     U64,
     WAITER,
     SharedReading,
+    cursor_key,
     key_at,
     key_in,
     packed_row,
@@ -205,13 +205,14 @@ class SharedTxn(SharedReading):
                 ]
             )
         self._is_changed = True
-        ends = positions[-1:] if positions[0] >> 64 == positions[-1] >> 64 else positions
-        for rank, position in {each >> 64: each for each in ends}.items():
+        newest = positions[-1]
+        last_of = {newest >> 64: newest} if len(positions) == 1 else {each >> 64: each for each in positions}
+        for rank, position in last_of.items():
             if line.cursors[rank] < 0:  # a new one may make others go
                 self.advance(queue, position)
             else:
                 line.cursors[rank] = position
-                self._txn.put(key_in(b"c", queue) + QUEUE.pack(rank), position.to_bytes(12, "big"))
+                self._txn.put(cursor_key(queue, rank), position.to_bytes(12, "big"))
         line.claimed += len(positions)
         self._txn.put(key_in(b"k", queue), U64.pack(line.claimed))
 
@@ -260,8 +261,9 @@ class SharedTxn(SharedReading):
             self._changing.delete(key)
 
     def replace(self, queue: int, position: Position, row: Row) -> None:
-        """Change a row."""
-        self._changing.put(key_at(b"R", queue, position), packed_row(row))
+        """Change a row. It stays that of the same claim, which is all that `_known` goes by."""
+        self._is_changed = True
+        self._txn.put(key_at(b"R", queue, position), packed_row(row))
 
     def drop(self, queue: int, position: Position, group: int = 0) -> bool:
         """Remove a row."""
@@ -284,7 +286,7 @@ class SharedTxn(SharedReading):
     def advance(self, queue: int, position: Position) -> None:
         """Move a cursor."""
         self._is_known = False
-        self._cursors[key_in(b"c", queue) + QUEUE.pack(position >> 64)] = position
+        self._cursors[cursor_key(queue, position >> 64)] = position
 
     def forget_cursors(self, queue: int | None = None) -> None:
         """Of a queue, or of all."""

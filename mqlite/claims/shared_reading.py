@@ -27,6 +27,12 @@ def key_in(kind: bytes, queue: int) -> bytes:
     return kind + QUEUE.pack(queue)
 
 
+@functools.lru_cache(maxsize=1024)
+def cursor_key(queue: int, rank: int) -> bytes:
+    """The key of a cursor."""
+    return key_in(b"c", queue) + QUEUE.pack(rank)
+
+
 def _row(value: bytes) -> Row:
     return Row(*(_ROW if len(value) == _ROW.size else _ROW_IN_GROUP).unpack(value))
 
@@ -91,7 +97,7 @@ class SharedReading:
 
     def cursor(self, queue: int, rank: int) -> Position:
         """The last position handed out."""
-        value = self._txn.get(key_in(b"c", queue) + QUEUE.pack(rank))
+        value = self._txn.get(cursor_key(queue, rank))
         return -1 if value is None else int.from_bytes(value, "big")
 
     def has_passed(self, queue: int, position: Position) -> bool:

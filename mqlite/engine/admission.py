@@ -11,12 +11,11 @@ from ..log import Draft
 from ..log.index import DEDUP, REPLACE
 from ..message import Position, Record, rank_at
 from ..options import QueueOptions
-from ..system.clock import STABLE
+from ..system.clock import STABLE, ns_of
 from ..waiting import Interrupt
 from .catalog import QueueState
 from .claiming import REMOVER
 from .order import lineup_of
-from .parts import ns_of
 from .steps import ARRIVED, Claim
 
 if TYPE_CHECKING:

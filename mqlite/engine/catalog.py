@@ -10,6 +10,7 @@ from ..errors import NoSuchSubscription
 from ..log import DEAD_BIT, Definition, Log, Snapshot
 from ..message import group_key
 from ..options import DEAD_OPTIONS, Named, QueueOptions
+from ..system.clock import ns_of
 from .steps import CHANGED
 
 NO_LIMIT = 1 << 62
@@ -42,14 +43,15 @@ class QueueState:
                    expires or waits for its time, claimers take what is first in line
     marks_all      every message has marks
 
-    key is what it is stored under, name what users see; topic: the number of the one that it subscribes to, or 0.
-    removed: it is a subscription that is no more. prepared_for: the number of the queue whose prepared messages it
-    holds, which gets its dead letters (-1: a topic's), or 0.
+    ack_timeout_ns is the option in nanoseconds; 0: none. key is what it is stored under, name what users see; topic:
+    the number of the one that it subscribes to, or 0. removed: it is a subscription that is no more. prepared_for: the
+    number of the queue whose prepared messages it holds, which gets its dead letters (-1: a topic's), or 0.
     """
 
     __slots__ = (
         "_limits",
         "_other_limit",
+        "ack_timeout_ns",
         "asks_of_puts",
         "has_cursors",
         "id",
@@ -110,6 +112,7 @@ class QueueState:
         self.marks_all = options.fair or options.aging is not None or options.ttl is not None
         self.asks_of_puts = options.maxbytes > 0 or options.overflow != "block"
         self.is_held_up = options.paused or options.rate is not None
+        self.ack_timeout_ns = 0 if options.ack_timeout is None else ns_of(options.ack_timeout)
         self.is_in_line = self.has_cursors and not (self.is_held_up or self.topic)
         self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or self.is_held_up)
         self.options, self.version = options, version

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,10 +23,10 @@ from ..errors import (
 )
 from ..log import DEAD_BIT
 from ..message import Position
+from ..system.clock import ns_of
 from ..waiting import Interrupt, Seat
 from . import pace, replay, seats, subscriptions
 from .catalog import QueueState
-from .parts import ns_of
 from .picking import NOTHING, Picking
 from .steps import Claim, Refused
 
@@ -54,6 +53,8 @@ class Pass(NamedTuple):
 
 ANYBODY = Pass()
 REMOVER = Pass(unchecked=True)
+#: Of who does not wait. It is never taken.
+NO_SEAT = Seat()
 
 
 class Claiming(Picking):
@@ -82,9 +83,11 @@ class Claiming(Picking):
         there whatever may be claimed, and can give it back with `release_all`.
         """
         flags = STARTED | AUTO if auto else STARTED
+        given = count if started is None else started
+        if not entry.waits and self._claim(queue, count, flags, given, NO_SEAT, into, entry):
+            return  # most often; the rest is for who finds nothing (1 us)
 
         def attempt(seat: Seat) -> bool | None:
-            given = count if started is None else started
             return enough() or self._claim(queue, count, flags, given, seat, into, entry) or None
 
         if entry.waits and not seats.sit(self, queue, entry.number):
@@ -92,7 +95,8 @@ class Claiming(Picking):
             if not self._stand_by(queue, entry, timeout, interrupt):
                 return
             timeout = None if end_ns is None else max(0, end_ns - self.clock.monotonic_ns()) / 1e9
-        self._take(queue, attempt, timeout, interrupt)
+        if not entry.waits or not attempt(NO_SEAT):
+            self._take_later(queue, attempt, timeout, interrupt)
 
     def _stand_by(self, queue: QueueState, entry: Pass, timeout: float | None, interrupt: Interrupt) -> bool:
         """Wait for the seat, among those who wait for nothing else: a ring for a message is not for them."""
@@ -150,11 +154,15 @@ class Claiming(Picking):
     def _take(
         self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
     ) -> T | None:
-        result = attempt(Seat())
-        if result is not None:
-            return result
+        result = attempt(NO_SEAT)
+        return self._take_later(queue, attempt, timeout, interrupt) if result is None else result
+
+    def _take_later(
+        self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
+    ) -> T | None:
+        """After an attempt that found nothing."""
         if timeout == 0:
-            return attempt(Seat()) if self.care(queue.id, Kind.MESSAGE)[1] else None
+            return attempt(NO_SEAT) if self.care(queue.id, Kind.MESSAGE)[1] else None
         return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
 
     # ------------------------------------------------------------------ looking around
@@ -244,15 +252,16 @@ class Claiming(Picking):
         self.takeback.notice_deaths()  # what they held comes before what is newer
         if queue.options.rate is not None:
             self.schedule.care(queue.id)  # what has expired uses no slot up
-        for attempt in itertools.count():
-            due_too = attempt < LOOKS_AROUND  # else there is no room to move what is due
+        attempts = 0
+        while True:
+            due_too = attempts < LOOKS_AROUND  # else there is no room to move what is due
+            attempts += 1
             found = self._claim_once(queue, count, flags, started, seat, into, entry, due_too)
             if into or found is False:
                 return bool(found)
             if found is None:
                 self.care(queue.id, Kind.MESSAGE)
             # else all of it was damaged or expired, and is in the dead-letter queue now
-        raise AssertionError("it claims or returns")
 
     def _claim_once(
         self,
@@ -304,8 +313,8 @@ class Claiming(Picking):
             found = snapshot.first_ahead(number, lambda rank: c.clear_cursor(number, line, rank), count)
         if not found:
             return None if found is None else False
-        timeout, now_ns, earliest_ns = queue.options.ack_timeout, self.clock.monotonic_ns(), line.deadline_ns
-        deadline_ns = 0 if timeout is None else now_ns + ns_of(timeout)
+        now_ns, earliest_ns = self.clock.monotonic_ns(), line.deadline_ns
+        deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
         if earliest_ns <= now_ns if earliest_ns else deadline_ns:
             return None
         if earliest_ns > deadline_ns > 0 or not c.has_room_for(len(found)):
@@ -368,7 +377,7 @@ class Claiming(Picking):
                 c.advance(queue.id, position)
             return False, None
         now_ns = self.clock.monotonic_ns()
-        deadline_ns = 0 if options.ack_timeout is None else now_ns + ns_of(options.ack_timeout)
+        deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
         token = c.token
         cursors = queue.has_cursors
         passed = iter(picked.passed)
@@ -551,14 +560,16 @@ class Claiming(Picking):
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             if c.shut(claim.queue.id) is Shut.IMMEDIATE:
                 self._raise_if_shut(c, claim.queue)
-            row = c.row(claim.queue.id, claim.position)
-            if row is None or row.holder != claim.row.holder:
-                return False
+            if not c.is_undisturbed(claim.commit):
+                row = c.row(claim.queue.id, claim.position)
+                if row is None or row.holder != claim.row.holder:
+                    return False
+            row = claim.row
             if claim.queue.topic or claim.queue.prepared_for:  # a seek, or a decision, may have taken it away
                 with self.log.read() as snapshot:
                     if not snapshot.has(claim.queue.id, claim.position):
                         return False
-            timeout = claim.queue.options.ack_timeout
-            deadline_ns = self.clock.monotonic_ns() + ns_of(timeout) if timeout is not None and row.deadline_ns else 0
+            timeout_ns = claim.queue.ack_timeout_ns
+            deadline_ns = self.clock.monotonic_ns() + timeout_ns if timeout_ns and row.deadline_ns else 0
             c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
             return True

@@ -16,11 +16,12 @@ import attrs
 from ..claims import Kind
 from ..errors import Full, MqliteError
 from ..log import Draft
+from ..system.clock import ns_of
 from ..waiting import Interrupt, Seat
 from .admission import Admission, Leaving
 from .catalog import QueueState
 from .order import lineup_of
-from .parts import MOVED_FREELY, ns_of
+from .parts import MOVED_FREELY
 from .publishing import Publishing
 from .settling import Settlement
 from .steps import ARRIVED

@@ -20,6 +20,7 @@ from ..system.clock import Clock, anchor_of
 from ..waiting import Interrupt, Presence, Seat
 from .admission import Ranked
 from .catalog import QueueState
+from .claiming import NO_SEAT
 from .machine import Engine
 from .order import lineup_of
 from .steps import Claim
@@ -142,5 +143,4 @@ class LocalEngine(Engine):
             return (entry[1],)
 
 
-NO_SEAT = Seat()
 THE_LONG_WAY: Any = ()

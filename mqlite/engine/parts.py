@@ -72,8 +72,3 @@ class Parts:
         """Under L: room for what moves. Raises StoreFull."""
         if size_bytes > MOVED_FREELY:
             txn.reserve(size_bytes)
-
-
-def ns_of(seconds: float) -> int:
-    """Nanoseconds; thirty years at most, which fits every format."""
-    return int(min(seconds, 1e9) * 1e9)

@@ -15,11 +15,10 @@ from ..errors import MessageTooLarge, Unroutable
 from ..log import Draft
 from ..log.index import DEDUP, FEED
 from ..message import DEFAULT_RANK, Due, Marks, Record, digest
-from ..system.clock import STABLE
+from ..system.clock import STABLE, ns_of
 from . import subscriptions
 from .catalog import QueueState
 from .order import marks_in
-from .parts import ns_of
 from .retention import TRIMMED_AT_ONCE, keep_for_replay, retain, trim
 from .topics import TopicState
 

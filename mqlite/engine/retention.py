@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..log import Log
 from ..log.index import REPLACE, RETAINED
-from ..system.clock import WALL
-from .parts import ns_of
+from ..system.clock import WALL, ns_of
 from .topics import TopicState
 
 if TYPE_CHECKING:

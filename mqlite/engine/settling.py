@@ -20,10 +20,11 @@ from ..log import Snapshot
 from ..log.index import LOW_MASK, PLACE, in_line, order_of
 from ..message import Marks, Record, rank_at
 from ..options import QueueOptions
+from ..system.clock import ns_of
 from . import replay
 from .catalog import QueueState
 from .groups import offer
-from .parts import Parts, ns_of
+from .parts import Parts
 from .steps import ARRIVED, CHANGED, DAMAGED, DELAYED, EXPIRES, FAILED, SETTLED, Claim
 
 #: How a claim ends, as users are told.
@@ -89,10 +90,10 @@ class Settling(Parts):
         """The rows of `check_claims`. No snapshot where nothing was committed since these were made that may have
         revoked any.
         """
-        changed = [claim for claim in claims if not self.claims.is_undisturbed(claim.commit)]
-        if changed:
+        oldest = min([claim.commit for claim in claims])
+        if not self.claims.is_undisturbed(oldest):
             with self.claims.read() as c:
-                for claim in changed:
+                for claim in claims:
                     row = c.row(claim.queue.id, claim.position)
                     if row is None or row.holder != claim.row.holder:
                         raise self._lost(claim)

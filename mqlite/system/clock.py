@@ -95,3 +95,8 @@ class Timeline:
 def anchor_of(clock: Clock) -> int:
     """What turns the monotonic clock into the stable line, as of now."""
     return clock.wall_ns() - clock.monotonic_ns()
+
+
+def ns_of(seconds: float) -> int:
+    """Nanoseconds; thirty years at most, which fits every format."""
+    return int(min(seconds, 1e9) * 1e9)
