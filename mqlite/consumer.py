@@ -142,20 +142,21 @@ class Consumer(Handle):
                             taken.append(claim)
                             self._buffer.popleft()
                             return
-                        room = self.prefetch - len(self._held) - sum(self._asks.values())
+                        room = self._room()
                         if room > 0:
                             self._asks[ask] = room
                         else:
                             self._wait_for_room(ask, end)
                 left = None if end is None else max(0.0, end - time.monotonic())
+                auto = self.auto_ack
                 self._engine.receive(
                     self._state,
                     self._asks[ask],
                     left,
                     self._interrupt,
                     claims,
-                    auto=self.auto_ack,
-                    started=0 if self.auto_ack else 1,
+                    auto=auto,
+                    started=0 if auto else 1,
                     entry=self._entry,
                     enough=enough,
                 )
@@ -175,6 +176,11 @@ class Consumer(Handle):
             if not found and not served:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
+    def _room(self) -> int:
+        """Under the lock: how many more may be claimed."""
+        room = self.prefetch - len(self._held)
+        return room - sum(self._asks.values()) if self._asks else room
+
     def _wait_for_room(self, ask: object, end: float | None) -> None:
         """Under the lock: until a message was settled or buffered by another thread."""
         left = None if end is None else end - time.monotonic()
@@ -185,7 +191,8 @@ class Consumer(Handle):
             )
         try:
             self._stuck.add(ask)
-            self._changed.wait(left)
+            if self._room() <= 0:  # who settles looks whether anybody is stuck after making room, without the lock
+                self._changed.wait(left)
         finally:
             self._stuck.discard(ask)
 
@@ -243,8 +250,8 @@ class Consumer(Handle):
         self._drop(lease.claim)
 
     def _drop(self, claim: Claim) -> None:
-        with self._lock:
-            if self._held.pop(id(claim), None) is not None and self._stuck:
+        if self._held.pop(id(claim), None) is not None and self._stuck:
+            with self._lock:
                 self._changed.notify()
 
     @property

@@ -27,6 +27,8 @@ class Line:
     have no row ahead of the cursor.
     """
 
+    rows: bytes  # how the keys of its rows begin
+    counter: bytes  # the key of `claimed`
     claimed: int
     deadline_ns: int
     cursors: dict[int, Position] = attrs.field(factory=dict)

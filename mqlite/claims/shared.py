@@ -79,11 +79,13 @@ class SharedTxn(SharedReading):
     def __init__(self, environment: Environment, known: Known) -> None:
         self._environment = environment
         self._known = known
-
-    def __enter__(self) -> SharedTxn:
         self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end
         self._cursors: dict[bytes, Position] = {}
-        self._room = -1
+        self._room = (-2, 0)  # (commit, room in it)
+
+    def __enter__(self) -> SharedTxn:
+        if self._counts or self._cursors:  # of one that was not committed
+            self._counts, self._cursors = {}, {}
         self._is_changed = False
         self._is_known = True  # what it changes is in `_known`, too
         self._txn = txn = self._environment.begin_write()
@@ -96,6 +98,7 @@ class SharedTxn(SharedReading):
             if kind is None:
                 if self._counts or self._cursors:
                     self._store_numbers()
+                    self._counts, self._cursors = {}, {}
                 self._txn.commit()
                 if self._is_known:
                     self._known.transaction = self.commit if self._is_changed else self.commit - 1
@@ -150,12 +153,12 @@ class SharedTxn(SharedReading):
 
     def has_room(self) -> bool:
         """Whether there are fewer than MAX_ENTRIES entries. What was given back is there already, and needs no room."""
-        if self._room < 0:
-            self._room = max(0, MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"]))
-        self._room -= 1
-        return self._room >= 0
+        commit, room = self._room
+        if commit != self.commit:
+            room = max(0, MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"]))
+        self._room = self.commit, room - 1
+        return room > 0
 
-    # ------------------------------------------------------------------ what each message takes, see known.py
     def line(self, queue: int, generation: int) -> Line | None:
         """What is to be known of a queue whose claimers take what is first in line."""
         known = self._known
@@ -167,7 +170,9 @@ class SharedTxn(SharedReading):
         if line is None:
             if self._txn.get(key_in(b"s", queue)) is not None or self.anything_returned(queue):
                 return None
-            line = known.lines[queue] = Line(self.claimed(queue), self.deadline_ns(queue))
+            line = known.lines[queue] = Line(
+                key_in(b"R", queue), key_in(b"k", queue), self.claimed(queue), self.deadline_ns(queue)
+            )
         return line
 
     def clear_cursor(self, queue: int, line: Line, rank: int) -> Position | None:
@@ -192,10 +197,17 @@ class SharedTxn(SharedReading):
         """Make rows for what is first in line; of `rows`, the first and the last may differ, and others are one of
         these.
         """
-        prefix = key_in(b"R", queue)
-        first = packed_row(rows[0])
+        self._is_changed = True
+        put, prefix, first = self._txn.put, line.rows, packed_row(rows[0])
         if len(rows) == 1:
-            self._txn.put(prefix + positions[0].to_bytes(12, "big"), first)
+            [newest] = positions
+            place = newest.to_bytes(12, "big")
+            put(prefix + place, first)
+            if line.cursors[newest >> 64] >= 0:
+                line.cursors[newest >> 64] = newest
+                put(cursor_key(queue, newest >> 64), place)
+            else:  # a new one may make others go
+                self.advance(queue, newest)
         else:
             last = first if rows[-1] is rows[0] else packed_row(rows[-1])
             self._txn.cursor().putmulti(
@@ -204,17 +216,14 @@ class SharedTxn(SharedReading):
                     for position, row in zip(positions, rows, strict=True)
                 ]
             )
-        self._is_changed = True
-        newest = positions[-1]
-        last_of = {newest >> 64: newest} if len(positions) == 1 else {each >> 64: each for each in positions}
-        for rank, position in last_of.items():
-            if line.cursors[rank] < 0:  # a new one may make others go
-                self.advance(queue, position)
-            else:
-                line.cursors[rank] = position
-                self._txn.put(cursor_key(queue, rank), position.to_bytes(12, "big"))
+            for rank, position in {each >> 64: each for each in positions}.items():
+                if line.cursors[rank] >= 0:
+                    line.cursors[rank] = position
+                    put(cursor_key(queue, rank), position.to_bytes(12, "big"))
+                else:
+                    self.advance(queue, position)
         line.claimed += len(positions)
-        self._txn.put(key_in(b"k", queue), U64.pack(line.claimed))
+        put(line.counter, line.claimed.to_bytes(8, "big"))
 
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are as it made them."""
@@ -224,14 +233,17 @@ class SharedTxn(SharedReading):
         """Remove rows that have no group; how many there were."""
         prefix = key_in(b"R", queue)
         delete = self._txn.delete
-        dropped: int = sum([delete(prefix + position.to_bytes(12, "big")) for position in positions])
+        if len(positions) == 1:
+            dropped = int(delete(prefix + positions[0].to_bytes(12, "big")))
+        else:
+            dropped = sum([delete(prefix + position.to_bytes(12, "big")) for position in positions])
         line = self._known.lines.get(queue)
         if line is None:
             self._count(queue, -dropped)
         else:
             self._is_changed = True
             line.claimed -= dropped
-            self._txn.put(key_in(b"k", queue), U64.pack(line.claimed))
+            self._txn.put(line.counter, line.claimed.to_bytes(8, "big"))
         return dropped
 
     def anybody(self) -> bool:
@@ -403,9 +415,13 @@ class SharedClaims:
 
     def __init__(self, path: str) -> None:
         self.environment = Environment(path, map_size=MAP_BYTES, level=Unflushed())
-        self._known = Known()
+        self._begin_anew()
         self.lock = self.environment.write_lock
         self.guard = self.environment
+
+    def _begin_anew(self) -> None:
+        self._known = Known()
+        self._txn = SharedTxn(self.environment, self._known)  # there is one at a time: whose holds `lock`
 
     def open(self) -> None:
         """Open the file now, made if missing; the caller is alone in that. Raises StoreError, StoreFull."""
@@ -416,7 +432,7 @@ class SharedClaims:
     def after_fork(self) -> None:
         """In a forked child: start afresh."""
         self.environment.forget()
-        self._known = Known()
+        self._begin_anew()
         self.lock = self.environment.write_lock
 
     def anchor_ns(self, now_ns: int) -> int:
@@ -426,7 +442,7 @@ class SharedClaims:
 
     def write(self) -> SharedTxn:
         """The write transaction; the caller holds `lock` and `guard`."""
-        return SharedTxn(self.environment, self._known)
+        return self._txn
 
     def last_commit(self) -> int:
         """The number of the last commit, also of other processes."""

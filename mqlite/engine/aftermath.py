@@ -19,6 +19,7 @@ from .groups import offer
 from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, FAILED, GONE, SETTLED, Claim
 from .tasks import shut_mode
 
+_NOBODY: tuple[list[Ring], list[tuple[int, Kind]]] = ([], [])  # is to be rung
 _POP = operator.methodcaller("popleft")
 
 
@@ -160,9 +161,14 @@ class Aftermath:
         """The rows of what was settled go, after the log's commit, and the groups that were held up by it go on; who is
         to be rung is seen in the same state. [10] [20]
         """
-        plain: dict[tuple[int, int], list[Position]] = {}  # by queue, and owner if they are his tasks
-        freed: set[tuple[int, int]] = set()
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
+            if self._clear_at_once(c, settled):  # as most: half the time of what is below
+                if not c.anybody():
+                    return _NOBODY
+                left.add(settled[0].queue.id)
+                return self._who_waits(c, arrived, left)
+            plain: dict[tuple[int, int], list[Position]] = {}  # by queue, and owner if they are his tasks
+            freed: set[tuple[int, int]] = set()
             for claim in settled:
                 queue, position, row = claim.queue.id, claim.position, claim.row
                 left.add(queue)
@@ -187,6 +193,31 @@ class Aftermath:
                     for queue, group in hidden:
                         offer(c, snapshot, self._catalog.state(queue, snapshot), group)
             return self._who_waits(c, arrived, left)
+
+    @staticmethod
+    def _clear_at_once(c: Any, settled: list[Claim]) -> bool:
+        """Under C: the rows go if they are of one queue, of no group, and known to be there. Else False, and nothing is
+        done.
+        """
+        first = settled[0]
+        queue, row, oldest = first.queue.id, first.row, first.commit
+        are_tasks = row.flags & TASK
+        if row.group:
+            return False
+        if len(settled) > 1:
+            for claim in settled:
+                if claim.row is not row and (claim.row.group or claim.row.flags & TASK != are_tasks):
+                    return False
+                if claim.queue is not first.queue:
+                    return False
+                if claim.commit < oldest:
+                    oldest = claim.commit
+        if not c.is_undisturbed(oldest):
+            return False
+        dropped = c.drop_settled(queue, [claim.position for claim in settled])
+        if are_tasks and dropped:
+            c.add_tasks(queue, row.owner, dropped)
+        return True
 
     @staticmethod
     def _who_waits(c: Any, arrived: set[int], left: set[int]) -> tuple[list[Ring], list[tuple[int, Kind]]]:

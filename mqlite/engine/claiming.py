@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from ..claims import AUTO, STARTED, TASK, Kind, Row, Shut
@@ -306,11 +307,8 @@ class Claiming(Picking):
         line = c.line(number, self.presence.generation)
         if line is None:
             return None
-        with self.log.glance() as snapshot:  # after C: it shows every key up to the highest that it shows
-            version, waiting, expiring, grouped = snapshot.gauges(number)
-            if version != queue.version or waiting or expiring or grouped:
-                return None
-            found = snapshot.first_ahead(number, lambda rank: c.clear_cursor(number, line, rank), count)
+        # after C: it shows every key up to the highest that it shows
+        found = self.log.first_in_line(number, queue.version, partial(c.clear_cursor, number, line), count)
         if not found:
             return None if found is None else False
         now_ns, earliest_ns = self.clock.monotonic_ns(), line.deadline_ns
@@ -319,12 +317,17 @@ class Claiming(Picking):
             return None
         if earliest_ns > deadline_ns > 0 or not c.has_room_for(len(found)):
             return None
-        row = Row(c.token, owner, deadline_ns, flags, 0, 1, 0)
+        token, commit = c.token, c.commit
+        row = Row(token, owner, deadline_ns, flags, 0, 1)
+        if len(found) == 1:
+            [(position, raw)] = found
+            into.append(Claim(queue, position, row if started else row._replace(flags=flags & ~STARTED), raw, commit))
+            c.claim_in_line(number, line, [position], [into[-1].row])
+            return True
         rows = [row] * len(found)
         if started < len(found):
-            later = row._replace(flags=flags & ~STARTED)
+            later = Row(token, owner, deadline_ns, flags & ~STARTED, 0, 1)
             rows[started:] = [later] * (len(found) - started)
-        commit = c.commit
         into += [
             Claim(queue, position, row, raw, commit) for (position, raw), row in zip(found, rows, strict=True)
         ]  # before there are rows: an interrupt leaves none that nobody holds

@@ -218,11 +218,6 @@ class Snapshot(Indexed, Protocol):
         snapshot ends.
         """
 
-    def first_ahead(
-        self, queue: int, cursor: Callable[[int], Position | None], count: int
-    ) -> list[tuple[Position, Raw]] | None:
-        """As `ahead`, the first so many; None where a cursor is None."""
-
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Raw]]:
         """All stored records from a position on, in delivery order."""
 
@@ -341,6 +336,14 @@ class Log(Protocol):
 
     def read(self) -> Snapshot:
         """A snapshot; keep it short."""
+
+    def first_in_line(
+        self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
+    ) -> list[tuple[Position, Raw]] | None:
+        """Under C: of a queue that has cursors, the first stored records behind them, in delivery order. None where a
+        cursor is None; where any message of the queue has a group, expires or waits for its time; and where its
+        settings have another version.
+        """
 
     def glance(self) -> Snapshot:
         """A snapshot for who holds C, the write lock of the claims, to its end."""

@@ -84,6 +84,7 @@ MESSAGE_KEY_BYTES = 1 + 4 + POSITION_BYTES
 KEPT_KEY_BYTES = 1 + 4 + 8
 
 _HEADER = struct.Struct(">BBHIQQII")
+_HEAD = struct.Struct(">IBBHIQQII")  # the crc and the header
 _CRC = struct.Struct(">I")
 _SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
@@ -306,20 +307,18 @@ def sealed(draft: Draft, key: bytes, placed: int = 0) -> bytes:
 def decoded(key: bytes, value: bytes) -> Record:
     """The record stored under `key`. Raises MessageCorrupted."""
     if len(value) >= _HEADER_BYTES:
-        header = value[_CRC.size : _HEADER_BYTES]
         tail = value[_HEADER_BYTES:]
-        if _CRC.unpack_from(value)[0] == _crc32(key, _crc32(header, _crc32(tail))):
-            version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = _HEADER.unpack(header)
-            if version == _VERSION:
-                marks = None
-                if flags:
-                    marks, end = unpacked_marks(value, flags)
-                    tail = value[end:]
-                payload: Payload | None = (tag, tail[extras_bytes:] if extras_bytes else tail)
-                if flags & SOURCE:
-                    payload = None
-                extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
-                return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
+        crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = _HEAD.unpack_from(value)
+        if version == _VERSION and crc == _crc32(key, _crc32(value[_CRC.size : _HEADER_BYTES], _crc32(tail))):
+            marks = None
+            if flags:
+                marks, end = unpacked_marks(value, flags)
+                tail = value[end:]
+            payload: Payload | None = (tag, tail[extras_bytes:] if extras_bytes else tail)
+            if flags & SOURCE:
+                payload = None
+            extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
+            return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
     raise MessageCorrupted(
         f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue"
     )
@@ -345,6 +344,19 @@ def removed_key(queue: int) -> bytes:
 def put_key(queue: int) -> bytes:
     """Behind the last message of a queue."""
     return MESSAGE + _ID.pack(queue) + b"\xff" * 13
+
+
+def is_plain(put: bytes | None, version: int) -> bool:
+    """Whether a queue has that version of its settings, and no message with a group, that expires, or that waits for
+    its time: what a claimer asks first. Unchecked: what it leads to is checked.
+    """
+    return put is not None and len(put) == _PUT.size and put[16:52] == _plain_middle(version)
+
+
+@functools.lru_cache(maxsize=64)
+def _plain_middle(version: int) -> bytes:
+    """What lies between the totals and the checksum: the version, and gauges that are all zero."""
+    return _ID.pack(version) + bytes(32)
 
 
 def packed_removed(counters: Counters) -> bytes:

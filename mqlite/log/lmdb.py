@@ -88,6 +88,19 @@ class LmdbLog:
         """A snapshot of the last commit. Cost: under a microsecond."""
         return LmdbSnapshot(self._environment, self._known)
 
+    def first_in_line(
+        self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
+    ) -> list[tuple[Position, bytes]] | None:
+        """As LmdbReading.first_in_line in a `glance`, which as a block would take 0.6 us more."""
+        glance = LmdbLogGlance(self._environment)
+        glance.begin()
+        try:
+            return glance.first_in_line(queue, version, cursor, count)
+        except lmdb.Error as error:
+            raise self._environment.failed(error) from error
+        finally:
+            glance.end()
+
     def glance(self) -> LmdbLogGlance:
         """The same for who holds C, whose environment shelters that of the log. Less than half the cost."""
         return LmdbLogGlance(self._environment)

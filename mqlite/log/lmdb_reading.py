@@ -154,10 +154,14 @@ class LmdbReading(Indexed):
             yield position, walk.value()
             found = walk.next()
 
-    def first_ahead(
-        self, queue: int, cursor: Callable[[int], Position | None], count: int
+    def first_in_line(
+        self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
     ) -> list[tuple[Position, bytes]] | None:
-        """As `ahead`, the first so many at once; None where a cursor is None. Half the time of a generator."""
+        """The first so many that `ahead` gives, at once (half the time of a generator). None where a cursor is None,
+        where a message has a group, expires or waits for its time, and where the settings have another version.
+        """
+        if not fmt.is_plain(self._txn.get(fmt.put_key(queue)), version):
+            return None
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         found: list[tuple[Position, bytes]] = []
         rank, start = -1, fmt.message_key(prefix, 0)

@@ -247,10 +247,15 @@ class MemoryLog(MemoryRows, Indexing):
             for entry in lane:
                 yield rank << 64 | entry[0], record_in(entry)
 
-    def first_ahead(
-        self, queue: int, cursor: Callable[[int], Position | None], count: int
-    ) -> list[tuple[Position, Record]]:
-        """As `ahead`, the first so many."""
+    def first_in_line(
+        self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
+    ) -> list[tuple[Position, Record]] | None:
+        """The first so many that `ahead` gives, unless a message has a group, expires or waits for its time, or the
+        settings have another version.
+        """
+        numbers = self.shelf(queue).numbers
+        if numbers.settings_version != version or numbers.gauges[1:] != (0, 0, 0):
+            return None
         return list(islice(self.ahead(queue, lambda rank: -1), count))
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Record]]:

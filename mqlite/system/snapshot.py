@@ -52,11 +52,19 @@ class LmdbGlance:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """As a block does at its beginning."""
         self._txn = self._environment.begin_glance()
+
+    def end(self) -> None:
+        """The same at its end."""
+        self._txn.abort()
+
+    def __enter__(self) -> Self:
+        self.begin()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
-        self._txn.abort()
+        self.end()
         if error is not None and isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
