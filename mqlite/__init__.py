@@ -20,6 +20,8 @@ The map of the package, from the top; each floor uses only those below it:
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
     backup.py  compaction.py          a copy of a store in use; a smaller log in the place of the log
+    recovery.py                       a new store, made of what can be saved of a damaged one
+    recovery/                         a new store, made of what can be saved of a damaged one
     verify.py  audit.py (audit_*.py)  whether a log is whole, asked in another process; the invariants of a store
     presence.py                       this process among the others: join, watch, leave
     engine/                           the message state machine (its own map in engine/__init__.py)
@@ -83,6 +85,7 @@ from .producer import Producer
 from .publisher import Will
 from .queue import Queue
 from .receipt import Published, Receipt
+from .recovery import Recovery, recover
 from .schedules import Schedule
 from .subscription import Subscription, SubscriptionStats
 from .table import OpenTable, Table
@@ -133,6 +136,7 @@ __all__ = [
     "QueueOptions",
     "QueueStats",
     "Receipt",
+    "Recovery",
     "Responder",
     "Schedule",
     "SettingsMismatch",
@@ -153,4 +157,5 @@ __all__ = [
     "Will",
     "WindowResult",
     "open",
+    "recover",
 ]

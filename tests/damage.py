@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from typing import Any
 
 import mqlite
+from mqlite.log import format as fmt
 from mqlite.system import structure
-from mqlite.system.pages import DataFile, newest_meta
+from mqlite.system.pages import LEAF, DataFile, leaf_nodes, newest_meta
 
 PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)
 BIG = bytes(range(256)) * 400
@@ -97,33 +99,60 @@ def noise(seed: int) -> bytes:
     return random.Random(seed).randbytes(PAGE)
 
 
-def contents(path: str) -> dict[str, Any]:
-    """All that users can see of a store, by where it is; nothing is claimed."""
-    found: dict[str, Any] = {}
+def contents(path: str) -> dict[tuple[Any, ...], Any]:
+    """All that users can see of a store, by what it belongs to; nothing is claimed."""
+    found: dict[tuple[Any, ...], Any] = {}
     with mqlite.open(path) as broker:
         log = broker._store.engine.log
         with log.read() as snapshot:
             for each in snapshot.definitions():
-                found["definition", each.name] = (each.kind, each.options)
+                found["definition", each.id] = (each.kind, each.name, each.options)
                 if each.kind in ("queue", "subscription"):
                     for queue in (each.id, each.id | mqlite.log.DEAD_BIT):
-                        where = "dead" if queue != each.id else "ready"
                         for position, raw in snapshot.scan(queue):
                             record = log.resolved(snapshot, log.decode(queue, position, raw))
-                            found[each.name, where, record.id] = _seen(record, position >> 64)
+                            found["in line", queue, record.id] = (position, *_seen(record))
                         for line in (0, 1):
                             for key, due_ns, raw in snapshot.delayed(queue, line):
                                 rank, record = log.decode_delayed(key, raw)
                                 record = log.resolved(snapshot, record)
-                                found[each.name, "waits", record.id] = (*_seen(record, rank), line, due_ns)
+                                found["waits", queue, record.id] = (rank, line, due_ns, *_seen(record))
                 elif each.kind == "topic":
                     for number, raw in snapshot.all_kept(each.id):
-                        found[each.name, "kept", number] = _seen(log.decode_kept(each.id, number, raw), 0)
+                        found["kept", each.id, number] = _seen(log.decode_kept(each.id, number, raw))
                 elif each.kind == "table":
                     for key, row in snapshot.rows(each.id):
-                        found[each.name, "row", key] = row
+                        found["row", each.id, key] = row
     return found
 
 
-def _seen(record: Any, rank: int) -> tuple[Any, ...]:
-    return (rank, record.payload, record.enqueued_ns, record.delivery_count, record.extras)
+def _seen(record: Any) -> tuple[Any, ...]:
+    return (record.payload, record.enqueued_ns, record.delivery_count, record.extras)
+
+
+def records_by_page(log: str) -> dict[int, set[tuple[str, int, Any]]]:
+    """Which of them are on each leaf, and on each overflow page."""
+    found: dict[int, set[tuple[str, int, Any]]] = {}
+    with DataFile(log) as file:
+        for number in pages_in_use(log)[2:]:
+            page = file.page(number)
+            if page[10] == LEAF and int.from_bytes(page[:8], sys.byteorder) == number:
+                for node in leaf_nodes(page):
+                    try:
+                        what = _what(node.key, file.value(node))
+                    except mqlite.StoreCorrupted:  # of LMDB's list of free pages
+                        continue
+                    on = range(node.page, node.page + file.run_pages(node.size)) if node.page else ()
+                    for each in (number, *on):
+                        found.setdefault(each, set()).add(what)
+    return found
+
+
+def _what(key: bytes, value: bytes) -> tuple[str, int, Any]:
+    kind, number = key[:1], int.from_bytes(key[1:5], "big")
+    if kind == fmt.DEFINITION:
+        return "definition", fmt.unpacked_definition(value).id, None
+    if kind == b"\x07":
+        return "row", number, key[5:]
+    names = {fmt.MESSAGE: "in line", fmt.DELAYED: "waits", fmt.KEPT: "kept"}
+    return names.get(kind, ""), number, fmt.id_of(value) if kind in names else key

@@ -100,6 +100,7 @@ _TOPIC = struct.Struct(f">{len(attrs.fields(TopicNumbers))}QI")
 _LAST_QUEUE = struct.Struct(">II")
 _SOURCE = struct.Struct(">II")
 _DELAYED = struct.Struct(">BQIQ")
+DELAYED_KEY_BYTES = 1 + 4 + _DELAYED.size
 _GROUP = struct.Struct(">Q")
 _DUE = struct.Struct(">BQ")
 _FLAGS = struct.Struct(">H")
@@ -550,6 +551,13 @@ def unpacked_entry(kind: int, value: bytes) -> index.Parts:
     if len(value) != form.size:
         raise StoreCorrupted("an entry of an index does not have its size: restore the store from a backup")
     return form.unpack(value)
+
+
+def is_entry(key: bytes, value: bytes) -> bool:
+    """Whether these have the lengths of an entry of an index: that is all that can be told of one by itself."""
+    kind = key[0] - _INDEX if key else -1
+    parts = _PARTS.get(kind)
+    return parts is not None and len(key) == 5 + parts.size and len(value) == _VALUES.get(kind, _NOTHING).size
 
 
 def packed_seq(seq: int) -> bytes:

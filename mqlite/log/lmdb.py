@@ -26,6 +26,7 @@ class LmdbLog:
     """A log on disk, shared by threads (here) and by processes (through LMDB)."""
 
     one_lock = False
+    _transaction: type[LmdbTxn] = LmdbTxn
 
     def __init__(self, environment: Environment, control: Control) -> None:
         self._environment = environment
@@ -60,7 +61,7 @@ class LmdbLog:
         if to_change:
             self._space.look()
         begun = environment.begin_write(to_change=to_change)
-        self._current = txn = LmdbTxn(begun, self._space, self._known, environment.before_commit)
+        self._current = txn = self._transaction(begun, self._space, self._known, environment.before_commit)
         return txn
 
     # ------------------------------------------------------------------ log

@@ -35,6 +35,7 @@ how many u64 | pages u64 each, the greatest first. The value may be longer than 
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import struct
@@ -60,6 +61,7 @@ PAGE_NUMBER = struct.Struct("=Q")
 _META = struct.Struct("=IIQQ")
 _TREE = struct.Struct("=IHHQQQQQ")
 _META_END = struct.Struct("=QQ")
+_READ_AHEAD = 64
 _LOW_FIRST = struct.pack("=H", 1) == b"\1\0"
 #: Where in a meta page the number of its transaction is.
 TRANSACTION_AT = HEADER_BYTES + _META.size + 2 * _TREE.size + PAGE_NUMBER.size
@@ -293,6 +295,24 @@ class DataFile:
             what = "cannot be read" if number < self.pages else f"lies behind the end of the file ({self.size} bytes)"
             raise PageDamaged(f"page {number} {what}")
         return page
+
+    def stored_pages(self, start: int) -> Iterator[tuple[int, bytes]]:
+        """(number, page) from that one on, of pages that are not all zeros. Holes of the file cost nothing."""
+        number = start
+        while number < self.pages:
+            try:
+                number = max(number, os.lseek(self._fd, number * self.page_size, os.SEEK_DATA) // self.page_size)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # nothing but holes to the end
+            many = self._read(_READ_AHEAD * self.page_size, number * self.page_size)
+            if not many:  # it cannot be read in one piece
+                many = self._read(self.page_size, number * self.page_size) or bytes(self.page_size)
+            for at in range(0, len(many) - self.page_size + 1, self.page_size):
+                page = many[at : at + self.page_size]
+                if page.strip(b"\0"):
+                    yield number + at // self.page_size, page
+            number += max(1, len(many) // self.page_size)
 
     def run_pages(self, size: int) -> int:
         """How many overflow pages a value of that many bytes needs."""
