@@ -22,12 +22,13 @@ from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLEAN, Control, Mark
+from .system.control import CLAIMS, CLEAN, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
 from .verify import store_problems
 
 DEFAULT_MAX_STORE_BYTES = 256 << 30
+DEFAULT_DURABILITY = "full"
 
 
 class DiskStore:
@@ -97,6 +98,7 @@ class DiskStore:
         self.claims = SharedClaims(path)
         failed.callback(self.claims.environment.close)
         self.claims.open()
+        self.claims.environment.tell_commits(self._control.words, CLAIMS)
         self._environment.sheltered_by = self.claims.environment
 
     def sync(self) -> None:
@@ -188,7 +190,7 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
         os.unlink(directory.control)  # of a crash
     with Control(directory.control) as control:
         control.write(Mark(CLEAN, newest_transaction(directory.log)))
-    marker = Marker(format=FORMAT, store_id=store_id, durability=durability or "full", max_store_bytes=size)
+    marker = Marker(format=FORMAT, store_id=store_id, durability=durability or DEFAULT_DURABILITY, max_store_bytes=size)
     directory.sync()  # or the name of the marker may be on the disk without those of the other files
     directory.write_marker(marker)
     return marker

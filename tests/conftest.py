@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,7 +21,9 @@ from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
 from hand_clock import HandClock
 
 import mqlite
+from mqlite import disk_store
 from mqlite.channel import Channel
+from mqlite.checks import LEVELS
 from mqlite.claims import Kind
 from mqlite.store import open_store
 
@@ -31,6 +34,17 @@ BACKENDS = ("memory", "disk")
 def backend(request: pytest.FixtureRequest) -> str:
     """One conformance suite, every backend."""
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The level of durability of the stores that a test makes without naming one: another for each test, the same in each run,
+    for nobody above the log may see a difference. Test modules that are about a level say `LEVEL = "full"`.
+    """
+    level = getattr(request.module, "LEVEL", LEVELS[zlib.crc32(request.node.nodeid.encode()) % 3])
+    monkeypatch.setattr(disk_store, "DEFAULT_DURABILITY", level)
+    print(f"level of durability: {level}")
+    return str(level)
 
 
 @pytest.fixture

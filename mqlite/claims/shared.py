@@ -101,7 +101,11 @@ class SharedTxn(SharedReading):
                     self._counts, self._cursors = {}, {}
                 self._txn.commit()
                 if self._is_known:
-                    self._known.transaction = self.commit if self._is_changed else self.commit - 1
+                    last = self.commit if self._is_changed else self.commit - 1
+                    self._known.transaction = last
+                    self._environment.committed(last)
+                else:
+                    self._environment.committed(None)
             else:
                 self._txn.abort()
         except lmdb.Error as failure:  # an interrupt leaves the transaction to the guard
@@ -452,7 +456,7 @@ class SharedClaims:
         """Whether rows that this process made in that commit are as it made them. For who holds L, which who revokes
         a row takes first.
         """
-        known, last = self._known, self.environment.last_txnid()
+        known, last = self._known, self.environment.exact_last_txnid()
         return commit == last or (known.transaction == last and known.since <= commit)
 
     def is_calm(self, queue: int, last: int) -> bool:

@@ -365,8 +365,8 @@ class LmdbTxn(LmdbReading, Indexing):
     def seal(self) -> Any:
         """Store the counters; what is left is the commit itself. Raises lmdb.DiskError, and what forbids it."""
         self._before_commit()
-        for _ in range(len(self._put_to) + len(self._removed_from) + len(self._topics) + len(self._tables)):
-            self._usage.store(64)
+        count = len(self._put_to) + len(self._removed_from) + len(self._topics) + len(self._tables)
+        self._usage.store(64 * count, count)
         if self._references:
             self._references.settle(self, self._forget_body)
         for topic, numbers in self._topics.items():

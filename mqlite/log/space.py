@@ -34,6 +34,8 @@ _RETRY_SECONDS = 0.1
 #: Pages that the first change of a transaction may take: paths from root to leaf, for the numbers too, and LMDB's own
 #: lists.
 _BASE_PAGES = 64
+#: Pages that most transactions do not exceed.
+_MOSTLY_PAGES = 4 * _BASE_PAGES
 #: Pages that are written again by every commit, about: of a tree with a backlog.
 _COMMIT_PAGES = 7
 
@@ -147,7 +149,7 @@ class Usage:
         self._stores = 0
         self._stored_bytes = 0
         self._removals = 0
-        self._granted = 0
+        self._granted = _MOSTLY_PAGES if self._words[ROOM] >= _MOSTLY_PAGES else 0
 
     def reserve(self, pages: int) -> None:
         """For a put, before it changes anything. Raises StoreFull."""
@@ -155,9 +157,9 @@ class Usage:
         self._space.ensure(pages)
         self._put_pages = pages
 
-    def store(self, size_bytes: int) -> None:
-        """A value is about to be stored."""
-        self._stores += 1
+    def store(self, size_bytes: int, values: int = 1) -> None:
+        """A value is about to be stored, or several, which have so many bytes together."""
+        self._stores += values
         self._stored_bytes += size_bytes
         if self._mapped and self._pages() > self._granted:
             self._grant()
@@ -176,7 +178,7 @@ class Usage:
         end.
         """
         stored = 4 * self._stores + 2 * self._stored_bytes // PAGE
-        pages = max(2 * self._pages(), 4 * _BASE_PAGES)
+        pages = max(2 * self._pages(), _MOSTLY_PAGES)
         if pages <= self._words[ROOM] or self._space._find(pages):
             self._granted = pages
             return

@@ -13,6 +13,8 @@
                      14  clean: 1 while the newest mark says so
                      15  failed: 1 after a flush that failed; nothing can be promised any more in this boot
                      16  inode of the file that is about to take the place of log.mdb, or 0 (compaction.py)
+                     17  claims: the number of the last commit of claims.mdb, or of one before that whose process was
+                         killed as it was about to say so
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -64,7 +66,8 @@ _MARK = struct.Struct(">IIQQI")
     IS_CLEAN,
     FAILED,
     _NEXT_INODE,
-) = range(17)
+    CLAIMS,
+) = range(18)
 
 
 @attrs.frozen
@@ -137,7 +140,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, _NEXT_INODE + 1):
+        for place in range(MAPPED, CLAIMS + 1):
             self.words[place] = 0
         self.words[MAPPED] = mapped
         self.words[IS_CLEAN] = self._mark is not None and self._mark.kind == CLEAN
