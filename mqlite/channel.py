@@ -213,7 +213,13 @@ class Channel:
         """Store a message of which nothing more is said; its id. Raises Full, ShutDown, StoreFull, CodecError,
         MessageTooLarge.
         """
-        return self.put([(rank, self.draft(item, None))], timeout, interrupt)[0]
+        draft = self.draft(item, None)
+        if self.state.options.maxbytes:  # it may be one that can never fit
+            return self.put([(rank, draft)], timeout, interrupt)[0]
+        number = self.engine.put_one(self.state, rank, draft, timeout, interrupt)
+        if number is None:
+            raise self._full()
+        return number
 
     def put(self, ranked: list[tuple[int, Draft]], timeout: float | None, interrupt: Interrupt) -> list[int]:
         """Store all (rank, draft) in one commit. Raises Full, ShutDown, StoreFull, ValueError."""

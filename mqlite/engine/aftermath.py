@@ -48,8 +48,11 @@ class Aftermath:
 
         All of it may be done twice. What an error keeps from being done is done after the next commit.
         """
-        if not self._leftover and len(notes) == 1 and notes[0][0] is SETTLED:
-            return self._follow_settlement(notes)
+        if not self._leftover and len(notes) == 1:
+            if notes[0][0] is SETTLED:
+                return self._follow_settlement(notes)
+            if notes[0][0] is ARRIVED and self.is_calm(notes[0][1]):
+                return None
         leftover: list[Note] = []
         try:
             if self._leftover:

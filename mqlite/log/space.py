@@ -88,9 +88,9 @@ class Space:
 
     def ensure(self, pages: int) -> None:
         """Raise StoreFull unless a put of so many pages leaves the reserve alone, or finds room inside the file."""
-        if pages + RESERVE_PAGES <= self._words[ROOM] or self._find(pages + RESERVE_PAGES):
+        if pages + RESERVE_PAGES <= self._words[ROOM] or self.find(pages + RESERVE_PAGES):
             return
-        free = self._environment.last_pgno() + 1 - self._environment.live_pages()
+        free = self._environment.last_pgno() + 1 - self.live_pages()
         if 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages):
             return  # pages freed by acknowledgements are enough
         raise StoreFull(
@@ -103,9 +103,9 @@ class Space:
         file grow.
         """
         if self._words[ROOM] < RESERVE_PAGES:
-            self._find(2 * RESERVE_PAGES)
+            self.find(2 * RESERVE_PAGES)
 
-    def _find(self, pages: int) -> bool:
+    def find(self, pages: int) -> bool:
         """Ask LMDB, and have the file grow, until there is room for so many pages; whether there is now."""
         first = self._environment.last_pgno() + 1
         wanted = (first + pages) * PAGE
@@ -114,6 +114,10 @@ class Space:
         room = max(0, self._reserved() // PAGE - first)
         self._words[ROOM] = room
         return pages <= room
+
+    def live_pages(self) -> int:
+        """Pages in use: no transaction can change more than these and what it stores."""
+        return self._environment.live_pages()
 
     def _grow(self, wanted: int) -> None:
         if time.monotonic() < self._refused_at + _RETRY_SECONDS:
@@ -139,58 +143,54 @@ class Space:
 class Usage:
     """What one transaction may use of it, counted before each change."""
 
-    __slots__ = ("_granted", "_mapped", "_put_pages", "_removals", "_space", "_stored_bytes", "_stores", "_words")
+    __slots__ = ("_granted", "_put_pages", "_removals", "_space", "_stored_bytes", "_stored_pages", "_words")
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._words = space.words
-        self._mapped = space.mapped
+        self._words = words = space.words
         self._put_pages = 0
-        self._stores = 0
+        self._stored_pages = _BASE_PAGES
         self._stored_bytes = 0
         self._removals = 0
-        self._granted = _MOSTLY_PAGES if self._words[ROOM] >= _MOSTLY_PAGES else 0
+        self._granted = _MOSTLY_PAGES if words[ROOM] >= _MOSTLY_PAGES else 0
 
     def reserve(self, pages: int) -> None:
         """For a put, before it changes anything. Raises StoreFull."""
         pages += self._put_pages
-        self._space.ensure(pages)
+        if pages + RESERVE_PAGES > self._words[ROOM]:
+            self._space.ensure(pages)
         self._put_pages = pages
 
     def store(self, size_bytes: int, values: int = 1) -> None:
         """A value is about to be stored, or several, which have so many bytes together."""
-        self._stores += values
         self._stored_bytes += size_bytes
-        if self._mapped and self._pages() > self._granted:
+        self._stored_pages += 4 * values + 2 * size_bytes // PAGE
+        if self._stored_pages + 2 * self._removals > self._granted:
             self._grant()
 
     def remove(self) -> None:
         """A value is about to be removed."""
         self._removals += 1
-        if self._mapped and self._pages() > self._granted:
+        if self._stored_pages + 2 * self._removals > self._granted:
             self._grant()
 
-    def _pages(self) -> int:
-        return _BASE_PAGES + 4 * self._stores + 2 * self._removals + 2 * self._stored_bytes // PAGE
-
     def _grant(self) -> None:
-        """Room for twice as much as now, so that it is seldom asked. Raises lmdb.DiskError: the transaction is to
-        end.
+        """Room for twice as much as now, so that it is seldom asked. Raises lmdb.DiskError where a page could be
+        without a block: the transaction is to end.
         """
-        stored = 4 * self._stores + 2 * self._stored_bytes // PAGE
-        pages = max(2 * self._pages(), _MOSTLY_PAGES)
-        if pages <= self._words[ROOM] or self._space._find(pages):
-            self._granted = pages
+        pages = self._stored_pages + 2 * self._removals
+        self._granted = max(2 * pages, _MOSTLY_PAGES)
+        space = self._space
+        if not space.mapped or self._granted <= self._words[ROOM] or space.find(self._granted):
             return
-        pages = self._pages()
-        live = self._space._environment.live_pages()
-        if min(pages, _BASE_PAGES + stored + live) > self._words[ROOM]:
-            raise lmdb.DiskError("the disk has no block for what this transaction may change")
         self._granted = pages
+        if min(pages, self._stored_pages + space.live_pages()) > self._words[ROOM]:
+            raise lmdb.DiskError("the disk has no block for what this transaction may change")
 
     def seal(self) -> None:
         """The commit comes next: take off what it may use, and count what it writes."""
         words = self._words
-        room = words[ROOM] - max(self._pages(), self._put_pages)
-        words[ROOM] = max(0, room)
+        used = self._stored_pages + 2 * self._removals
+        room = words[ROOM] - (used if used > self._put_pages else self._put_pages)
+        words[ROOM] = room if room > 0 else 0
         words[VOLUME] += _COMMIT_PAGES * PAGE + 2 * self._stored_bytes + 256 * self._removals
