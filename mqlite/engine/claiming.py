@@ -290,7 +290,11 @@ class Claiming(Picking):
         if follow is not None:
             follow()
         elif found:
-            self._open(into, 0)
+            try:  # `_open` for messages that are whole, refer to nothing, and do not expire
+                for claim in into:
+                    claim.record = self.log.claimed(queue.id, claim.position, claim.raw, 0, 1)
+            except MessageCorrupted:
+                self._open(into, 0)
         return found
 
     def _claim_in_line(

@@ -166,6 +166,16 @@ class LmdbReading(Indexed):
         found: list[tuple[Position, bytes]] = []
         rank, start = -1, fmt.message_key(prefix, 0)
         walk = self._txn.cursor()
+        if count == 1 and walk.set_range(start):  # as most: no loop where it is the very first (0.6 us)
+            key, value = walk.item()
+            if len(key) != fmt.MESSAGE_KEY_BYTES or not key.startswith(prefix):
+                return found
+            position = int.from_bytes(key[5:], "big")
+            passed = cursor(position >> 64)
+            if passed is None:
+                return None
+            if position > passed:
+                return [(position, value)]
         while walk.set_range(start):
             for key, value in walk.iternext():
                 if len(key) != fmt.MESSAGE_KEY_BYTES or not key.startswith(prefix):
