@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fixture_types import MakeQueue
 from hand_clock import HandClock, timed_queue
+from levels import LEVELS
 
 import mqlite
 
@@ -19,9 +20,16 @@ JUST_A_PAGE = "x" * 4000  # two pages with that
 STORE_BYTES = 1 << 30
 
 
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> str:
+    """A full disk is the same at every level."""
+    return str(request.param)
+
+
 @pytest.fixture
-def opened(small_disk: str, clock: HandClock, made: list[mqlite.Queue[Any]]) -> MakeQueue:
+def opened(small_disk: str, level: str, clock: HandClock, made: list[mqlite.Queue[Any]]) -> MakeQueue:
     """opened(name, **options): a queue of the store on the small disk."""
+    mqlite.open(os.path.join(small_disk, "app.mq"), durability=level, max_store_bytes=STORE_BYTES).close()
 
     def make(name: str = "q", **options: Any) -> mqlite.Queue[Any]:
         made.append(timed_queue(os.path.join(small_disk, "app.mq"), clock, name, max_store_bytes=STORE_BYTES, **options))
