@@ -356,8 +356,10 @@ def is_plain(put: bytes | None, version: int) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _plain_middle(version: int) -> bytes:
-    """What lies between the totals and the checksum: the version, and gauges that are all zero."""
-    return _ID.pack(version) + bytes(32)
+    """What lies between the totals and the checksum: the version, and gauges that are all zero. A version of -1 (in
+    doubt) is none's.
+    """
+    return b"" if version < 0 else _ID.pack(version) + bytes(32)
 
 
 def packed_removed(counters: Counters) -> bytes:

@@ -192,3 +192,13 @@ def test_messages_can_be_rejected_on_a_really_full_disk(small_disk: str) -> None
         for _ in range(count):
             q.receive(timeout=0)[0].reject("why")
         assert (q.stats().dead, q.check()) == (count, [])
+
+
+def test_after_a_commit_that_failed_messages_are_received_at_once(path: str) -> None:
+    """What was read in it is in doubt, the settings too."""
+    with mqlite.Queue("q", path) as q:
+        q.put("first")
+        q._engine.log.after_failure()
+        [message] = q.receive(timeout=0)
+        message.ack()
+        assert q.empty()
