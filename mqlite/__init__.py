@@ -20,7 +20,6 @@ The map of the package, from the top; each floor uses only those below it:
     store.py                          one store per path and process; fork; exit
     memory_store.py  disk_store.py    the parts of a store, put together
     backup.py  compaction.py          a copy of a store in use; a smaller log in the place of the log
-    recovery.py                       a new store, made of what can be saved of a damaged one
     recovery/                         a new store, made of what can be saved of a damaged one
     verify.py  audit.py (audit_*.py)  whether a log is whole, asked in another process; the invariants of a store
     presence.py                       this process among the others: join, watch, leave

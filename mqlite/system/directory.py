@@ -44,6 +44,7 @@ from .pages import DataFile, newest_meta
 
 FORMAT = 5
 MIN_STORE_BYTES = 16 << 20
+_TO_DO = "restore it from a backup, or save what is whole with mqlite.recover(path, into=...)"
 
 
 @attrs.frozen(kw_only=True)
@@ -265,17 +266,13 @@ def check_data_file(path: str) -> None:
     """Raise StoreCorrupted unless `path` holds all pages that its meta pages speak of."""
     with DataFile(path) as file:
         if file.size < 2 * 4096:
-            raise StoreCorrupted(f"{path!r} is truncated ({file.size} bytes): restore it from a backup")
+            raise StoreCorrupted(f"{path!r} is truncated ({file.size} bytes): {_TO_DO}")
         newest = newest_meta(file)
         if newest is None:
-            raise StoreCorrupted(
-                f"{path!r} is not an LMDB file, or its first pages are damaged: restore it from a backup"
-            )
+            raise StoreCorrupted(f"{path!r} is not an LMDB file, or its first pages are damaged: {_TO_DO}")
         needed = (newest.last_page + 1) * file.page_size
         if file.size < needed:
-            raise StoreCorrupted(
-                f"{path!r} is truncated (it has {file.size} bytes and needs {needed}): restore it from a backup"
-            )
+            raise StoreCorrupted(f"{path!r} is truncated (it has {file.size} bytes and needs {needed}): {_TO_DO}")
 
 
 def newest_transaction(path: str) -> int:

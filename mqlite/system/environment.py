@@ -510,7 +510,10 @@ def translated(error: lmdb.Error, path: str) -> MqliteError:
     if isinstance(error, lmdb.ReadersFullError):
         return StoreError(f"too many readers of {path} at once (at most {MAX_READERS}): use fewer processes")
     if isinstance(error, lmdb.VersionMismatchError | lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
-        return StoreCorrupted(f"the store {path} is damaged ({error}): restore it from a backup")
+        return StoreCorrupted(
+            f"the store {path} is damaged ({error}): restore it from a backup, or save what is whole with "
+            "mqlite.recover(path, into=...)"
+        )
     if isinstance(error, lmdb.DiskError) or _disk_is_full(path):
         return StoreFull(
             f"no room left on the disk of {path} ({error}): free some space; messages can still be taken and "

@@ -74,7 +74,7 @@ def leaf_with(spoilt: damage.Spoilt, log: str, record: tuple[Any, ...]) -> int:
 
 
 def problems_of(store: str) -> tuple[str, ...]:
-    """The problems of a new store, which has to be whole."""
+    """What `check` finds in a store."""
     with mqlite.open(store) as broker:
         return tuple(broker.check())
 
