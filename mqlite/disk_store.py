@@ -58,6 +58,7 @@ class DiskStore:
             _ = self.presence.owner
             self.engine.look_around()
             failed.pop_all()
+            self._environment.level.attend(self._environment)
 
     def _open_log(self, directory: StoreDirectory, marker: Marker, failed: contextlib.ExitStack) -> str:
         """The folder of the session. The caller is alone in opening the store."""

@@ -152,4 +152,5 @@ class SharedPresence:
         self._liveness.bury(owner)
         self.bell.bury(owner)
         self._log.reader_check()
+        self._log.level.attend(self._log)
         self._claims.environment.reader_check()

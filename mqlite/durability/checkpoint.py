@@ -19,17 +19,21 @@ P3  An older pin protects all later states as well. So who dies between 1 and 3 
 P4  Marks are written under the gate, in the order of their transactions: one that comes too late is not written.
 P5  After a flush that failed no mark is written in this boot any more, and nothing is changed; see deferred.py.
 
-Who commits has a thread of its process look every TICK: it makes a checkpoint when INTERVAL has passed since the first
-commit after the last one, or VOLUME was written; if 4 times that was written, the writer makes it himself, and where
-the file cannot grow he does so after SCARCE_BYTES: only pages that are free in the checkpoint can be used again. It
-drops a pin that another process's has replaced; and it ends its work, and drops the pin, when nothing was written for
-INTERVAL. So an idle store costs nothing. A process that is stopped (SIGSTOP) while it has the pin makes the file grow.
+Who commits, or opens the store, has a thread of its process look every TICK: it makes a checkpoint when INTERVAL has
+passed since the first commit after the last one, or VOLUME was written; if 4 times that was written, the writer makes
+it himself, and where the file cannot grow he does so after SCARCE_BYTES: only pages that are free in the checkpoint
+can be used again. It drops a pin that another process's has replaced; and it ends its work, and drops the pin, when
+nothing was written for INTERVAL. So an idle store costs nothing. A process that is stopped (SIGSTOP) while it has the
+pin makes the file grow; the log "mqlite" says so.
 
 Locks    Only the environment's: the write lock, then the gate. `_looking` guards the start of the thread.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
 import os
 import threading
 import time
@@ -58,6 +62,7 @@ from .deferred import Deferred
 TICK = 0.1
 INTERVAL = 1.0
 VOLUME_BYTES = 32 << 20
+HELD_BACK = 30.0
 SCARCE_PAGES = 512
 SCARCE_BYTES = 1 << 20
 
@@ -79,7 +84,9 @@ class Checkpoints(Deferred):
         self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wanted = threading.Event()  # somebody has written, so the thread is to look
+        self._urgent = threading.Event()  # at once
         self._ended = False
+        self._oldest: tuple[tuple[int, str], float] = ((0, ""), 0.0)
 
     # ------------------------------------------------------------------ before a change
     def admits(self, environment: Environment) -> bool:
@@ -88,13 +95,16 @@ class Checkpoints(Deferred):
         if words[FAILED]:
             return True  # to what changes nothing: see `check`
         if not self._wanted.is_set():
-            self._have_looked_after(environment)
+            self.attend(environment)
         published = self._published()
         if self._pin is None or published != self._pinned:
             if not published[0] or not self._is_reader(environment, published):
                 return False
             self._drop()
-        return words[VOLUME] < (4 * VOLUME_BYTES if words[ROOM] >= SCARCE_PAGES else SCARCE_BYTES)
+        volume = words[VOLUME]
+        if volume >= VOLUME_BYTES and not self._urgent.is_set():
+            self._urgent.set()
+        return volume < (4 * VOLUME_BYTES if words[ROOM] >= SCARCE_PAGES else SCARCE_BYTES)
 
     def check(self) -> None:
         """Raises StoreError after a flush that failed. [P5]"""
@@ -163,6 +173,24 @@ class Checkpoints(Deferred):
         words[PIN_PROCESS], words[PIN_THREAD], words[PIN_TRANSACTION] = self._pinned
         if old is not None:
             old.abort()
+        self._note_held_back(opened)
+
+    def _note_held_back(self, opened: lmdb.Environment) -> None:
+        """Say so where somebody has read an old state for long: a process that is stopped, or a backup."""
+        readers = [line.split() for line in opened.readers().splitlines()[1:]]
+        states = [(int(line[2]), line[0]) for line in readers if len(line) == 3 and line[2].isdigit()]
+        oldest, now = min(states, default=(0, "")), time.monotonic()
+        if self._oldest[0] != oldest:
+            self._oldest = oldest, now
+        elif now - self._oldest[1] > HELD_BACK:
+            self._oldest = oldest, math.inf  # said once
+            logging.getLogger("mqlite").warning(
+                "process %s has read an old state of %s for %.0f s: until it ends, nothing in the file can be used "
+                "again, and it grows",
+                oldest[1],
+                self._log,
+                HELD_BACK,
+            )
 
     def _drop(self) -> None:
         """Under the gate. [P2]"""
@@ -171,15 +199,22 @@ class Checkpoints(Deferred):
             pin.abort()
 
     # ------------------------------------------------------------------ the thread
-    def _have_looked_after(self, environment: Environment) -> None:
+    def attend(self, environment: Environment) -> None:
+        """Have the thread look until nothing is left to do: at an opening, and when a process died with commits that
+        nobody may have written out.
+        """
         with self._looking:
             self._environment = environment
-            self._wanted.set()
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
-                    target=_look_after, args=(weakref.ref(self), self._wanted), name="mqlite checkpoints", daemon=True
+                    target=_look_after,
+                    args=(weakref.ref(self), self._wanted, self._urgent),
+                    name="mqlite checkpoints",
+                    daemon=True,
                 )
-                self._thread.start()
+                with contextlib.suppress(RuntimeError):  # the interpreter ends, and will close the store; or too many
+                    self._thread.start()
+            self._wanted.set()  # after that: who is interrupted here tries again
 
     def look(self, since: float) -> float:
         """One look of the thread; when there was the first commit that no checkpoint has, or 0.0 for none."""
@@ -218,6 +253,7 @@ class Checkpoints(Deferred):
         """The last checkpoint of this process."""
         self._ended = True
         self._wanted.set()
+        self._urgent.set()
         if environment.last_txnid() != self._words[MARKED] and not self._words[FAILED]:
             self.prepare(environment)
 
@@ -232,11 +268,12 @@ class Checkpoints(Deferred):
         return self._ended
 
 
-def _look_after(level: weakref.ref[Checkpoints], wanted: threading.Event) -> None:
+def _look_after(level: weakref.ref[Checkpoints], wanted: threading.Event, urgent: threading.Event) -> None:
     """The thread: see the top of this module."""
     since, quiet = 0.0, 0
     while wanted.wait():
-        time.sleep(TICK)
+        urgent.wait(TICK)
+        urgent.clear()
         mine = level()
         if mine is None or mine.ended:
             return

@@ -33,6 +33,9 @@ class Level:
     def prepare(self, environment: Environment) -> None:
         """Under the gate, outside of a transaction: do what must come before the next change."""
 
+    def attend(self, environment: Environment) -> None:
+        """Another process may have died with commits that are not on the disk."""
+
     def sync_now(self, environment: Environment) -> None:
         """Return when everything that was committed before the call survives a power cut. Under no lock."""
 
