@@ -43,6 +43,13 @@ def format_3(tmp_path: Path) -> str:
     return unpacked("format_3", tmp_path)
 
 
+@pytest.fixture
+def format_4(tmp_path: Path) -> str:
+    """A queue with groups, a ttl, a delay, a dead letter and a prepared message; a table; a key of tx.once; a topic that
+    keeps three of four."""
+    return unpacked("format_4", tmp_path)
+
+
 def test_a_store_of_format_1_gives_all_that_is_in_it(format_1: str) -> None:
     with mqlite.open(format_1) as broker:
         orders = broker.queue("orders")
@@ -128,7 +135,46 @@ def test_a_store_of_format_3_gives_all_that_is_in_it(format_3: str) -> None:
         assert broker.check() == []
 
 
-@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3"])
+def test_a_store_of_format_4_gives_all_that_is_in_it(format_4: str) -> None:
+    with mqlite.open(format_4) as broker:
+        assert (broker.queues(), broker.topics(), broker.tables()) == (["orders"], ["events"], ["balances"])
+        assert broker.check() == []
+        orders, balances = broker.queue("orders"), broker.table("balances")
+        assert {name: (s.ready, s.delayed, s.dead) for name, s in broker.stats().items()} == {"events/billing": (3, 0, 0), "orders": (5, 1, 1)}
+        assert dict(balances) == {7: b"seven", b"k": "text", "alice": 90}
+        [undecided] = orders.prepared()
+        undecided.commit()
+        with broker.transaction() as tx:
+            assert not tx.once("done", window=1e9)
+            assert tx.once("something else")
+            tx.table("balances")["alice"] = 91
+        assert [orders.get(timeout=0) for _ in range(6)] == [{"n": 2}, {"n": 3}, {"n": 4}, {"n": 5}, "in a transaction", {"undecided": 1}]
+        assert [broker.topic("events").subscription("billing").get(timeout=0)["e"] for _ in range(3)] == [1, 2, 3]
+        assert broker.check() == []
+
+
+def sums(broker: mqlite.Broker) -> tuple[bool, bool]:
+    """Whether the sums of the queue and of the table are known."""
+    definitions = {each.name: each.id for each in broker._store.engine.log.write(lambda txn: txn.definitions())}
+    with broker._store.engine.log.read() as snapshot:
+        return snapshot.counters(definitions["orders"]).put_sum >= 0, snapshot.table_numbers(definitions["\x1fbalances"]).sum >= 0
+
+
+def test_the_sums_of_a_queue_of_format_4_are_known_once_it_was_empty(format_4: str) -> None:
+    with mqlite.open(format_4) as broker:
+        assert sums(broker) == (False, False)
+        orders = broker.queue("orders")
+        orders.purge()
+        [later] = [orders.cancel(number) for number in range(1, 100) if orders.cancel(number)] or [True]
+        assert later
+        orders.put("one more")
+        assert orders.get(timeout=0) == "one more"
+        orders.put("new")
+        assert sums(broker) == (True, False)
+        assert broker.check() == []
+
+
+@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3", "format_4"])
 def test_an_upgraded_store_takes_rows(name: str, tmp_path: Path) -> None:
     store = unpacked(name, tmp_path)
     with mqlite.open(store) as broker:
@@ -148,12 +194,12 @@ def test_an_upgraded_store_takes_rows(name: str, tmp_path: Path) -> None:
         assert broker.check() == []
 
 
-@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3"])
+@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3", "format_4"])
 def test_the_store_has_this_version_s_format_then(name: str, tmp_path: Path) -> None:
     store = unpacked(name, tmp_path)
     mqlite.open(store).close()
     with open(os.path.join(store, "store.json"), encoding="utf-8") as marker:
         assert json.load(marker)["format"] == 5
     with mqlite.open(store) as broker:
-        assert broker.stats()["orders"].delayed == {"format_1": 3, "format_2": 2, "format_3": 1}[name]
+        assert broker.stats()["orders"].delayed == {"format_1": 3, "format_2": 2, "format_3": 1, "format_4": 1}[name]
         assert broker.check() == []
