@@ -30,7 +30,7 @@ from .errors import StoreError, StoreFull
 from .log.lmdb import LmdbLog
 from .log.space import GROW_MIN, RESERVE_PAGES
 from .presence import SharedPresence
-from .system.control import CLEAN, FAILED, PLAIN_BYTES, RESERVED, ROOM, Control, Mark, meta_pages, put_back
+from .system.control import CLEAN, FAILED, FREE, PLAIN_BYTES, RESERVED, ROOM, Control, Mark, meta_pages, put_back
 from .system.copying import Copying
 from .system.directory import StoreDirectory, newest_transaction
 from .system.environment import PAGE, Environment, quiet, reserve
@@ -133,7 +133,7 @@ class Compaction:
     def _replace(self, log: str, new: str, size: int) -> None:
         put_back(new, PAGE, numbered(meta_pages(new, PAGE), newest_transaction(log)))  # flushes
         words = self._control.words
-        words[ROOM] = 0
+        words[ROOM] = words[FREE] = 0
         words[RESERVED] = min(size, words[RESERVED])  # right for both
         self._control.expect(new)
         os.rename(new, log)

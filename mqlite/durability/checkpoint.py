@@ -21,10 +21,12 @@ P5  After a flush that failed no mark is written in this boot any more, and noth
 
 Who commits, or opens the store, has a thread of its process look every TICK: it makes a checkpoint when INTERVAL has
 passed since the first commit after the last one, or VOLUME was written; if 4 times that was written, the writer makes
-it himself, and where the file cannot grow he does so after SCARCE_BYTES: only pages that are free in the checkpoint
-can be used again. It drops a pin that another process's has replaced; and it ends its work, and drops the pin, when
-nothing was written for INTERVAL. So an idle store costs nothing. A process that is stopped (SIGSTOP) while it has the
-pin makes the file grow; the log "mqlite" says so.
+it himself. It drops a pin that another process's has replaced; and it ends its work, and drops the pin, when nothing
+was written for INTERVAL. So an idle store costs nothing. A process that is stopped (SIGSTOP) while it has the pin makes
+the file grow; the log "mqlite" says so.
+
+Where the file cannot grow, only pages that are free in the checkpoint can be used again. There a writer makes one when
+SCARCE_PAGES were freed, and waits a moment for processes that still have an older pin.
 
 Locks    Only the environment's: the write lock, then the gate. `_looking` guards the start of the thread.
 """
@@ -46,6 +48,7 @@ from ..errors import Closed, MqliteError
 from ..system.control import (
     CHECKPOINT,
     FAILED,
+    FREE,
     MARKED,
     PIN_PROCESS,
     PIN_THREAD,
@@ -55,16 +58,22 @@ from ..system.control import (
     Control,
     Mark,
     meta_pages,
+    usable_pages,
 )
 from ..system.environment import PAGE, Environment
 from .deferred import Deferred
 
 TICK = 0.1
 INTERVAL = 1.0
+#: Seconds for which a writer waits, where the file cannot grow, until the others have dropped their older pins.
+PATIENCE = 0.5
 VOLUME_BYTES = 32 << 20
 HELD_BACK = 30.0
-SCARCE_PAGES = 512
-SCARCE_BYTES = 1 << 20
+#: Pages at the end of the file. There are less where it cannot grow: log/space.py sees to that.
+LITTLE_ROOM = 1024
+SCARCE_PAGES = 256
+#: Of LMDB itself, which are neither live nor free: meta pages, and the list of free pages.
+_OWN_PAGES = 16
 
 
 class Checkpoints(Deferred):
@@ -79,6 +88,8 @@ class Checkpoints(Deferred):
         self._process = os.getpid()
         self._pin: Any = None  # the read transaction
         self._pinned = (0, 0, 0)  # as it is published
+        self._waits_since = 0.0  # for an older pin to go
+        self._given_up = 0  # the transaction of one that did not
         self._closings = 0  # how often the environment was closed
         self._environment: Environment | None = None
         self._looking = threading.Lock()
@@ -104,7 +115,44 @@ class Checkpoints(Deferred):
         volume = words[VOLUME]
         if volume >= VOLUME_BYTES and not self._urgent.is_set():
             self._urgent.set()
-        return volume < (4 * VOLUME_BYTES if words[ROOM] >= SCARCE_PAGES else SCARCE_BYTES)
+        if words[ROOM] < LITTLE_ROOM and not self._finds_pages(environment):
+            return False
+        return bool(volume < 4 * VOLUME_BYTES)
+
+    def _finds_pages(self, environment: Environment) -> bool:
+        """Where the file cannot grow: whether there are enough pages for a while, and not too many that only a
+        checkpoint makes usable again.
+        """
+        words = self._words
+        oldest = self._oldest_transaction(environment)
+        if oldest < words[PIN_TRANSACTION] and oldest != self._given_up:
+            return False
+        usable = usable_pages(words)
+        pinned = environment.last_pgno() + 1 - environment.live_pages() - usable
+        return pinned < SCARCE_PAGES and 4 * words[VOLUME] < (words[ROOM] + usable) * PAGE
+
+    @staticmethod
+    def _oldest_transaction(environment: Environment) -> int:
+        """The transaction of the oldest reader."""
+        ids = [line.rsplit(None, 1)[-1] for line in environment.opened.readers().splitlines()[1:]]
+        return min((int(number) for number in ids if number.isdigit()), default=0)
+
+    def is_held_up(self, environment: Environment) -> bool:
+        """Where the file cannot grow: whether somebody still keeps pages from being used that were free in the
+        checkpoint. A process lets go of an older pin within a TICK, or when it writes; if it is stopped, it is waited
+        for only once.
+        """
+        words = self._words
+        oldest = self._oldest_transaction(environment) if words[ROOM] < LITTLE_ROOM else words[PIN_TRANSACTION]
+        if oldest >= words[PIN_TRANSACTION] or oldest == self._given_up:
+            self._waits_since = 0.0
+            return False
+        now = time.monotonic()
+        self._waits_since = self._waits_since or now
+        if now - self._waits_since < PATIENCE:
+            return True
+        self._given_up, self._waits_since = oldest, 0.0
+        return False
 
     def check(self) -> None:
         """Raises StoreError after a flush that failed. [P5]"""
@@ -115,10 +163,10 @@ class Checkpoints(Deferred):
         """A checkpoint of the last commit, while nobody can write."""
         opened = environment.opened
         pin, transaction, metas = self._open_pin(opened)
-        self._words[VOLUME] = 0
+        free = self._count_anew(environment)
         if transaction != self._words[MARKED]:  # else the disk has that very state
             self._flush_alone(environment)
-        self._finish(opened, pin, transaction, metas)
+        self._finish(opened, pin, transaction, metas, free)
 
     def _published(self) -> tuple[int, int, int]:
         words = self._words
@@ -146,7 +194,7 @@ class Checkpoints(Deferred):
             if transaction == self._words[MARKED]:
                 pin.abort()
                 return True
-            self._words[VOLUME] = 0
+            free = self._count_anew(environment)
             closings = self._closings
         self._flush(environment.flush)
         with environment.gated() as opened:
@@ -155,14 +203,21 @@ class Checkpoints(Deferred):
             if self._words[MARKED] >= transaction:  # another one was faster [P4]
                 pin.abort()
             else:
-                self._finish(opened, pin, transaction, metas)
+                self._finish(opened, pin, transaction, metas, free)
         return True
+
+    def _count_anew(self, environment: Environment) -> int:
+        """Nothing was written since the state that is being pinned, in which so many pages are free."""
+        words = self._words
+        words[FREE] = usable_pages(words)  # of the checkpoint before, as long as that one counts
+        words[VOLUME] = 0
+        return max(0, environment.last_pgno() + 1 - environment.live_pages() - _OWN_PAGES)
 
     def _open_pin(self, opened: lmdb.Environment) -> tuple[Any, int, bytes]:
         pin = opened.begin()
         return pin, pin.id(), meta_pages(self._log, PAGE)
 
-    def _finish(self, opened: lmdb.Environment, pin: Any, transaction: int, metas: bytes) -> None:
+    def _finish(self, opened: lmdb.Environment, pin: Any, transaction: int, metas: bytes, free: int) -> None:
         words = self._words
         if words[FAILED]:  # another process's flush, meanwhile [P5]
             raise self._failed()
@@ -171,6 +226,7 @@ class Checkpoints(Deferred):
         old, self._pin = self._pin, pin
         self._pinned = _reader_line(opened, self._process, transaction)
         words[PIN_PROCESS], words[PIN_THREAD], words[PIN_TRANSACTION] = self._pinned
+        words[FREE] = free
         if old is not None:
             old.abort()
         self._note_held_back(opened)

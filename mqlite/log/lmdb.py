@@ -58,9 +58,7 @@ class LmdbLog:
 
     def _begin(self, to_change: bool = True) -> LmdbTxn:
         environment = self._environment
-        if to_change:
-            self._space.look()
-        begun = environment.begin_write(to_change=to_change)
+        begun = environment.begin_write(self._space.look if to_change else None, to_change=to_change)
         self._current = txn = self._transaction(begun, self._space, self._known, environment.before_commit)
         return txn
 

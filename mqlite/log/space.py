@@ -23,7 +23,7 @@ import time
 import lmdb
 
 from ..errors import StoreError, StoreFull
-from ..system.control import RESERVED, ROOM, VOLUME, Control
+from ..system.control import RESERVED, ROOM, VOLUME, Control, usable_pages
 from ..system.environment import PAGE, Environment, reserve
 
 RESERVE_PAGES = 1024
@@ -90,17 +90,23 @@ class Space:
         """Raise StoreFull unless a put of so many pages leaves the reserve alone, or finds room inside the file."""
         if pages + RESERVE_PAGES <= self._words[ROOM] or self.find(pages + RESERVE_PAGES):
             return
-        free = self._environment.last_pgno() + 1 - self.live_pages()
-        if 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages):
-            return  # pages freed by acknowledgements are enough
+        if self._fits_inside(pages):
+            return
         raise StoreFull(
             f"the store {self._path!r} is full (its disk, or its max_store_bytes): take and acknowledge messages, "
             "or free space on the disk; nothing was stored by this call"
         )
 
+    def _fits_inside(self, pages: int) -> bool:
+        """Whether pages freed by acknowledgements are enough."""
+        if self._environment.level.pins:  # of these, what is not used up is the reserve of acknowledgements, too
+            return 3 * pages + RESERVE_PAGES <= self._words[ROOM] + usable_pages(self._words)
+        free = self._environment.last_pgno() + 1 - self._environment.live_pages()
+        return 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages)
+
     def look(self) -> None:
-        """Before a transaction, of whatever kind: where the count says that little is left, ask LMDB, and let the
-        file grow.
+        """Under the gate, before a transaction of whatever kind: where the count says that little is left, ask LMDB,
+        and let the file grow.
         """
         if self._words[ROOM] < RESERVE_PAGES:
             self.find(2 * RESERVE_PAGES)

@@ -15,6 +15,8 @@
                      16  inode of the file that is about to take the place of log.mdb, or 0 (compaction.py)
                      17  claims: the number of the last commit of claims.mdb, or of one before that whose process was
                          killed as it was about to say so
+                     18  free: pages inside log.mdb that were free in the newest checkpoint, less what was used of
+                         them until the next one was begun
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -67,7 +69,8 @@ _MARK = struct.Struct(">IIQQI")
     FAILED,
     _NEXT_INODE,
     CLAIMS,
-) = range(18)
+    FREE,
+) = range(19)
 
 
 @attrs.frozen
@@ -140,7 +143,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, CLAIMS + 1):
+        for place in range(MAPPED, FREE + 1):
             self.words[place] = 0
         self.words[MAPPED] = mapped
         self.words[IS_CLEAN] = self._mark is not None and self._mark.kind == CLEAN
@@ -176,6 +179,13 @@ class Control:
         self._mark = mark
         self.words[MARKED] = mark.transaction if mark.kind == CHECKPOINT else 0
         self.words[IS_CLEAN] = mark.kind == CLEAN
+
+
+def usable_pages(words: memoryview) -> int:
+    """Pages inside log.mdb that are free and not pinned, at the least."""
+    free: int = words[FREE]
+    volume: int = words[VOLUME]
+    return max(0, free - 2 * volume // _PAGE)
 
 
 def _identity(log: str, boot: str, version: int) -> list[int]:

@@ -24,8 +24,9 @@ import fcntl
 import os
 import queue
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lmdb
 
@@ -38,6 +39,8 @@ MAX_READERS = 1024
 LOCK_FILE_BYTES = MAX_READERS * 64
 #: Attempts to take a failed commit back on the disk: the first flush may tell of the one that failed.
 _SETTLED_BY = 3
+#: Seconds for which other processes are let in.
+_MOMENT = 0.005
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
 _flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
@@ -153,20 +156,29 @@ class Environment:
             os.close(gate)
 
     # ------------------------------------------------------------------ transactions
-    def begin_write(self, *, to_change: bool = True) -> lmdb.Transaction:
+    def begin_write(self, look: Callable[[], None] | None = None, *, to_change: bool = True) -> lmdb.Transaction:
         """The write transaction, to be begun as `with env.write_lock, env: ...`; say `end_write` when it is over.
 
-        to_change: False for one that is aborted in any case, so that the level need not be ready for a change.
+        look: called before it is begun, when no other process writes any more. to_change: False for one that is aborted
+        in any case, so that the level need not be ready for a change.
         """
         if self._broken:
             self._heal()
         try:
             opened = self._lmdb or self._open()
             self._lock_gate()
+            if look is not None:
+                look()
             self._writing = txn = opened.begin(write=True)
-            if self._guarded and to_change and not self.level.admits(self):
+            held_up = True
+            while self._guarded and to_change and held_up and not self.level.admits(self):
                 txn.abort()
                 self.level.prepare(self)
+                held_up = self.level.is_held_up(self)
+                if held_up:
+                    self._open_gate()
+                    time.sleep(_MOMENT)
+                    self._lock_gate()
                 self._writing = txn = opened.begin(write=True)
         except lmdb.Error as error:
             raise self.failed(error) from error

@@ -20,6 +20,8 @@ class Level:
     writemap = False
     #: whether `admits` must be asked, and the gate be held, before anything is changed or closed
     guarded = False
+    #: whether pages that are freed stay as they are until the next checkpoint
+    pins = False
 
     def admits(self, environment: Environment) -> bool:
         """Under the gate, in a transaction that has changed nothing: whether it may; else it begins again after
@@ -35,6 +37,12 @@ class Level:
 
     def attend(self, environment: Environment) -> None:
         """Another process may have died with commits that are not on the disk."""
+
+    def is_held_up(self, environment: Environment) -> bool:
+        """Under the gate, after `prepare`: whether other processes are to be let in for a moment, before it is asked
+        again.
+        """
+        return False
 
     def sync_now(self, environment: Environment) -> None:
         """Return when everything that was committed before the call survives a power cut. Under no lock."""
