@@ -14,9 +14,9 @@ import pytest
 from crash.fault_points import opened
 from crash.faults import FAILS_AFTER, WRITES, Faults
 from crash.kill_points import sweep_seed
-from levels import LEVELS
 
 import mqlite
+from mqlite.checks import LEVELS
 
 HERE = Path(__file__).parent
 #: Calls that change nothing but the claims, which are written through a map.

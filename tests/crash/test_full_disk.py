@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from fixture_types import MakeQueue
 from hand_clock import HandClock, timed_queue
-from levels import LEVELS
 
 import mqlite
+import mqlite.system.directory
+from mqlite.checks import LEVELS
 
 BODY = "x" * 3400  # one page, also with all that is said of a dead letter
 JUST_A_PAGE = "x" * 4000  # two pages with that
@@ -308,3 +309,88 @@ def test_pause_resume_and_configure_answer_or_say_that_there_is_no_room(opened: 
     if q.is_paused:
         q.resume()
     assert drained(q, 50) == stored
+
+
+# ---------------------------------------------------------------------- many at once, and several processes
+SMALL = "x" * 60
+
+
+def test_thousands_of_acknowledgements_at_once_and_a_purge_find_room(opened: MakeQueue, fill_disk: Fill) -> None:
+    q = opened()
+    while True:
+        try:
+            q.put_many([SMALL] * 500)
+        except mqlite.StoreFull:
+            break
+    fill_disk()
+    count = q.stats().ready
+    assert count > 20_000
+    q.ack_many(q.receive(1000, timeout=0))
+    q.ack_many(q.receive(10_000, timeout=0))
+    assert q.purge() == count - 11_000
+    q.put_many([SMALL] * 500)
+    assert q.stats().ready == 500
+
+
+def put_until_full(talk: Any, path: str, child: int) -> None:
+    """Put until nothing fits, then drain what comes; nothing but StoreFull is met."""
+    with mqlite.open(path) as broker:
+        queue = broker.queue("q")
+        talk.say("ready")
+        talk.hear()
+        number = refused = 0
+        while refused < 3:
+            try:
+                queue.put([child, number, BODY])
+                number += 1
+            except mqlite.StoreFull:
+                refused += 1
+        talk.say(number)
+        talk.hear()
+        found = []
+        with contextlib.suppress(mqlite.Empty):
+            while True:
+                messages = queue.receive(5, timeout=0)
+                queue.ack_many(messages)
+                found += [message.body[:2] for message in messages]
+        talk.say(found)
+        talk.hear()
+
+
+def test_several_processes_fill_a_disk_and_drain_it(small_disk: str, level: str, fill_disk: Fill, children: Any) -> None:
+    """In processes of their own: a page without a block would end one with SIGBUS."""
+    path = os.path.join(small_disk, "app.mq")
+    mqlite.open(path, durability=level, max_store_bytes=STORE_BYTES).close()
+    workers = [children.fork(put_until_full, path, number) for number in range(3)]
+    for worker in workers:
+        assert worker.hear() == "ready"
+    for worker in workers:
+        worker.say("fill")
+    stored = [[child, number] for child, worker in enumerate(workers) for number in range(worker.hear())]
+    assert len(stored) > 500
+    fill_disk()
+    for worker in workers:
+        worker.say("drain")
+    found = [body for worker in workers for body in worker.hear()]
+    assert sorted(found) == stored
+    for worker in workers:
+        worker.say("end")
+        worker.end()
+    with mqlite.open(path) as broker:
+        assert broker.check() == []
+        assert broker.queue("q").empty()
+
+
+def test_a_process_that_opens_a_full_store_after_a_restart_drains_it(
+    small_disk: str, level: str, fill_disk: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = os.path.join(small_disk, "app.mq")
+    with mqlite.open(path, durability=level, max_store_bytes=STORE_BYTES) as broker:
+        stored = fill(broker.queue("q"))
+        fill_disk()
+        os.truncate(os.path.join(small_disk, "filler"), 17 << 20)  # the claims of the next boot, and what is beside them
+    monkeypatch.setattr(mqlite.system.directory, "boot_id", lambda: "another boot")
+    with mqlite.open(path) as broker:
+        fill_disk()
+        assert drained(broker.queue("q"), 10) == stored
+        assert broker.check() == []
