@@ -63,13 +63,17 @@ class Space:
     def begin_session(self) -> None:
         """Set aside blocks for all that is in the file (a sparse copy has none), at the first open of a boot."""
         used = (self._environment.last_pgno() + 1) * PAGE
-        size = max(used, 0 if self.mapped else os.fstat(self._file()).st_size)
-        size = min(max(size, RESERVE_PAGES * PAGE + GROW_MIN), self._environment.map_size)
-        try:
-            reserve(self._file(), 0, size)
-        except OSError:
-            size = 0  # the disk is full: puts will be refused
-        self._words[RESERVED] = size
+        size = max(used if self.mapped else os.fstat(self._file()).st_size, RESERVE_PAGES * PAGE + GROW_MIN)
+        # written through a map, on a full disk: what the boot before has left of the reserve of acknowledgements
+        left = [used + RESERVE_PAGES * PAGE // part for part in (1, 2, 4, 8)] if self.mapped else []
+        self._words[RESERVED] = 0
+        for wanted in (*left, size, used):
+            try:
+                reserve(self._file(), 0, min(wanted, self._environment.map_size))
+            except OSError:
+                continue
+            self._words[RESERVED] = min(wanted, self._environment.map_size)
+            return
 
     def _file(self) -> int:
         if self._fd < 0:
