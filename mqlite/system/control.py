@@ -97,13 +97,16 @@ class Control:
                 os.pwrite(self._fd, bytes(missing), 3 * _PAGE - missing)
                 os.fsync(self._fd)
             self._map = mmap.mmap(self._fd, _PAGE)
+            self.words = memoryview(self._map).cast("Q")
+            self._mark = self._read_marks()[1]
         except OSError as error:
             os.close(self._fd)
             raise StoreError(
                 f"{path!r} cannot be made ({error.strerror}): free some space on the disk, then open the store again"
             ) from error
-        self.words = memoryview(self._map).cast("Q")
-        self._mark = self._read_marks()[1]
+        except BaseException:  # an interrupt
+            os.close(self._fd)
+            raise
 
     def close(self) -> None:
         """Close the file. Who looks at the words from then on gets a ValueError."""

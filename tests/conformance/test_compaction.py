@@ -281,9 +281,9 @@ def test_an_error_of_progress_ends_it_and_changes_nothing(broker: mqlite.Broker,
 def test_without_room_for_the_copy_nothing_is_changed(small_disk: str, fill_disk: Callable[[], None], level: str) -> None:
     with mqlite.open(os.path.join(small_disk, "app.mq"), durability=level) as broker:
         queue = broker.queue("q")
-        for _ in range(40):
+        for _ in range(20):
             queue.put_many([BODY] * 10)
-        for _ in range(30):
+        for _ in range(10):
             queue.ack_many(queue.receive(10))
         fill_disk()
         with pytest.raises(mqlite.StoreFull, match="nothing was changed"):
@@ -301,14 +301,14 @@ def test_on_a_full_disk_a_compacted_store_refuses_puts_and_can_be_worked_off(sma
     path = os.path.join(small_disk, "app.mq")
     with mqlite.open(path, durability=level) as broker:
         queue = broker.queue("q")
-        for _ in range(40):
-            queue.put_many([BODY] * 10)
         for _ in range(20):
+            queue.put_many([BODY] * 10)
+        for _ in range(10):
             queue.ack_many(queue.receive(10))
         before, after = broker.compact()
         assert after < before
         fill_disk()
-        stored = 200
+        stored = 100
         with contextlib.suppress(mqlite.StoreFull):
             while stored < 1000:
                 queue.put(BODY)
