@@ -207,8 +207,8 @@ class Broker(Handle):
         any moment leaves the one or the other, whole. This process must be the only one that has the store open;
         others that open it wait. All threads of this process wait, too, at their next use of the store, and go on as
         if nothing had happened: handles, waiting consumers, claims. So does a fork. Where nothing would be gained,
-        nothing is done. progress(done_bytes, total_bytes): called by this thread; it must not use the store. An
-        exception of it, or Ctrl-C, ends the compaction and changes nothing.
+        nothing is done. progress(done_bytes, total_bytes): called by a thread that does the work; it must not use the
+        store. An exception of it, or Ctrl-C, ends the compaction and changes nothing.
 
         Raises StoreError (another process has it open, or makes a backup), StoreFull (no room for the copy beside the
         original), StoreCorrupted, NotSupported (in memory). Cost: reads and writes all that is stored, once.

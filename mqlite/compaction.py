@@ -22,6 +22,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Iterator
 
 from .backup import Progress, write_copy
@@ -57,9 +58,48 @@ class Compaction:
         self._presence = presence
 
     def run(self, progress: Progress | None) -> tuple[int, int]:
-        """See `Broker.compact`."""
-        with self._directory.locked(), contextlib.ExitStack() as undo:
+        """See `Broker.compact`.
+
+        An interrupt strikes the main thread at any instruction, also between taking a lock and noting it. So what is
+        done under locks is done by another thread, which is told to stop, and waited for.
+        """
+        stop = threading.Event()
+        sizes: list[tuple[int, int]] = []
+        errors: list[BaseException] = []
+
+        def unless_stopped(done: int, total: int) -> None:
+            if stop.is_set():
+                raise StoreError("the compaction was interrupted: nothing was changed")
+            if progress is not None:
+                progress(done, total)
+
+        def work() -> None:
+            try:
+                sizes.append(self._alone(unless_stopped))
+            except BaseException as error:
+                errors.append(error)
+
+        with self._directory.locked():
             self._check_alone()
+            worker = threading.Thread(target=work, name="mqlite compaction")
+            try:
+                worker.start()
+                worker.join()
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                while worker.is_alive():
+                    try:
+                        worker.join()
+                    except KeyboardInterrupt:  # the second one
+                        stop.set()
+        if errors:
+            raise errors.pop()
+        return sizes[0]
+
+    def _alone(self, progress: Progress) -> tuple[int, int]:
+        with contextlib.ExitStack() as undo:
             quiet(self._environment, self._claims.environment, undo)
             self._log.close()
             undo.enter_context(self._nobody_inside())
@@ -93,7 +133,7 @@ class Compaction:
                 raise self._in_use() from error
             yield
 
-    def _shrink(self, progress: Progress | None) -> tuple[int, int]:
+    def _shrink(self, progress: Progress) -> tuple[int, int]:
         log, new = self._directory.log, self._directory.log + ".new"
         before = _disk_bytes(log)
         with Copying(log, self._environment.map_size, None) as copy:
