@@ -209,6 +209,7 @@ def together(
     operations, models = history(seed, count)
     told: dict[str, Any] = {"killed": False}
     number, done, doomed = 0, 0, count // 2 if kill_in else -1
+    quiet = doomed - 8  # no syncs later: all have let go of what protected older states, and nothing new does
     children = Children()
     workers = []
     for _ in range(processes):
@@ -234,7 +235,7 @@ def together(
             done = number
             if kills and kill_in == "sync":
                 ask(worker, "kill at", kill_at, torn)
-            if kill_in == "sync" if kills else number % sync_every == 0:
+            if kill_in == "sync" if kills else number % sync_every == 0 and not (kill_in and number > quiet):
                 ask(worker, "sync", number)
                 synced = worker
             if kills:
