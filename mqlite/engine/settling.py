@@ -18,7 +18,7 @@ from ..codecs import BYTES
 from ..errors import CodecError, LeaseLost, MessageCorrupted, MqliteError
 from ..log import Snapshot
 from ..log.index import LOW_MASK, PLACE, in_line, order_of
-from ..message import Marks, Record, rank_at
+from ..message import Marks, Position, Record, rank_at
 from ..options import QueueOptions
 from ..system.clock import ns_of
 from . import replay
@@ -68,6 +68,11 @@ class Settling(Parts):
     def check_claims(self, txn: Snapshot, claims: Iterable[Claim]) -> None:
         """Under L: all these claims are valid, or LeaseLost. [3]"""
         self._check_rows(claims)
+        by_queue: dict[QueueState, list[Position]] = {}
+        for claim in claims:
+            by_queue.setdefault(claim.queue, []).append(claim.position)
+        if all(not queue.topic and txn.has_all(queue.id, positions) for queue, positions in by_queue.items()):
+            return  # as most; one by one they take twice the time
         for claim in claims:
             if not txn.has(claim.queue.id, claim.position):
                 raise self._taken_away(txn, claim)
@@ -90,8 +95,8 @@ class Settling(Parts):
         """The rows of `check_claims`. No snapshot where nothing was committed since these were made that may have
         revoked any.
         """
-        oldest = min([claim.commit for claim in claims])
-        if not self.claims.is_undisturbed(oldest):
+        commits = [claim.commit for claim in claims]
+        if commits and not self.claims.is_undisturbed(min(commits)):
             with self.claims.read() as c:
                 for claim in claims:
                     row = c.row(claim.queue.id, claim.position)

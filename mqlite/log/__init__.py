@@ -210,6 +210,9 @@ class Snapshot(Indexed, Protocol):
     def has(self, queue: int, position: Position) -> bool:
         """Whether there is a record at a position."""
 
+    def has_all(self, queue: int, positions: list[Position]) -> bool:
+        """Whether there are records at all of these positions."""
+
     def look_up(self, queue: int, position: Position) -> Raw | None:
         """As `raw`, also for what nobody was handed yet: in memory O(n), unless the queue is ordered otherwise."""
 

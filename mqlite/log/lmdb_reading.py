@@ -134,6 +134,12 @@ class LmdbReading(Indexed):
         """Whether there is a record at a position; its bytes are not copied."""
         return bool(self._txn.cursor().set_key(fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)))
 
+    def has_all(self, queue: int, positions: list[Position]) -> bool:
+        """Whether there are records at all of these."""
+        prefix = fmt.queue_key(fmt.MESSAGE, queue)
+        keys = [prefix + position.to_bytes(fmt.POSITION_BYTES, "big") for position in positions]
+        return all(map(self._txn.cursor().set_key, keys))
+
     def ahead(self, queue: int, cursor: Callable[[int], Position]) -> Iterator[tuple[Position, bytes]]:
         """Stored records behind the cursor of their rank. One seek per rank that lies wholly before its cursor."""
         prefix = fmt.queue_key(fmt.MESSAGE, queue)

@@ -196,6 +196,10 @@ class MemoryLog(MemoryRows, Indexing):
         """Whether there is a record at a position that was handed out."""
         return position in self.shelf(queue).held
 
+    def has_all(self, queue: int, positions: list[Position]) -> bool:
+        """Whether there are records at all of these positions, that were handed out."""
+        return self.shelf(queue).held.keys() >= set(positions)
+
     def look_up(self, queue: int, position: Position) -> Record | None:
         """The record at a position, also one that was not handed out; see `Shelf.find`."""
         shelf = self.shelf(queue)
