@@ -18,6 +18,8 @@ import mqlite
 from mqlite.log import format as fmt
 from mqlite.system import directory
 
+LEVEL = "full"  # log.mdb is copied and cut here, and at the others it is looked at in other ways first
+
 
 @pytest.fixture
 def store(path: str) -> str:
