@@ -25,6 +25,7 @@ import os
 import queue
 import threading
 import time
+from _thread import LockType
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -419,13 +420,12 @@ class Environment:
     # ------------------------------------------------------------------ quiet
     def shut_out_readers(self, undo: contextlib.ExitStack) -> None:
         """Wait until nobody reads, and let nobody in, until `undo`."""
-        self._door.acquire()
-        undo.callback(self._door.release)
+        _hold(self._door, undo)
         undo.callback(self._open_door)
         self._shut_door = True
-        for _ in range(READ_TOKENS):
-            self._tokens.get()
-            undo.callback(self._tokens.put, None)
+        tokens: list[None] = []
+        undo.callback(lambda: deque(map(self._tokens.put, tokens), 0))
+        tokens.extend(map(self._tokens.get, [True] * READ_TOKENS))
 
     def _open_door(self) -> None:
         self._shut_door = False
@@ -459,8 +459,7 @@ def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack, *, 
     The order is that of all who nest: log writer, claims writer, claims reader, log reader.
     """
     for environment in (log, claims):
-        environment.write_lock.acquire()
-        undo.callback(environment.write_lock.release)
+        _hold(environment.write_lock, undo)
     for environment in (claims, log):
         environment.shut_out_readers(undo)
     if for_good:
@@ -469,6 +468,13 @@ def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack, *, 
     else:
         log.close()
         claims.close()
+
+
+def _hold(lock: LockType, undo: contextlib.ExitStack) -> None:
+    """Acquire a lock until `undo`. In C from the one list to the other: an interrupt comes before or after."""
+    held: list[bool] = []
+    undo.callback(lambda: lock.release() if held else None)
+    held.extend(map(lock.acquire, (True,)))
 
 
 def preallocate(path: str, size: int) -> None:
