@@ -33,7 +33,8 @@ class Putting(Claiming):
             return self._put_with_policies(queue, ranked, timeout, interrupt)
         size = sum(self.log.footprint(draft) for _, draft in ranked)
         marked = [record for record in (self.log.record_of(draft) for _, draft in ranked) if record.marks is not None]
-        some_now = ranked[0][1].due is None or any(draft.due is None for _, draft in ranked)
+        later = sum(draft.due is not None for _, draft in ranked)
+        some_now, any_later = later < len(ranked), later > 0
 
         def op(txn: Any) -> list[int] | None:
             self.check_open(queue)
@@ -44,6 +45,10 @@ class Putting(Claiming):
             if options.maxsize and counters.total + len(ranked) > options.maxsize:
                 return None
             txn.reserve(size)
+            if queue.is_plain and not marked and not any_later:
+                txn.notes.append((ARRIVED, queue.id))
+                stored: list[int] = txn.append_all(queue.id, ranked)
+                return stored
             lineup = None if queue.has_cursors else lineup_of(options, self.timeline)
             ids = [
                 txn.append(queue.id, rank, draft, 0, lineup)

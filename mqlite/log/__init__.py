@@ -18,7 +18,7 @@ Positions   rank << 64 | seq; a greater seq is never followed by a smaller one i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -282,6 +282,9 @@ class Txn(Snapshot, Indexing, Protocol):
         """Store at a new position; returns the message's id, a new one unless it has one. seq: that of `keep` in this
         very transaction; it becomes the id.
         """
+
+    def append_all(self, queue: int, ranked: Sequence[tuple[int, Draft]]) -> list[int]:
+        """The same for new messages without marks, as (rank, draft) each; their ids."""
 
     def replace(self, queue: int, position: Position, draft: Draft, seq: int = 0) -> int:
         """Store in the place of the message at a position; returns the new one's id. seq: see `append`."""

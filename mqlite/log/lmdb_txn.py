@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lmdb
@@ -83,6 +83,32 @@ class LmdbTxn(LmdbReading, Indexing):
         if counters.put_sum >= 0:
             counters.put_sum += fmt.sum_of(value)
         return message_id
+
+    def append_all(self, queue: int, ranked: Sequence[tuple[int, fmt.Draft]]) -> list[int]:
+        """The same for new messages without marks; their ids. One call of LMDB for all: half the time of `append`."""
+        counters = self.counters(queue)
+        if queue not in self._put_to:
+            self._put_to.add(queue)
+            self._txn.delete(fmt.put_key(queue))
+        prefix, number = fmt.queue_key(fmt.MESSAGE, queue), self.next_seq()
+        ids = range(number, number + len(ranked))
+        items: list[tuple[bytes, bytes]] = []
+        size = total = 0
+        for seq, (rank, draft) in zip(ids, ranked, strict=True):
+            draft.record.id = seq
+            key = fmt.message_key(prefix, rank << 64 | seq)
+            value = fmt.sealed(draft, key)
+            size += len(value)
+            total += fmt.sum_of(value)
+            items.append((key, value))
+        self._usage.store(size, len(items))
+        self._txn.cursor().putmulti(items)
+        self._seq = ids[-1]
+        counters.put_total += len(items)
+        counters.put_bytes += size
+        if counters.put_sum >= 0:
+            counters.put_sum += total
+        return list(ids)
 
     def _store(self, queue: int, position: Position, draft: fmt.Draft) -> bytes:
         key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), position)

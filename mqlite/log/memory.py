@@ -25,7 +25,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
@@ -297,6 +297,10 @@ class MemoryLog(MemoryRows, Indexing):
 
     def reserve(self, size_bytes: int) -> None:
         """Memory is not reserved."""
+
+    def append_all(self, queue: int, ranked: Sequence[tuple[int, Record]]) -> list[int]:
+        """Nothing is gained here."""
+        return [self.append(queue, rank, draft) for rank, draft in ranked]
 
     def append(
         self, queue: int, rank: int, draft: Record, message_id: int = 0, lineup: Lineup = None, seq: int = 0
