@@ -33,6 +33,7 @@ class LmdbTxn(LmdbReading, Indexing):
         self._last = known
         self._follows = known if self._id == known.transaction + 1 else NOTHING_KNOWN
         self._usage = Usage(space)
+        self._behind = b""  # the key behind the message that was removed last, see `_note_neighbour`
         self._counters: dict[int, Counters] = {}
         self._put_to: set[int] = set()
         self._removed_from: set[int] = set()
@@ -211,6 +212,8 @@ class LmdbTxn(LmdbReading, Indexing):
         self._usage.remove()
         value: bytes | None = self._txn.pop(key)
         if value is not None:
+            if self._usage.tight:
+                self._note_neighbour(key, len(value))
             self.changed = True
             counters = self.counters(queue)
             counters.removed_total += 1
@@ -223,6 +226,12 @@ class LmdbTxn(LmdbReading, Indexing):
         return value
 
     pull = remove
+
+    def _note_neighbour(self, key: bytes, size_bytes: int) -> None:
+        if key == self._behind:
+            self._usage.continue_run(size_bytes)
+        walk = self._txn.cursor()
+        self._behind = walk.key() if walk.set_range(key) else b""
 
     def unmark_unknown(self, queue: int, place: Place) -> None:
         """Strike all entries that may be those of a damaged message."""

@@ -36,6 +36,8 @@ _RETRY_SECONDS = 0.1
 _BASE_PAGES = 64
 #: Pages that most transactions do not exceed.
 _MOSTLY_PAGES = 4 * _BASE_PAGES
+#: Of a message in a leaf, beside its value: key, header, place in the list.
+_NODE_BYTES = 48
 #: Pages that are written again by every commit, about: of a tree with a backlog.
 _COMMIT_PAGES = 7
 
@@ -153,7 +155,17 @@ class Space:
 class Usage:
     """What one transaction may use of it, counted before each change."""
 
-    __slots__ = ("_granted", "_put_pages", "_removals", "_space", "_stored_bytes", "_stored_pages", "_words")
+    __slots__ = (
+        "_granted",
+        "_put_pages",
+        "_removals",
+        "_run_bytes",
+        "_space",
+        "_stored_bytes",
+        "_stored_pages",
+        "_words",
+        "tight",
+    )
 
     def __init__(self, space: Space) -> None:
         self._space = space
@@ -163,6 +175,9 @@ class Usage:
         self._stored_bytes = 0
         self._removals = 0
         self._granted = _MOSTLY_PAGES if words[ROOM] >= _MOSTLY_PAGES else 0
+        self._run_bytes = 0
+        #: whether it matters that neighbours lie on the same page, see `continue_run`
+        self.tight = False
 
     def reserve(self, pages: int) -> None:
         """For a put, before it changes anything. Raises StoreFull."""
@@ -175,23 +190,37 @@ class Usage:
         """A value is about to be stored, or several, which have so many bytes together."""
         self._stored_bytes += size_bytes
         self._stored_pages += 4 * values + 2 * size_bytes // PAGE
-        if self._stored_pages + 2 * self._removals > self._granted:
+        if self._stored_pages + 2 * self._removals > self._granted or (self.tight and self._pages() > self._granted):
             self._grant()
 
     def remove(self) -> None:
         """A value is about to be removed."""
         self._removals += 1
-        if self._stored_pages + 2 * self._removals > self._granted:
+        if self._stored_pages + 2 * self._removals > self._granted or (self.tight and self._pages() > self._granted):
             self._grant()
+
+    def continue_run(self, size_bytes: int) -> None:
+        """The value of so many bytes that was removed last lay right behind the one before it. Two changed pages are
+        counted for each removal; but a leaf is a quarter full at least, so a run of them lies on no more than these.
+        """
+        self._removals -= 1
+        self._run_bytes += min(size_bytes, PAGE // 2) + _NODE_BYTES
+
+    def _pages(self) -> int:
+        return self._stored_pages + 2 * self._removals + 4 * self._run_bytes // PAGE
 
     def _grant(self) -> None:
         """Room for twice as much as now, so that it is seldom asked. Raises lmdb.DiskError where a page could be
         without a block: the transaction is to end.
         """
-        pages = self._stored_pages + 2 * self._removals
+        pages = self._pages()
         self._granted = max(2 * pages, _MOSTLY_PAGES)
         space = self._space
-        if not space.mapped or self._granted <= self._words[ROOM] or space.find(self._granted):
+        if not space.mapped:
+            return
+        fits = self._granted <= self._words[ROOM] or space.find(self._granted)
+        self.tight = 4 * self._granted > self._words[ROOM]
+        if fits:
             return
         self._granted = pages
         if min(pages, self._stored_pages + space.live_pages()) > self._words[ROOM]:
@@ -200,7 +229,7 @@ class Usage:
     def seal(self) -> None:
         """The commit comes next: take off what it may use, and count what it writes."""
         words = self._words
-        used = self._stored_pages + 2 * self._removals
+        used = self._pages()
         room = words[ROOM] - (used if used > self._put_pages else self._put_pages)
         words[ROOM] = room if room > 0 else 0
         words[VOLUME] += _COMMIT_PAGES * PAGE + 2 * self._stored_bytes + 256 * self._removals

@@ -315,7 +315,8 @@ def test_pause_resume_and_configure_answer_or_say_that_there_is_no_room(opened: 
 SMALL = "x" * 60
 
 
-def test_thousands_of_acknowledgements_at_once_and_a_purge_find_room(opened: MakeQueue, fill_disk: Fill) -> None:
+def test_thousands_of_acknowledgements_at_once_and_a_purge_find_room(opened: MakeQueue, level: str, fill_disk: Fill) -> None:
+    many = 3_000 if level == "process" else 10_000  # there the worst case must fit into the reserve
     q = opened()
     while True:
         try:
@@ -326,8 +327,8 @@ def test_thousands_of_acknowledgements_at_once_and_a_purge_find_room(opened: Mak
     count = q.stats().ready
     assert count > 20_000
     q.ack_many(q.receive(1000, timeout=0))
-    q.ack_many(q.receive(10_000, timeout=0))
-    assert q.purge() == count - 11_000
+    q.ack_many(q.receive(many, timeout=0))
+    assert q.purge() == count - 1000 - many
     q.put_many([SMALL] * 500)
     assert q.stats().ready == 500
 
