@@ -35,7 +35,7 @@ def _on_disk(settings: Settings, turn: Callable[[Any], float]) -> Samples:
 def put(settings: Settings) -> Result:
     """One message per commit."""
     samples = _on_disk(settings, lambda store: rate(settings.seconds, lambda: store.put(BODY)))
-    return [compared("put", "full: put one at a time", samples, RAW, 0.8)], samples
+    return [compared("put", "full: put one at a time", samples, RAW, 0.9)], samples
 
 
 def get_ack(settings: Settings) -> Result:
@@ -60,7 +60,7 @@ def get_ack(settings: Settings) -> Result:
 def put_many(settings: Settings) -> Result:
     """A hundred messages per commit."""
     samples = _on_disk(settings, lambda store: rate(settings.seconds, lambda: store.put_many(BATCH), 100))
-    return [compared("put_many", "full: put_many of 100", samples, RAW, 0.4)], samples
+    return [compared("put_many", "full: put_many of 100", samples, RAW, 0.5)], samples
 
 
 def get_many(settings: Settings) -> Result:
@@ -76,7 +76,7 @@ def get_many(settings: Settings) -> Result:
         return taken / (time.perf_counter() - start)
 
     samples = _on_disk(settings, turn)
-    return [compared("get_many", "full: receive(100) + ack_many", samples, RAW)], samples
+    return [compared("get_many", "full: receive(100) + ack_many", samples, RAW, 0.5)], samples
 
 
 def threads(settings: Settings) -> Result:
@@ -115,7 +115,7 @@ def threads(settings: Settings) -> Result:
             store.close()
             raw.close()
     return [
-        compared("threads", "full: 16 threads putting, against one thread", samples, "one thread", 3),
+        compared("threads", "full: 16 threads putting, against one thread", samples, "one thread", 4),
         compared("threads", "full: 16 threads putting, against raw", samples, "raw lmdb, 16 threads"),
     ], samples
 

@@ -24,9 +24,10 @@ from sampling import Samples, Settings, compared, in_turns, temporary_folder
 
 import mqlite
 
+PREFETCH = 64
 LIMIT = 60.0  # seconds after which a worker gives up, whatever happens
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["crowd", "wakeup", "backlog"])
+CONTEXT.set_forkserver_preload(["crowd", "wakeup", "backlog", "levels"])
 MP_QUEUE = "multiprocessing.Queue"
 
 
@@ -134,7 +135,7 @@ def _opened(kind: str, where: Any) -> Any:
     return RawLmdb(where) if kind == RAW else Ours(where)
 
 
-def _produce(parent: Any, kind: str, where: Any) -> None:
+def produce_singly(parent: Any, kind: str, where: Any) -> None:
     contender = _opened(kind, where)
     parent.send("ready")
     while count := parent.recv():
@@ -144,7 +145,7 @@ def _produce(parent: Any, kind: str, where: Any) -> None:
     contender.close()
 
 
-def _consume(parent: Any, kind: str, where: Any) -> None:
+def consume_singly(parent: Any, kind: str, where: Any) -> None:
     contender = _opened(kind, where)
     parent.send("ready")
     while parent.recv():
@@ -157,7 +158,7 @@ def _consume(parent: Any, kind: str, where: Any) -> None:
     contender.close()
 
 
-def _produce_buffered(parent: Any, where: str) -> None:
+def produce_buffered(parent: Any, where: str) -> None:
     with mqlite.Queue[bytes]("bench", where) as made, made.producer() as producer:
         parent.send("ready")
         while count := parent.recv():
@@ -167,20 +168,28 @@ def _produce_buffered(parent: Any, where: str) -> None:
             producer.flush()
 
 
-def _consume_prefetched(parent: Any, where: str) -> None:
-    with mqlite.Queue[bytes]("bench", where) as made, made.consumer(prefetch=64) as consumer:
+def consume_prefetched(parent: Any, where: str, group: int) -> None:
+    """Acknowledges `group` messages at once, or what there is when no more is at hand."""
+    with mqlite.Queue[bytes]("bench", where) as made, made.consumer(prefetch=PREFETCH) as consumer:
         parent.send("ready")
         while parent.recv():
-            count, last = 0, 0.0
-            for message in consumer:
-                message.ack()
-                if message.body == STOP:
-                    break
-                count, last = count + 1, time.monotonic()
+            count, last, stopped = 0, 0.0, False
+            taken: list[mqlite.Message] = []
+            while not stopped:
+                try:
+                    taken.append(consumer.receive(0 if taken else LIMIT))
+                    stopped = taken[-1].body == STOP
+                    full = len(taken) == group
+                except mqlite.Empty:
+                    full = True
+                if stopped or full:
+                    made.ack_many(taken) if len(taken) > 1 else taken[0].ack()
+                    count, last = count + len(taken) - stopped, time.monotonic()
+                    taken.clear()
             parent.send((count, last))
 
 
-class _Crew:
+class Crew:
     """As many producers as consumers, alive from turn to turn. Each producer ends a turn with STOP, and each consumer at one."""
 
     def __init__(self, start: Any, count: int, producing: tuple[Any, ...], consuming: tuple[Any, ...]) -> None:
@@ -204,18 +213,16 @@ class _Crew:
             child.send(0)
 
 
-def _between_processes(settings: Settings, count: int, asked: dict[str, int], buffered: bool) -> Samples:
+def _between_processes(settings: Settings, count: int, asked: dict[str, int]) -> Samples:
     with temporary_folder(settings.folder) as folder, children() as start:
         wheres: dict[str, Any] = {
             kind: CONTEXT.Queue() if kind == MP_QUEUE else os.path.join(folder, kind.replace(" ", "-"))
             for kind in asked
         }
-        crews = {}
-        for kind, where in wheres.items():
-            if buffered and kind == "mqlite":
-                crews[kind] = _Crew(start, count, (_produce_buffered, where), (_consume_prefetched, where))
-            else:
-                crews[kind] = _Crew(start, count, (_produce, kind, where), (_consume, kind, where))
+        crews = {
+            kind: Crew(start, count, (produce_singly, kind, where), (consume_singly, kind, where))
+            for kind, where in wheres.items()
+        }
         samples = in_turns(settings, {kind: (lambda kind=kind: crews[kind].turn(asked[kind])) for kind in asked})
         for crew in crews.values():
             crew.dismiss()
@@ -228,16 +235,8 @@ def processes(settings: Settings) -> Result:
     some = 200 if settings.quick else 1000
     for count in (1, 2):
         asked = {"mqlite": some // count, RAW: some // count, MP_QUEUE: 20 * some // count}
-        samples = _between_processes(settings, count, asked, buffered=False)
+        samples = _between_processes(settings, count, asked)
         label = f"full: {count}+{count} processes, put and get+ack one at a time"
         rows += [compared("processes", label, samples, RAW), compared("processes", label, samples, MP_QUEUE)]
         raw.update({f"{count}+{count} {kind}": values for kind, values in samples.items()})
     return rows, raw
-
-
-def handles(settings: Settings) -> Result:
-    """A producer handle and a consumer with prefetch=64, in two processes; each ack is a commit."""
-    some = 400 if settings.quick else 2000
-    samples = _between_processes(settings, 1, {"mqlite": some, RAW: some // 2, MP_QUEUE: 10 * some}, buffered=True)
-    label = "full: producer() to consumer(prefetch=64), 1+1 processes"
-    return [compared("handles", label, samples, RAW), compared("handles", label, samples, MP_QUEUE)], samples

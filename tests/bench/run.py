@@ -1,7 +1,8 @@
 """Measures mqlite against what it is made of and what it stands in for.
 
     python tests/bench/run.py                  everything: some minutes
-    python tests/bench/run.py --quick          everything, coarser: about a minute
+    python tests/bench/run.py --quick          everything, coarser: about two minutes
+    python tests/bench/run.py --full           everything, with a backlog of 5,000,000
     python tests/bench/run.py --only put,idle  some of it (--list names all)
     python tests/bench/run.py --json out.json  every sample, too
 
@@ -26,6 +27,7 @@ import alone
 import attrs
 import backlog
 import crowd
+import levels
 import lmdb
 import policies
 import topics
@@ -41,10 +43,15 @@ MEASURES: dict[str, Callable[[Settings], tuple[list[Row], dict[str, Any]]]] = {
     "put_many": alone.put_many,
     "get_many": alone.get_many,
     "threads": alone.threads,
+    "threads_take": levels.threads_take,
+    "checkpoint": levels.checkpoint,
+    "process": levels.process,
+    "level_wake": levels.wake,
+    "level_long": levels.long,
     "memory": alone.memory,
     "memory_threads": crowd.memory_threads,
     "processes": crowd.processes,
-    "handles": crowd.handles,
+    "handles": levels.handles,
     "wake_thread": wakeup.wake_thread,
     "wake_process": wakeup.wake_process,
     "wake_busy": wakeup.wake_busy,
@@ -107,7 +114,9 @@ def cells(row: Row) -> tuple[str, ...]:
     """One line of the table."""
     asked = ""
     if row.asked is not None:
-        asked = f"<= {number(row.asked, row.unit)}" if row.kind == "most" else f">= {row.asked:g}"
+        asked = {"most": f"<= {number(row.asked, row.unit)}", "times": f"<= {row.asked:g}"}.get(
+            row.kind, f">= {row.asked:g}"
+        )
     floor = f"{number(row.floor, row.unit)} {row.floor_name}" if row.floor is not None else ""
     met = {True: "yes", False: "NO", None: ""}[row.met]
     return row.label, number(row.ours, row.unit), floor, "" if row.ratio is None else f"{row.ratio:.2f}", asked, met
@@ -131,6 +140,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, a smaller backlog")
+    parser.add_argument("--full", action="store_true", help="a backlog of 5,000,000 messages, of some 900 MB")
     parser.add_argument("--only", metavar="NAME,...", help="measure these only")
     parser.add_argument("--list", action="store_true", help="print the names and what they measure")
     parser.add_argument("--json", metavar="FILE", help="write all samples, medians and what the machine is")
@@ -160,7 +170,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             quick=options.quick,
             rounds=5 if options.quick else 7,
             seconds=0.15 if options.quick else 0.5,
-            backlog=200_000 if options.quick else 1_000_000,
+            backlog=200_000 if options.quick else 5_000_000 if options.full else 1_000_000,
             say=progress.say,
         )
         about = machine(folder)

@@ -37,7 +37,8 @@ class Settings:
 class Row:
     """One line of the table. `asked` is what the project wants to reach, None where it wants nothing.
 
-    kind: "ratio" (ours / floor is at least `asked`), or "most" (ours itself is at most `asked`).
+    kind: "ratio" (ours / floor is at least `asked`), "times" (ours / floor is at most `asked`), or "most" (ours itself is
+    at most `asked`).
     """
 
     measure: str
@@ -55,7 +56,11 @@ class Row:
         """Whether it is what was asked for; None where nothing was."""
         if self.asked is None:
             return None
-        return self.ours <= self.asked if self.kind == "most" else self.ratio is not None and self.ratio >= self.asked
+        if self.kind == "most":
+            return self.ours <= self.asked
+        if self.ratio is None:
+            return False
+        return self.ratio <= self.asked if self.kind == "times" else self.ratio >= self.asked
 
 
 def in_turns(settings: Settings, turns: Mapping[str, Callable[[], float]], rounds: int | None = None) -> Samples:
@@ -84,6 +89,7 @@ def compared(
     asked: float | None = None,
     unit: str = "/s",
     ours: str = "mqlite",
+    kind: str = "ratio",
 ) -> Row:
     """A row of `ours` against `floor`."""
     return Row(
@@ -94,6 +100,7 @@ def compared(
         floor=median(samples[floor]),
         floor_name=floor,
         ratio=ratio_of(samples[ours], samples[floor]),
+        kind=kind,
         asked=asked,
     )
 

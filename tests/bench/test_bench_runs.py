@@ -20,7 +20,7 @@ def test_benchmark_writes_a_table_and_every_sample_and_leaves_nothing_behind(tmp
     root = os.path.dirname(os.path.dirname(os.path.abspath(mqlite.__file__)))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     done = subprocess.run(
-        [sys.executable, str(RUN), "--quick", "--only", "put,idle", "--json", str(out), "--dir", str(stores)],
+        [sys.executable, str(RUN), "--quick", "--only", "put,idle,checkpoint", "--json", str(out), "--dir", str(stores)],
         env=environment,
         capture_output=True,
         text=True,
@@ -31,7 +31,7 @@ def test_benchmark_writes_a_table_and_every_sample_and_leaves_nothing_behind(tmp
     assert "| full: put one at a time" in done.stdout
     found = json.loads(out.read_text())
     assert {"mqlite", "python", "lmdb", "kernel", "cpus", "filesystem"} <= set(found["machine"])
-    assert {row["measure"] for row in found["rows"]} == {"put", "idle"}
+    assert {row["measure"] for row in found["rows"]} == {"put", "idle", "checkpoint"}
     assert all({"label", "ours", "unit", "floor", "ratio", "asked", "met"} <= set(row) for row in found["rows"])
     assert (
         len(found["samples"]["put"]["mqlite"])
