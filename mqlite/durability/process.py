@@ -26,7 +26,7 @@ class Unsynced(Deferred):
         self.writemap = bool(control.words[MAPPED])
 
     def admits(self, environment: Environment) -> bool:
-        """Whether the mark says that the log is written to."""
+        """Whether the mark surely says that the log is written to."""
         return not self._words[IS_CLEAN]
 
     def prepare(self, environment: Environment) -> None:
@@ -35,7 +35,7 @@ class Unsynced(Deferred):
 
     def sync_now(self, environment: Environment) -> None:
         """Flush, while writers go on, then what they have written meanwhile, and mark the log as clean."""
-        if not self._words[IS_CLEAN]:
+        if self._words[IS_CLEAN] != 1:
             self._flush(environment.flush)
             with environment.gated():
                 self._clean(environment)
@@ -48,6 +48,6 @@ class Unsynced(Deferred):
     def _clean(self, environment: Environment) -> None:
         if self._words[FAILED]:
             raise self._failed()
-        if not self._words[IS_CLEAN]:
+        if self._words[IS_CLEAN] != 1:
             self._flush_alone(environment)
             self._control.write(Mark(CLEAN, environment.last_txnid()))

@@ -10,7 +10,8 @@
                       9  volume: bytes written since the last checkpoint, about
                      10, 11, 12  pin: process, thread, transaction; process 0: there is none
                      13  marked: the transaction of the newest checkpoint, 0 before there is one in this boot
-                     14  clean: 1 while the newest mark says so
+                     14  clean: 1 while the newest mark says so, 2 while it may: it is being written, or who wrote it
+                         was killed or has failed. 0: it surely says something else
                      15  failed: 1 after a flush that failed; nothing can be promised any more in this boot
                      16  inode of the file that is about to take the place of log.mdb, or 0 (compaction.py)
                      17  claims: the number of the last commit of claims.mdb, or of one before that whose process was
@@ -173,6 +174,8 @@ class Control:
     def write(self, mark: Mark) -> None:
         """Make a mark the newest, durably: one flush. Under the gate. Raises StoreError; then the one before holds."""
         sequence = self._read_marks()[0] + 1  # another process may have written since
+        if mark.kind == CLEAN:
+            self.words[IS_CLEAN] = 2  # before it can be on the disk: who is killed here tells nobody
         rest = _MARK.pack(0, mark.kind, sequence, mark.transaction, len(mark.metas))[4:] + mark.metas
         try:
             os.pwrite(self._fd, zlib.crc32(rest).to_bytes(4, "big") + rest, (1 + sequence % 2) * _PAGE)
