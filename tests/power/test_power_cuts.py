@@ -149,7 +149,7 @@ def test_a_power_cut_leaves_a_state_that_was_promised_where_several_processes_wr
 @LEVEL
 @pytest.mark.parametrize("kill_in", ["do", "sync"])
 def test_a_power_cut_after_a_process_was_killed_leaves_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, kill_in: str) -> None:
-    cut_after_kills(stage, examiner, level, kill_in, kills=4, count=12)
+    cut_after_kills(stage, examiner, level, kill_in, kills=7, count=8)
 
 
 def cut_after_kills(stage: Stage, examiner: Examiner, level: str, kill_in: str, kills: int, count: int) -> None:
