@@ -21,7 +21,7 @@ JUST_A_PAGE = "x" * 4000  # two pages with that
 STORE_BYTES = 1 << 30
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=[pytest.param(level, marks=[] if level == "full" else pytest.mark.slow) for level in LEVELS])
 def level(request: pytest.FixtureRequest) -> str:
     """A full disk is the same at every level."""
     return str(request.param)
@@ -77,7 +77,11 @@ def is_refused(q: mqlite.Queue[Any]) -> bool:
     return False
 
 
+every_level = pytest.mark.parametrize("level", LEVELS)
+
+
 # ---------------------------------------------------------------------- draining
+@every_level
 @pytest.mark.parametrize("at_once", [1, 7, 200])
 def test_everything_that_was_stored_is_received_and_acknowledged(opened: MakeQueue, fill_disk: Fill, at_once: int) -> None:
     q = opened()
@@ -315,6 +319,7 @@ def test_pause_resume_and_configure_answer_or_say_that_there_is_no_room(opened: 
 SMALL = "x" * 60
 
 
+@every_level
 def test_thousands_of_acknowledgements_at_once_and_a_purge_find_room(opened: MakeQueue, level: str, fill_disk: Fill) -> None:
     many = 3_000 if level == "process" else 10_000  # there the worst case must fit into the reserve
     q = opened()
@@ -358,6 +363,7 @@ def put_until_full(talk: Any, path: str, child: int) -> None:
         talk.hear()
 
 
+@every_level
 def test_several_processes_fill_a_disk_and_drain_it(small_disk: str, level: str, fill_disk: Fill, children: Any) -> None:
     """In processes of their own: a page without a block would end one with SIGBUS."""
     path = os.path.join(small_disk, "app.mq")
@@ -382,6 +388,7 @@ def test_several_processes_fill_a_disk_and_drain_it(small_disk: str, level: str,
         assert broker.queue("q").empty()
 
 
+@every_level
 def test_a_process_that_opens_a_full_store_after_a_restart_drains_it(
     small_disk: str, level: str, fill_disk: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
