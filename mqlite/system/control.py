@@ -18,12 +18,14 @@
                          killed as it was about to say so
                      18  free: pages inside log.mdb that were free in the newest checkpoint, less what was used of
                          them until the next one was begun
+                     19  flushed: the sequence of the newest mark that is known to be on the disk
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
 
 Marks are in big-endian order. The newer one of those that are whole counts, and the next goes to the place of the
-other, so one that a power cut tears is not missed. Kinds: CLEAN: log.mdb is on the disk as of that transaction.
+other, so one that a power cut tears is not missed. One whose flush failed, or was never begun since its process was
+killed, may not be on the disk, though it is read here as the newest: the next goes to its place again. Kinds: CLEAN: log.mdb is on the disk as of that transaction.
 WRITTEN: it was written to since, without flushes. CHECKPOINT: it was; with these meta pages it is as of that
 transaction.
 
@@ -71,7 +73,8 @@ _MARK = struct.Struct(">IIQQI")
     _NEXT_INODE,
     CLAIMS,
     FREE,
-) = range(19)
+    _FLUSHED,
+) = range(20)
 
 
 @attrs.frozen
@@ -141,14 +144,16 @@ class Control:
             self.words[_NEXT_INODE] = 0
 
     def begin(self, log: str, boot: str, version: int, session: int, mapped: bool) -> None:
-        """Make the words those of this boot. The caller is the only one who has the store open."""
+        """Make the words those of this boot. The caller is the only one who has the store open. Raises StoreError."""
+        self._flush()  # what is here may be of a process of this boot, which had another log.mdb
         self.words[_MAGIC_WORD] = 0
         identity = _identity(log, boot, version)
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, FREE + 1):
+        for place in range(MAPPED, _FLUSHED + 1):
             self.words[place] = 0
+        self.words[_FLUSHED] = self._read_marks()[0]
         self.words[MAPPED] = mapped
         self.words[IS_CLEAN] = self._mark is not None and self._mark.kind == CLEAN
         self.words[_MAGIC_WORD] = identity[0]
@@ -173,18 +178,29 @@ class Control:
 
     def write(self, mark: Mark) -> None:
         """Make a mark the newest, durably: one flush. Under the gate. Raises StoreError; then the one before holds."""
-        sequence = self._read_marks()[0] + 1  # another process may have written since
+        newest = self._read_marks()[0]  # another process may have written since
+        sequence = newest + (1 if newest == self.words[_FLUSHED] else 2)  # its place follows from it
         if mark.kind == CLEAN:
             self.words[IS_CLEAN] = 2  # before it can be on the disk: who is killed here tells nobody
         rest = _MARK.pack(0, mark.kind, sequence, mark.transaction, len(mark.metas))[4:] + mark.metas
         try:
             os.pwrite(self._fd, zlib.crc32(rest).to_bytes(4, "big") + rest, (1 + sequence % 2) * _PAGE)
-            os.fdatasync(self._fd)
         except OSError as error:
-            raise StoreError(f"{self._path!r} could not be written ({error.strerror}): check the disk") from error
+            raise self._refused(error) from error
+        self._flush()
         self._mark = mark
+        self.words[_FLUSHED] = sequence
         self.words[MARKED] = mark.transaction if mark.kind == CHECKPOINT else 0
         self.words[IS_CLEAN] = mark.kind == CLEAN
+
+    def _flush(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> StoreError:
+        return StoreError(f"{self._path!r} could not be written ({error.strerror}): check the disk")
 
 
 def usable_pages(words: memoryview) -> int:
