@@ -162,7 +162,7 @@ class Checkpoints(Deferred):
     def prepare(self, environment: Environment) -> None:
         """A checkpoint of the last commit, while nobody can write."""
         opened = environment.opened
-        pin, transaction, metas = self._open_pin(opened)
+        pin, transaction, metas = self._open_pin(environment)
         free = self._count_anew(environment)
         if transaction != self._words[MARKED]:  # else the disk has that very state
             self._flush_alone(environment)
@@ -187,10 +187,10 @@ class Checkpoints(Deferred):
 
     def _make(self, environment: Environment) -> bool:
         """Whether it is made: no fork or compaction has closed the environment, and with it the pin, meanwhile."""
-        with environment.gated() as opened:
+        with environment.gated():
             if self._words[FAILED]:
                 raise self._failed()
-            pin, transaction, metas = self._open_pin(opened)
+            pin, transaction, metas = self._open_pin(environment)
             if transaction == self._words[MARKED]:
                 pin.abort()
                 return True
@@ -213,9 +213,17 @@ class Checkpoints(Deferred):
         words[VOLUME] = 0
         return max(0, environment.last_pgno() + 1 - environment.live_pages() - _OWN_PAGES)
 
-    def _open_pin(self, opened: lmdb.Environment) -> tuple[Any, int, bytes]:
-        pin = opened.begin()
-        return pin, pin.id(), meta_pages(self._log, PAGE)
+    def _open_pin(self, environment: Environment) -> tuple[Any, int, bytes]:
+        """Raises MqliteError and nothing else, so that the thread looks again."""
+        try:
+            pin = environment.opened.begin()
+        except lmdb.Error as error:
+            raise environment.failed(error) from error
+        try:
+            return pin, pin.id(), meta_pages(self._log, PAGE)
+        except BaseException:
+            pin.abort()
+            raise
 
     def _finish(self, opened: lmdb.Environment, pin: Any, transaction: int, metas: bytes, free: int) -> None:
         words = self._words

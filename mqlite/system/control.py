@@ -222,11 +222,16 @@ def _identity(log: str, boot: str, version: int) -> list[int]:
 
 
 def meta_pages(log: str, page_size: int) -> bytes:
-    """What LMDB has written into its two meta pages. Under the gate, or while nobody has the store open."""
-    with open(log, "rb") as file:
-        first = file.read(PLAIN_BYTES)
-        file.seek(page_size)
-        return first + file.read(PLAIN_BYTES)
+    """What LMDB has written into its two meta pages. Under the gate, or while nobody has the store open. Raises
+    StoreError.
+    """
+    try:
+        with open(log, "rb") as file:
+            first = file.read(PLAIN_BYTES)
+            file.seek(page_size)
+            return first + file.read(PLAIN_BYTES)
+    except OSError as error:
+        raise StoreError(f"{log!r} cannot be read ({error.strerror}): check the disk, and close some files") from error
 
 
 def put_back(log: str, page_size: int, metas: bytes) -> None:
