@@ -4,6 +4,7 @@
     python tests/bench/run.py --quick          everything, coarser: about two minutes
     python tests/bench/run.py --full           everything, with a backlog of 5,000,000
     python tests/bench/run.py --only put,idle  some of it (--list names all)
+    python tests/bench/run.py --flush 80       stores in memory, with flushes of 80 us: no neighbour disturbs the disk
     python tests/bench/run.py --json out.json  every sample, too
 
 Ratios are medians of ours / floor within one round (sampling.py says why); absolute
@@ -27,6 +28,7 @@ import alone
 import attrs
 import backlog
 import crowd
+import flushes
 import levels
 import lmdb
 import policies
@@ -84,6 +86,7 @@ def machine(folder: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "filesystem": filesystem(folder),
+        "flush_us": os.environ.get(flushes.WANTED),
         "load": os.getloadavg()[0],
     }
 
@@ -147,10 +150,14 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dir",
         metavar="DIR",
-        default=tempfile.gettempdir(),
-        help="where stores are made (default: %(default)s); its file system decides what a commit costs",
+        help=f"where stores are made (default: {tempfile.gettempdir()}); its file system decides what a commit costs",
+    )
+    parser.add_argument(
+        "--flush", metavar="US", type=int, help="stores in memory, each flush of which takes so many microseconds"
     )
     options = parser.parse_args(arguments)
+    if options.dir is None:
+        options.dir = tempfile.gettempdir() if options.flush is None else flushes.MEMORY
     options.names = options.only.split(",") if options.only else list(MEASURES)
     unknown = [name for name in options.names if name not in MEASURES]
     if unknown:
@@ -204,13 +211,15 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name:16}{(function.__doc__ or '').splitlines()[0]}")
         return 0
     try:
+        if options.flush is not None and os.environ.get(flushes.WANTED) != str(options.flush):
+            return flushes.run_with(options.flush, [__file__, *(sys.argv[1:] if arguments is None else arguments)])
         result = measure(options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     about = result["machine"]
     print(
-        f"mqlite {about['mqlite']}, Python {about['python']}, LMDB {about['lmdb']}, {about['cpus']} cpus, Linux {about['kernel']}, {about['filesystem']}, load {about['load']:.1f}"
+        f"mqlite {about['mqlite']}, Python {about['python']}, LMDB {about['lmdb']}, {about['cpus']} cpus, Linux {about['kernel']}, {about['filesystem']}{'' if about['flush_us'] is None else ' with flushes of ' + about['flush_us'] + ' us'}, load {about['load']:.1f}"
     )
     print(f"bodies of 100 bytes; {result['settings']['rounds']} rounds; {result['took_seconds']} s\n")
     print(table(result["rows"]))

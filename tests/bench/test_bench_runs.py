@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import mqlite
 
@@ -39,6 +42,23 @@ def test_benchmark_writes_a_table_and_every_sample_and_leaves_nothing_behind(tmp
         == found["settings"]["rounds"]
     )
     assert list(stores.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make flushes take a set time")
+def test_benchmark_runs_with_flushes_that_take_a_set_time(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(mqlite.__file__)))}
+    done = subprocess.run(
+        [sys.executable, str(RUN), "--quick", "--only", "put", "--flush", "2000", "--json", str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "with flushes of 2000 us" in done.stdout
+    found = json.loads(out.read_text())
+    assert max(found["samples"]["put"]["raw lmdb"]) <= 250  # two flushes per commit
 
 
 def test_benchmark_names_its_measures_and_refuses_others() -> None:
