@@ -25,9 +25,9 @@
 
 Marks are in big-endian order. The newer one of those that are whole counts, and the next goes to the place of the
 other, so one that a power cut tears is not missed. One whose flush failed, or was never begun since its process was
-killed, may not be on the disk, though it is read here as the newest: the next goes to its place again. Kinds: CLEAN: log.mdb is on the disk as of that transaction.
-WRITTEN: it was written to since, without flushes. CHECKPOINT: it was; with these meta pages it is as of that
-transaction.
+killed, may not be on the disk, though it is read here as the newest: the next goes to its place again. Kinds: CLEAN:
+log.mdb is on the disk as of that transaction. WRITTEN: it was written to since, without flushes. CHECKPOINT: it was;
+with these meta pages it is as of that transaction.
 
 All words but the first seven are changed under the log's write lock only, of all processes (the gate). A word is 8
 aligned bytes, which memoryview writes at once (struct would write them one by one).
