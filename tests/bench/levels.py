@@ -30,7 +30,8 @@ from crowd import (
 from sampling import Samples, Settings, compared, in_turns, rate, temporary_folder
 from wakeup import CALM_GAP
 
-LEVELS = ("full", "checkpoint", "process")
+from mqlite.checks import LEVELS
+
 PINNED = "raw lmdb, pinned"
 MAPPED = "raw lmdb, unsynced map"
 SHORT = 10_000

@@ -15,9 +15,9 @@ from fixture_types import Eventually
 
 import mqlite
 import mqlite.system.directory
+from mqlite.checks import LEVELS
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-LEVELS = ("full", "checkpoint", "process")
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from fixture_types import InThread, UntilWaiting
 
 import mqlite
 import mqlite.system.directory
+from mqlite.checks import LEVELS
 
 GUARD = 60.0
-LEVELS = ("full", "checkpoint", "process")
 BODY = "x" * 10_000
 MESSAGES = 1000
 

@@ -15,9 +15,8 @@ from fixture_types import Eventually
 import mqlite
 import mqlite.system.directory
 from mqlite import durability
+from mqlite.checks import LEVELS
 from mqlite.system.control import IS_CLEAN, MAPPED, MARKED, PIN_PROCESS
-
-LEVELS = ("full", "checkpoint", "process")
 
 
 @pytest.fixture(params=LEVELS)

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from levels import LEVELS
+
+from mqlite.checks import LEVELS
 
 HERE = Path(__file__).parent
 #: Scenarios of policy_points.py that may change nothing but the claims, or nothing at all.

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from mqlite.checks import LEVELS
+
 from .cuts import Image, images
 from .examiner import Examiner, Verdict
 from .records import COMPACTS, KILLED, PAGE, SECTOR, SYNCED
@@ -26,8 +28,7 @@ from .stage import Recording, Stage
 HERE = Path(__file__).parent
 COMPILER = shutil.which("cc")
 UNITS = pytest.mark.parametrize("unit", [PAGE, SECTOR], ids=["pages", "sectors"])
-LEVELS = ("full", "checkpoint", "process")
-LEVEL = pytest.mark.parametrize("level", LEVELS)
+AT_EACH_LEVEL = pytest.mark.parametrize("level", LEVELS)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_a_power_cut_leaves_a_state_that_was_promised(stage: Stage, examiner: Ex
     cut_alone(stage, examiner, level, f"alone {level} {unit}", unit, 100, 210)
 
 
-@LEVEL
+@AT_EACH_LEVEL
 def test_a_power_cut_leaves_a_state_that_was_promised_where_several_processes_wrote(stage: Stage, examiner: Examiner, level: str) -> None:
     seed = f"together {level}"
     recording = stage.record("together", level=level, seed=seed, count=120)
@@ -146,7 +147,7 @@ def test_a_power_cut_leaves_a_state_that_was_promised_where_several_processes_wr
     outcomes(examiner, images(recording.entries, random.Random(seed), 60, PAGE), level, seed, of(seed, 120))
 
 
-@LEVEL
+@AT_EACH_LEVEL
 @pytest.mark.parametrize("kill_in", ["do", "sync"])
 def test_a_power_cut_after_a_process_was_killed_leaves_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, kill_in: str) -> None:
     cut_after_kills(stage, examiner, level, kill_in, kills=7, count=8)
@@ -171,7 +172,7 @@ def cut_after_kills(stage: Stage, examiner: Examiner, level: str, kill_in: str, 
     assert killed_at or (level, kill_in) == ("full", "sync"), "nobody was killed"
 
 
-@LEVEL
+@AT_EACH_LEVEL
 def test_a_power_cut_while_a_store_is_opened_after_another_loses_nothing_more(stage: Stage, examiner: Examiner, level: str) -> None:
     cut_twice(stage, examiner, level, times=4, count=12)
 
@@ -195,7 +196,7 @@ def cut_twice(stage: Stage, examiner: Examiner, level: str, times: int, count: i
 
 
 # ---------------------------------------------------------------------- a store that is made
-@LEVEL
+@AT_EACH_LEVEL
 def test_a_power_cut_while_a_store_is_made_leaves_an_empty_one_or_none(stage: Stage, examiner: Examiner, level: str) -> None:
     """Whether the file system keeps the order of changes of names or not."""
     recording = stage.record("make", level=level)
@@ -207,7 +208,7 @@ def test_a_power_cut_while_a_store_is_made_leaves_an_empty_one_or_none(stage: St
 
 
 # ---------------------------------------------------------------------- compaction
-@LEVEL
+@AT_EACH_LEVEL
 def test_a_power_cut_while_a_store_is_compacted_leaves_what_it_was(stage: Stage, examiner: Examiner, level: str) -> None:
     cut_compaction(stage, examiner, level, f"compacted {level}", 45)
 
@@ -240,7 +241,7 @@ def test_a_power_cut_under_process_is_noticed_or_has_done_no_harm(stage: Stage, 
 
 # ---------------------------------------------------------------------- many
 @pytest.mark.slow
-@LEVEL
+@AT_EACH_LEVEL
 @UNITS
 @pytest.mark.parametrize("seed", range(2))
 def test_power_cuts_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, unit: int, seed: int) -> None:
@@ -248,20 +249,20 @@ def test_power_cuts_leave_a_state_that_was_promised(stage: Stage, examiner: Exam
 
 
 @pytest.mark.slow
-@LEVEL
+@AT_EACH_LEVEL
 @pytest.mark.parametrize("kill_in", ["do", "sync"])
 def test_power_cuts_after_a_kill_at_every_write_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, kill_in: str) -> None:
     cut_after_kills(stage, examiner, level, kill_in, kills=12, count=25)
 
 
 @pytest.mark.slow
-@LEVEL
+@AT_EACH_LEVEL
 def test_power_cuts_while_stores_are_opened_after_others_lose_nothing_more(stage: Stage, examiner: Examiner, level: str) -> None:
     cut_twice(stage, examiner, level, times=25, count=20)
 
 
 @pytest.mark.slow
-@LEVEL
+@AT_EACH_LEVEL
 @pytest.mark.parametrize("seed", range(2))
 def test_power_cuts_while_stores_are_compacted_leave_what_they_were(stage: Stage, examiner: Examiner, level: str, seed: int) -> None:
     cut_compaction(stage, examiner, level, f"many compacted {seed} {level}", 150)
@@ -274,7 +275,7 @@ def test_power_cuts_beside_a_thread_that_makes_checkpoints_leave_a_state_that_wa
 
 
 @pytest.mark.slow
-@LEVEL
+@AT_EACH_LEVEL
 def test_power_cuts_where_several_processes_wrote_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str) -> None:
     seed = f"many together {level}"
     recording = stage.record("together", level=level, seed=seed, count=300, hurry=True)

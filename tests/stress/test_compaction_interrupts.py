@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from crash.kill_points import sweep_seed
 from interrupting import interrupted_at, learn
-from levels import LEVELS
 
 import mqlite
+from mqlite.checks import LEVELS
 
 BODY = "x" * 10_000
 GUARD = 60.0
