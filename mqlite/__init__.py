@@ -31,10 +31,16 @@ The map of the package, from the top; each floor uses only those below it:
       log/lmdb.py (lmdb_*.py) upgrade.py  on disk; an older format
       log/format.py index.py            every byte on disk; what a message is found by besides its place
       log/rows.py memory_rows.py        rows of tables, on disk and in memory
+      log/rebuild.py                    records put back where they were (for recovery/)
       log/group_commit.py space.py      one commit for many threads; room before it is needed
-      claims/memory.py shared.py        in sorted containers; in LMDB, for one boot
+      claims/memory.py shared.py        in sorted containers; in LMDB, for one boot (shared_reading.py: what can be read)
+      claims/known.py                   what need not be read again
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
+    durability/                       how the log gets to the disk: checkpoint.py, process.py ("full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks
+      environment.py level.py           one environment of a process; what differs between levels
+      directory.py control.py           the files of a store; log.control
+      pages.py structure.py salvage.py  LMDB's pages read without LMDB: whether they are whole, what can be saved
     recurrence.py                     when something periodic is due
     message.py  handle.py             what travels; what is closed at the end of a block
     patterns.py  filters.py           what a subscription wants
