@@ -33,10 +33,10 @@ The map of the package, from the top; each floor uses only those below it:
       log/rows.py memory_rows.py        rows of tables, on disk and in memory
       log/rebuild.py                    records put back where they were (for recovery/)
       log/group_commit.py space.py      one commit for many threads; room before it is needed
-      claims/memory.py shared.py        in sorted containers; in LMDB, for one boot (shared_reading.py: what can be read)
+      claims/memory.py shared.py        in sorted containers; in LMDB, for one boot (read: shared_reading.py)
       claims/known.py                   what need not be read again
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
-    durability/                       how the log gets to the disk: checkpoint.py, process.py ("full": system/level.py)
+    durability/                       how the log gets to the disk (level "full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks
       environment.py level.py           one environment of a process; what differs between levels
       directory.py control.py           the files of a store; log.control
