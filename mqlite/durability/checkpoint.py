@@ -79,6 +79,8 @@ _OWN_PAGES = 16
 class Checkpoints(Deferred):
     """One process's part in it."""
 
+    pins = True
+
     def __init__(self, control: Control, log: str) -> None:
         super().__init__(control, log)
         self.forget()
@@ -256,6 +258,13 @@ class Checkpoints(Deferred):
                 HELD_BACK,
             )
 
+    def _withdraw(self) -> None:
+        """The pin is about to go: any snapshot of this process that its thread has of that state would else be taken
+        for it, and protect it no longer than it happens to be read.
+        """
+        if self._pin is not None and self._published() == self._pinned:
+            self._words[PIN_PROCESS] = 0
+
     def _drop(self) -> None:
         """Under the gate. [P2]"""
         pin, self._pin = self._pin, None
@@ -286,7 +295,8 @@ class Checkpoints(Deferred):
         assert environment is not None
         if self._pin is not None and self._published() != self._pinned:
             with environment.gated():
-                self._drop()
+                if self._published() != self._pinned:  # still: not one that was just made
+                    self._drop()
         if environment.last_txnid() == words[MARKED]:
             return 0.0
         now = time.monotonic()
@@ -302,8 +312,7 @@ class Checkpoints(Deferred):
         with environment.gated():
             if environment.last_txnid() != self._words[MARKED]:
                 return False
-            if self._pin is not None and self._published() == self._pinned:
-                self._words[PIN_PROCESS] = 0
+            self._withdraw()
             self._drop()
             self._wanted.clear()  # under the gate: who writes next sets it again
         return True
@@ -324,6 +333,7 @@ class Checkpoints(Deferred):
     def closing(self) -> None:
         """The pin goes with the environment; who writes next makes another. [P1]"""
         self._closings += 1
+        self._withdraw()
         self._pin = None
 
     @property

@@ -108,7 +108,8 @@ class Putting(Claiming):
         def op(txn: Any) -> list[int] | None:
             if not admission.plan(txn):
                 return None
-            txn.reserve(admission.size)
+            if admission.size:  # else it was put before
+                txn.reserve(admission.size)
             return admission.store(txn)
 
         def attempt(seat: Seat) -> list[int] | None:

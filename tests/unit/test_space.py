@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from mqlite.durability.checkpoint import Checkpoints
 from mqlite.errors import StoreFull
 from mqlite.log import space
 from mqlite.log.space import RESERVE_PAGES, Space
+from mqlite.system.control import FREE
 from mqlite.system.environment import PAGE
 from mqlite.system.level import Level
 
@@ -20,7 +22,7 @@ class FakeControl:
     """log.control as far as Space looks at it."""
 
     def __init__(self) -> None:
-        self.words = [0] * 16
+        self.words = [0] * 20
 
 
 class FakeEnvironment:
@@ -164,3 +166,19 @@ def test_a_closed_space_opens_its_file_again(file: Path, made: list[Space]) -> N
     taken.close()
     taken.ensure(10_000)
     assert file.stat().st_size >= 10_000 * PAGE
+
+
+def test_pages_that_only_a_checkpoint_makes_usable_are_none_for_a_put(file: Path, made: list[Space]) -> None:
+    """Puts that counted them would use up, one by one, what is left to acknowledgements."""
+
+    class Pinning(Level):
+        pins = Checkpoints.pins
+
+    pages = 8 * RESERVE_PAGES
+    environment = FakeEnvironment(file, map_pages=pages, last_page=pages - RESERVE_PAGES // 4, live=pages // 2)
+    environment.level = Pinning()
+    one = space_of(made, environment)
+    with pytest.raises(StoreFull):
+        one.ensure(1)
+    one.words[FREE] = RESERVE_PAGES // 2 + 3
+    one.ensure(1)
