@@ -346,10 +346,11 @@ class Environment:
             try:
                 fcntl.flock(self._gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 opened.reader_check()
-                fcntl.flock(self._gate, fcntl.LOCK_UN)
             except OSError:
                 pass  # somebody writes
             finally:
+                with contextlib.suppress(OSError):  # also after an interrupt
+                    fcntl.flock(self._gate, fcntl.LOCK_UN)
                 self.write_lock.release()
 
     # ------------------------------------------------------------------ trouble

@@ -12,7 +12,7 @@ from fixture_types import Eventually
 
 import mqlite
 from mqlite.durability import checkpoint
-from mqlite.system.control import MARKED, PIN_TRANSACTION
+from mqlite.system.control import MARKED, PIN_PROCESS, PIN_THREAD, PIN_TRANSACTION
 from mqlite.system.environment import Environment
 
 
@@ -70,3 +70,49 @@ def test_checkpoints_go_on_after_a_shortage_of_file_descriptors(
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         queue.put(3)
         eventually(lambda: words[MARKED] == environment.last_txnid())
+
+
+def test_a_snapshot_is_not_taken_for_a_pin_that_a_fork_has_ended(path: str) -> None:
+    """It has the same process, thread and transaction, and ends at any moment, in the middle of somebody's commit."""
+    with mqlite.open(path, durability="checkpoint") as broker:
+        store: Any = broker._store
+        environment, words = store._environment, store._control.words
+        queue = broker.queue("q")
+        queue.put(1)
+        broker.sync()
+        published = tuple(words[place] for place in (PIN_PROCESS, PIN_THREAD, PIN_TRANSACTION))
+        store.before_fork()
+        store.after_fork_in_parent()
+        held: list[None] = []
+        snapshot = environment.begin_read(held)
+        assert "{:10d} {:x} {}\n".format(*published) in environment.opened.readers()
+        queue.put(2)
+        environment.end_read(held, snapshot)
+        assert environment.level._pin is not None
+        queue.put(3)
+        assert f" {words[PIN_TRANSACTION]}\n" in environment.opened.readers()
+
+
+def test_a_pin_that_was_just_made_is_not_dropped_for_the_one_before(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has seen that its pin is out of date, and gets the gate after a writer of its process has made another."""
+    monkeypatch.setattr(checkpoint, "TICK", 3600.0)  # no look but that of this test
+    with mqlite.open(path, durability="checkpoint") as broker:
+        store: Any = broker._store
+        environment, words = store._environment, store._control.words
+        level = environment.level
+        queue = broker.queue("q")
+        queue.put(1)
+        broker.sync()
+        gated = Environment.gated
+
+        def gated_late(self: Environment) -> Any:
+            monkeypatch.setattr(Environment, "gated", gated)
+            words[PIN_PROCESS] = process
+            return self.gated()
+
+        process = words[PIN_PROCESS]
+        words[PIN_PROCESS] = process + 1  # as of another process, until the thread waits for the gate
+        monkeypatch.setattr(Environment, "gated", gated_late)
+        level.look(0.0)
+        assert words[PIN_PROCESS] == process
+        assert level._pin is not None
