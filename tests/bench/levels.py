@@ -27,7 +27,7 @@ from crowd import (
     produce_buffered,
     produce_singly,
 )
-from sampling import Samples, Settings, compared, in_turns, rate, temporary_folder
+from sampling import Samples, Settings, compared, in_turns, temporary_folder
 from wakeup import CALM_GAP
 
 from mqlite.checks import LEVELS
@@ -42,33 +42,37 @@ GROUP = 1000
 VERBS = ("put", "get+ack", "put_many of 100", "receive(100) + ack_many")
 
 
-def _rates(seconds: float, store: Any) -> dict[str, tuple[float, float]]:
-    """Messages per second, by the clock and by processor time, of each verb. Takes away what it puts."""
+def _steps(store: Any) -> dict[str, Callable[[], int]]:
+    """What each verb does once; how many messages that were."""
 
-    def one() -> int:
+    def put() -> int:
         store.put(BODY)
         return 1
 
-    def many() -> int:
+    def put_many() -> int:
         store.put_many(BATCH)
         return len(BATCH)
 
     steps: tuple[Callable[[], int], ...] = (
-        one,
+        put,
         lambda: store.get_ack() is not None,
-        many,
+        put_many,
         lambda: store.get_ack_many(len(BATCH)),
     )
-    measured = {}
-    for verb, step in zip(VERBS, steps, strict=True):
-        if verb == "get+ack":
-            for _ in range(max(1, int(200 * seconds))):
-                store.put_many([BODY] * GROUP)
-        done, used, start = 0, time.process_time(), time.perf_counter()
-        while time.perf_counter() < start + seconds and (count := step()):
-            done += count
-        measured[verb] = done / (time.perf_counter() - start), done / max(time.process_time() - used, 1e-9)
-    return measured
+    return dict(zip(VERBS, steps, strict=True))
+
+
+def _measured(seconds: float, step: Callable[[], int]) -> tuple[float, float]:
+    """Messages per second, by the clock and by processor time. Ends early where there is none left."""
+    done, used, start = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() < start + seconds and (count := step()):
+        done += count
+    return done / (time.perf_counter() - start), done / max(time.process_time() - used, 1e-9)
+
+
+def _filled(store: Any, count: int) -> None:
+    for _ in range(count // GROUP):
+        store.put_many([BODY] * GROUP)
 
 
 def _emptied(store: Any) -> None:
@@ -83,12 +87,15 @@ def _against(settings: Settings, level: str, floor: str, make: Callable[[str], A
         stores = {"mqlite": Ours(os.path.join(folder, "ours"), level), floor: make(os.path.join(folder, "raw"))}
 
         def turn(name: str) -> float:
-            measured = _rates(settings.seconds / 2, stores[name])
-            _emptied(stores[name])
-            for verb, (by_clock, by_processor) in measured.items():
+            by_clock = 0.0
+            for verb, step in _steps(stores[name]).items():
+                if verb == "get+ack":
+                    _filled(stores[name], int(200_000 * settings.seconds))
+                by_clock, by_processor = _measured(settings.seconds / 2, step)
                 raw.setdefault(f"{verb} {name}", []).append(by_clock)
                 raw.setdefault(f"{verb} {name}, processor", []).append(by_processor)
-            return measured["put"][0]
+            _emptied(stores[name])
+            return by_clock
 
         in_turns(settings, {name: (lambda name=name: turn(name)) for name in stores})
         for store in stores.values():
@@ -232,31 +239,33 @@ def long(settings: Settings) -> Result:
     rows, raw = [], {}
     short, big = f"{SHORT:,}", f"{settings.backlog:,}"
     for level in LEVELS:
+        found: Samples = {}
         with temporary_folder(settings.folder) as folder:
             stores = {name: Ours(os.path.join(folder, name), level) for name in (short, big)}
             for name, store in stores.items():
                 settings.say(f"{level}: filling with {name}")
-                for _ in range(int(name.replace(",", "")) // GROUP):
-                    store.put_many([BODY] * GROUP)
-            samples: dict[str, Samples] = {}
+                _filled(store, int(name.replace(",", "")))
 
-            def turn(verb: str, name: str, stores: dict[str, Ours] = stores) -> float:
-                store, seconds = stores[name], settings.seconds / 2
-                if verb == "put":
-                    return rate(seconds, lambda: store.put(BODY))
-                if verb == "put_many":
-                    return rate(seconds, lambda: store.put_many(BATCH), 100)
-                return rate(seconds, store.get_ack)
+            def turn(verb: str, name: str, stores: dict[str, Ours] = stores, found: Samples = found) -> float:
+                store = stores[name]
+                if name == short:  # what other turns put or took
+                    there = store.queue.qsize()
+                    _filled(store, SHORT - there)
+                    for _ in range((there - SHORT) // GROUP):
+                        store.get_ack_many(GROUP)
+                by_clock, by_processor = _measured(settings.seconds / 2, _steps(store)[verb])
+                found.setdefault(f"{verb} {name}", []).append(by_clock)
+                found.setdefault(f"{verb} {name}, processor", []).append(by_processor)
+                return by_clock
 
-            for verb in ("put", "get+ack", "put_many"):
-                samples[verb] = in_turns(
-                    settings, {name: (lambda verb=verb, name=name: turn(verb, name)) for name in stores}
-                )
+            for verb in VERBS:
+                in_turns(settings, {name: (lambda verb=verb, name=name: turn(verb, name)) for name in stores})
             for store in stores.values():
                 store.close()
-        for verb, found in samples.items():
-            rows.append(
-                compared("level_long", f"{level}: {verb} at {big} against {short}", found, short, 0.7, ours=big)
-            )
-            raw.update({f"{level} {verb} {name}": values for name, values in found.items()})
+        for verb in VERBS:
+            for suffix, said in (("", ""), (", processor", ", by processor time")):
+                pair = {name: found[f"{verb} {name}{suffix}"][1:] for name in stores}  # without the turn that warms up
+                label = f"{level}: {verb} at {big} against {short}{said}"
+                rows.append(compared("level_long", label, pair, short, 0.7, ours=big))
+                raw.update({f"{level} {verb} {name}{suffix}": values for name, values in pair.items()})
     return rows, raw
