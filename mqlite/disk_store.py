@@ -192,7 +192,7 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
     with Control(directory.control) as control:
         control.write(Mark(CLEAN, newest_transaction(directory.log)))
     marker = Marker(format=FORMAT, store_id=store_id, durability=durability or DEFAULT_DURABILITY, max_store_bytes=size)
-    directory.sync()  # or the name of the marker may be on the disk without those of the other files
+    directory.sync(own_name=False)  # or the name of the marker may be on the disk without those of the other files
     directory.write_marker(marker)
     return marker
 

@@ -97,9 +97,8 @@ class Control:
             raise StoreError(f"{path!r} cannot be opened ({error.strerror}): check the store's permissions") from error
         try:
             missing = 3 * _PAGE - os.fstat(self._fd).st_size
-            if missing > 0:  # real zeros, so that the map has no holes
+            if missing > 0:  # real zeros, so that the map has no holes; on the disk with the first mark
                 os.pwrite(self._fd, bytes(missing), 3 * _PAGE - missing)
-                os.fsync(self._fd)
             self._map = mmap.mmap(self._fd, _PAGE)
             self.words = memoryview(self._map).cast("Q")
             self._mark = self._read_marks()[1]

@@ -188,9 +188,9 @@ class StoreDirectory:
         os.rename(temporary, self.marker)
         self.sync()
 
-    def sync(self) -> None:
+    def sync(self, own_name: bool = True) -> None:
         """Make names in the directory durable, and the directory's own name."""
-        for path in (self.path, os.path.dirname(self.path)):
+        for path in (self.path, os.path.dirname(self.path)) if own_name else (self.path,):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
