@@ -171,7 +171,7 @@ class Compaction:
         self._control.write(Mark(CLEAN, newest_transaction(log)))
 
     def _replace(self, log: str, new: str, size: int) -> None:
-        put_back(new, PAGE, numbered(meta_pages(new, PAGE), newest_transaction(log)))  # flushes
+        put_back(new, numbered(meta_pages(new), newest_transaction(log)))  # flushes
         words = self._control.words
         words[ROOM] = words[FREE] = 0
         words[RESERVED] = min(size, words[RESERVED])  # right for both

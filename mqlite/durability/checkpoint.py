@@ -222,7 +222,7 @@ class Checkpoints(Deferred):
         except lmdb.Error as error:
             raise environment.failed(error) from error
         try:
-            return pin, pin.id(), meta_pages(self._log, PAGE)
+            return pin, pin.id(), meta_pages(self._log)
         except BaseException:
             pin.abort()
             raise

@@ -45,6 +45,7 @@ from typing import Self
 import attrs
 
 from ..errors import StoreError
+from .pages import PAGE_SIZE_AT
 
 CLEAN, WRITTEN, CHECKPOINT = 1, 2, 3
 
@@ -52,6 +53,7 @@ PLAIN_BYTES = 512  # of each meta page: LMDB writes no more of it, and a disk wr
 _PAGE = 4096
 _MAGIC = 0x6D716C6974650A00
 _MARK = struct.Struct(">IIQQI")
+_PAGE_SIZE = struct.Struct("=I")
 
 (
     _MAGIC_WORD,
@@ -220,25 +222,31 @@ def _identity(log: str, boot: str, version: int) -> list[int]:
     ]
 
 
-def meta_pages(log: str, page_size: int) -> bytes:
+def page_size_in(metas: bytes) -> int:
+    """The size of the pages of an LMDB file, which is that of the machine where it was made."""
+    size: int = _PAGE_SIZE.unpack_from(metas, PAGE_SIZE_AT)[0]
+    return size
+
+
+def meta_pages(log: str) -> bytes:
     """What LMDB has written into its two meta pages. Under the gate, or while nobody has the store open. Raises
     StoreError.
     """
     try:
         with open(log, "rb") as file:
             first = file.read(PLAIN_BYTES)
-            file.seek(page_size)
+            file.seek(page_size_in(first))
             return first + file.read(PLAIN_BYTES)
     except OSError as error:
         raise StoreError(f"{log!r} cannot be read ({error.strerror}): check the disk, and close some files") from error
 
 
-def put_back(log: str, page_size: int, metas: bytes) -> None:
+def put_back(log: str, metas: bytes) -> None:
     """Write meta pages into log.mdb, durably. Nobody has it open; may be done again after any interruption."""
     fd = os.open(log, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.pwrite(fd, metas[:PLAIN_BYTES], 0)
-        os.pwrite(fd, metas[PLAIN_BYTES:], page_size)
+        os.pwrite(fd, metas[PLAIN_BYTES:], page_size_in(metas))
         os.fsync(fd)
     except OSError as error:
         raise StoreError(f"{log!r} could not be written ({error.strerror}): check the disk") from error

@@ -63,7 +63,8 @@ _TREE = struct.Struct("=IHHQQQQQ")
 _META_END = struct.Struct("=QQ")
 _READ_AHEAD = 64
 _LOW_FIRST = struct.pack("=H", 1) == b"\1\0"
-#: Where in a meta page the number of its transaction is.
+#: Where in a meta page the size of all pages is, and the number of its transaction.
+PAGE_SIZE_AT = HEADER_BYTES + _META.size
 TRANSACTION_AT = HEADER_BYTES + _META.size + 2 * _TREE.size + PAGE_NUMBER.size
 _META_BYTES = HEADER_BYTES + _META.size + 2 * _TREE.size + _META_END.size
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import threading
 from typing import Any
 
@@ -47,9 +48,9 @@ def test_checkpoints_go_on_after_a_shortage_of_file_descriptors(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     meta_pages, failed = checkpoint.meta_pages, threading.Event()
 
-    def read(log: str, page_size: int) -> bytes:
+    def read(log: str) -> bytes:
         try:
-            return meta_pages(log, page_size)
+            return meta_pages(log)
         except BaseException:
             failed.set()
             raise
@@ -116,3 +117,28 @@ def test_a_pin_that_was_just_made_is_not_dropped_for_the_one_before(path: str, m
         level.look(0.0)
         assert words[PIN_PROCESS] == process
         assert level._pin is not None
+
+
+@pytest.mark.parametrize("level", ["checkpoint", "process", "full"])
+def test_a_log_with_pages_of_another_size_than_the_machine_s_is_restarted_and_compacted(
+    path: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made on another machine. Its second meta page is not where this machine's second page begins."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mqlite.") and hasattr(module, "PAGE"):
+            monkeypatch.setattr(module, "PAGE", 16384)
+    for boot in ("one", "two"):
+        monkeypatch.setattr("mqlite.system.directory.boot_id", lambda boot=boot: boot)
+        with mqlite.open(path, durability=level) as broker:
+            queue = broker.queue("q")
+            for number in range(300):
+                queue.put([number, "x" * 300])
+            broker.sync()
+            for _ in range(150):
+                queue.get(timeout=0)
+    with mqlite.open(path) as broker:
+        assert broker.check() == []
+        assert broker.queue("q").qsize() == 300
+        broker.compact()
+        assert broker.check() == []
+        assert broker.queue("q").qsize() == 300
