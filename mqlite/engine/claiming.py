@@ -290,10 +290,14 @@ class Claiming(Picking):
         if follow is not None:
             follow()
         elif found:
-            try:  # `_open` for messages that are whole, refer to nothing, and do not expire
+            try:  # `_open` for messages that are whole and do not expire
+                refers = False
                 for claim in into:
-                    claim.record = self.log.claimed(queue.id, claim.position, claim.raw, 0, 1)
+                    claim.record = record = self.log.claimed(queue.id, claim.position, claim.raw, 0, 1)
+                    refers = refers or record.payload is None  # published, to a queue that is bound to the topic
             except MessageCorrupted:
+                refers = True
+            if refers:
                 self._open(into, 0)
         return found
 

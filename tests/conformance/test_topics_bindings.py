@@ -391,3 +391,24 @@ def test_a_queue_cannot_be_opened_under_the_name_of_a_subscription(shop: Shop) -
     for name in ("events\x1fs", "events\x1f"):
         with pytest.raises(ValueError, match="name"), mqlite.open(shop.path) as broker:
             broker.queue(name)
+
+
+@pytest.mark.parametrize("retention", ["interest", "limits"])
+def test_bound_queues_give_what_is_published_one_after_the_other(shop: Shop, retention: str) -> None:
+    """Whichever way a claimer takes: what it knows of the claims lets the second and the third take a shorter one."""
+    topic, queue = shop.topic(retention=retention), shop.queue()
+    topic.bind(queue)
+    queue.put("put")
+    for number in range(8):
+        topic.publish(number, "a")
+    queue.put("put, too")
+    found = [queue.get(timeout=0), queue.get(timeout=0)]
+    with queue.consumer(prefetch=2) as consumer:
+        for message in (consumer.receive(timeout=0) for _ in range(3)):
+            found.append(message.body)
+            message.ack()
+    for message in (message for count in (1, 4) for message in queue.receive(count, timeout=0)):
+        found.append(message.body)
+        message.ack()
+    assert found == ["put", *range(8), "put, too"]
+    assert topic.check() == queue.check() == []
