@@ -94,15 +94,18 @@ class LmdbTxn(LmdbReading, Indexing):
         prefix, number = fmt.queue_key(fmt.MESSAGE, queue), self.next_seq()
         ids = range(number, number + len(ranked))
         items: list[tuple[bytes, bytes]] = []
-        size = total = 0
+        size = total = runs = 0
+        last = None
         for seq, (rank, draft) in zip(ids, ranked, strict=True):
+            if rank != last:
+                runs, last = runs + 1, rank
             draft.record.id = seq
             key = fmt.message_key(prefix, rank << 64 | seq)
             value = fmt.sealed(draft, key)
             size += len(value)
             total += fmt.sum_of(value)
             items.append((key, value))
-        self._usage.store(size, len(items))
+        self._usage.store_runs(size, len(items), runs)
         self._txn.cursor().putmulti(items)
         self._seq = ids[-1]
         counters.put_total += len(items)

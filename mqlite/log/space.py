@@ -189,9 +189,19 @@ class Usage:
         self._put_pages = pages
 
     def store(self, size_bytes: int, values: int = 1) -> None:
-        """A value is about to be stored, or several, which have so many bytes together."""
+        """A value is about to be stored, or several, anywhere, which have so many bytes together."""
         self._stored_bytes += size_bytes
-        self._stored_pages += 4 * values + 2 * size_bytes // PAGE
+        self._use(4 * values + 2 * size_bytes // PAGE)
+
+    def store_runs(self, size_bytes: int, values: int, runs: int) -> None:
+        """So many values are about to be stored, which are neighbours but for the beginnings of runs. A leaf that is
+        split is half full at least, so they lie on three times the pages that they would fill, with all above them.
+        """
+        self._stored_bytes += size_bytes
+        self._use(8 * runs + 3 * (size_bytes + _NODE_BYTES * values) // PAGE)
+
+    def _use(self, pages: int) -> None:
+        self._stored_pages += pages
         if self._stored_pages + 2 * self._removals > self._granted or (self.tight and self._pages() > self._granted):
             self._grant()
 

@@ -270,3 +270,10 @@ def test_damage_by_a_stop_of_the_machine_is_noticed_and_what_is_whole_is_saved(p
     with mqlite.open(tmp_path / "saved.mq") as broker:
         assert broker.check() == []
         assert broker.queue("q").qsize() == saved.messages
+
+
+def test_a_large_group_reserves_no_more_than_a_few_times_what_it_takes(path: str) -> None:
+    with mqlite.open(path, durability="process") as broker:
+        for _ in range(2):
+            broker.queue("q").put_many([b"x" * 100] * 5000)
+        assert os.stat(os.path.join(path, "log.mdb")).st_blocks * 512 < 24 << 20
