@@ -164,8 +164,12 @@ class SharedTxn(SharedReading):
         return room > 0
 
     def line(self, queue: int, generation: int) -> Line | None:
-        """What is to be known of a queue whose claimers take what is first in line."""
+        """What is to be known of a queue whose claimers take what is first in line. generation: of the owners that this
+        process watches, negative while it watches nobody yet: some may have died.
+        """
         known = self._known
+        if generation < 0:
+            return None
         if known.generation != generation:
             if self.generation() != generation or generation & SEATS_MASK:
                 return None

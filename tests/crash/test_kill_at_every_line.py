@@ -76,8 +76,10 @@ DEFERRED = ("checkpoint", "process")
 @pytest.mark.parametrize("level", DEFERRED)
 def test_a_process_killed_between_two_lines_loses_nothing_that_is_not_flushed_yet(level: str, tmp_path: Path, children: Any) -> None:
     seed = sweep_seed()
-    for name in random.Random(seed).sample(NAMES, 3):
-        sweep_lines(str(tmp_path), children, BY_NAME[name], _some_points(seed), False, level)
+    for number, name in enumerate(random.Random(seed).sample(NAMES, 3)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        sweep_lines(str(folder), children, BY_NAME[name], _some_points(seed), False, level)
 
 
 @pytest.mark.slow

@@ -150,3 +150,12 @@ def test_a_transaction_that_is_not_committed_leaves_nothing_known_that_is_not_so
         assert line.claimed == 0
         assert c.clear_cursor(1, line, 3) == 3 << 64
     claims.environment.close()
+
+
+def test_while_nobody_is_watched_nothing_is_known_of_a_line(tmp_path: Path) -> None:
+    """A process that has just joined has not looked whether holders are dead: what they held comes first."""
+    with mqlite.Queue("q", tmp_path / "app.mq") as queue:
+        claims = queue._engine.claims
+        with claims.lock, claims.guard, claims.write() as c:
+            assert c.line(queue._state.id, -1) is None
+            assert c.line(queue._state.id, queue._engine.presence.generation) is not None
