@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import mqlite
 from mqlite.claims import Kind, Returned, Row, Shut, Waiting
 from mqlite.claims.shared import SharedClaims
 
