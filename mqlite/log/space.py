@@ -108,7 +108,11 @@ class Space:
         if self._environment.level.pins:
             # Pages that are freed are of no use before the next checkpoint, which is made in time where less than the
             # reserve is left (durability/checkpoint.py): half of it is never touched by puts.
-            return 3 * pages + RESERVE_PAGES // 2 <= self._words[ROOM] + usable_pages(self._words)
+            # What is left at the end of the file is the only long run that there surely is: a large value needs one.
+            usable = usable_pages(self._words)
+            if pages + RESERVE_PAGES // 8 <= self._words[ROOM]:
+                return 3 * pages + RESERVE_PAGES // 2 <= self._words[ROOM] + usable
+            return 3 * pages + RESERVE_PAGES <= self._words[ROOM] + usable
         free = self._environment.last_pgno() + 1 - self._environment.live_pages()
         return 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages)
 
@@ -129,9 +133,9 @@ class Space:
         self._words[ROOM] = room
         return pages <= room
 
-    def live_pages(self) -> int:
-        """Pages in use: no transaction can change more than these and what it stores."""
-        return self._environment.live_pages()
+    def tree_pages(self) -> int:
+        """No transaction can change more pages than these and what it stores."""
+        return self._environment.tree_pages()
 
     def _grow(self, wanted: int) -> None:
         if time.monotonic() < self._refused_at + _RETRY_SECONDS:
@@ -235,7 +239,7 @@ class Usage:
         if fits:
             return
         self._granted = pages
-        if min(pages, self._stored_pages + space.live_pages()) > self._words[ROOM]:
+        if min(pages, self._stored_pages + space.tree_pages()) > self._words[ROOM]:
             raise lmdb.DiskError("the disk has no block for what this transaction may change")
 
     def seal(self) -> None:

@@ -324,6 +324,11 @@ class Environment:
         except (lmdb.Error, AttributeError):  # closed meanwhile
             return -1
 
+    def tree_pages(self) -> int:
+        """Those of them that are branches and leaves: no removal changes others."""
+        stat = (self._lmdb or self._open()).stat()
+        return int(stat["branch_pages"] + stat["leaf_pages"])
+
     def live_pages(self) -> int:
         """Pages in use by the tree (what is free inside the file is not counted)."""
         stat = (self._lmdb or self._open()).stat()
