@@ -22,7 +22,7 @@ from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLAIMS, CLEAN, Control, Mark
+from .system.control import CLAIMS, CLEAN, RESERVED, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
 from .verify import store_problems
@@ -49,8 +49,7 @@ class DiskStore:
                 marker = directory.read_marker() or _new_marker(directory, durability, max_store_bytes)
                 check_settings(directory.path, marker.durability, durability, marker.max_store_bytes, max_store_bytes)
                 self.durability, self.max_store_bytes = marker.durability, marker.max_store_bytes
-                session = self._open_log(directory, marker, failed)
-                self._open_claims(os.path.join(session, "claims.mdb"), failed)
+                session = self._open(directory, marker, failed)
             self.presence = SharedPresence(session, self._environment, self.claims)
             failed.callback(self.presence.leave)  # or it would count as alive, and what it may hold as held
             anchor_ns = self.claims.anchor_ns(anchor_of(clock))
@@ -60,15 +59,14 @@ class DiskStore:
             failed.pop_all()
             self._environment.level.attend(self._environment)
 
-    def _open_log(self, directory: StoreDirectory, marker: Marker, failed: contextlib.ExitStack) -> str:
+    def _open(self, directory: StoreDirectory, marker: Marker, failed: contextlib.ExitStack) -> str:
         """The folder of the session. The caller is alone in opening the store."""
         if not os.path.exists(directory.log):
             raise StoreCorrupted(f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup")
         self._directory = directory
         self._control = control = Control(directory.control)
         failed.callback(control.close)
-        begins = not directory.is_current(control)
-        if begins:
+        if not directory.is_current(control):
             _after_a_stop(directory, marker, control)
         check_data_file(directory.log)
         session = directory.session(control, marker.store_id, is_mapped(marker.durability, directory.log))
@@ -82,7 +80,8 @@ class DiskStore:
             )
         self.log = LmdbLog(self._environment, control)
         failed.callback(self.log.close)
-        if begins:
+        self._open_claims(os.path.join(session, "claims.mdb"), failed)
+        if not control.words[RESERVED]:  # after the claims, which on a full disk have only the room of the last boot's
             self.log.begin_session()
         if stored_format < FORMAT:
             upgrade(self.log, stored_format)

@@ -388,6 +388,28 @@ def test_several_processes_fill_a_disk_and_drain_it(small_disk: str, level: str,
         assert broker.queue("q").empty()
 
 
+def test_the_reserve_of_the_log_does_not_take_the_room_of_the_claims_after_a_restart(
+    small_disk: str, fill_disk: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the boot before go, and nothing else makes room for the new ones on a full disk."""
+    path = os.path.join(small_disk, "app.mq")
+    with mqlite.open(path, durability="process", max_store_bytes=STORE_BYTES) as broker:
+        queue = broker.queue("q")
+        stored = fill(queue, body="x" * 500)
+        fill_disk()
+        messages = queue.receive(len(stored), timeout=0)
+        queue.ack_many(messages[:1400:7])  # one of each page: part of the reserve is used up
+        del stored[:1400:7]
+    for boot in ("second", "third"):
+        monkeypatch.setattr(mqlite.system.directory, "boot_id", lambda boot=boot: boot)
+        with mqlite.open(path) as broker:
+            messages = broker.queue("q").receive(5, timeout=0)
+            broker.queue("q").ack_many(messages)
+            assert [message.body[0] for message in messages] == stored[:5]
+            del stored[:5]
+            assert broker.check() == []
+
+
 @every_level
 def test_a_process_that_opens_a_full_store_after_a_restart_drains_it(
     small_disk: str, level: str, fill_disk: Fill, monkeypatch: pytest.MonkeyPatch
