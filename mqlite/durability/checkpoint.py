@@ -287,7 +287,8 @@ class Checkpoints(Deferred):
                 )
                 with contextlib.suppress(RuntimeError):  # the interpreter ends, and will close the store; or too many
                     self._thread.start()
-            self._wanted.set()  # after that: who is interrupted here tries again
+            if self._thread.is_alive():  # else, or if an interrupt strikes before this, the next commit tries again
+                self._wanted.set()
 
     def look(self, since: float) -> float:
         """One look of the thread; when there was the first commit that no checkpoint has, or 0.0 for none."""

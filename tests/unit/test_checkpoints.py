@@ -142,3 +142,17 @@ def test_a_log_with_pages_of_another_size_than_the_machine_s_is_restarted_and_co
         broker.compact()
         assert broker.check() == []
         assert broker.queue("q").qsize() == 300
+
+
+def test_where_no_thread_can_be_had_puts_go_on_and_a_later_one_starts_it(path: str, monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", refuse)
+        broker = mqlite.open(path, durability="checkpoint")
+        broker.queue("q").put("one")
+    with broker:
+        store: Any = broker._store
+        broker.queue("q").put("two")
+        eventually(lambda: store._control.words[MARKED] == store._environment.last_txnid())
