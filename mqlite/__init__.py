@@ -39,6 +39,7 @@ The map of the package, from the top; each floor uses only those below it:
     durability/                       how the log gets to the disk (level "full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks
       environment.py level.py           one environment of a process; what differs between levels
+      blocks.py translation.py          files without holes; errors of LMDB and the system in our words
       directory.py control.py           the files of a store; log.control
       pages.py structure.py salvage.py  LMDB's pages read without LMDB: whether they are whole, what can be saved
     recurrence.py                     when something periodic is due

@@ -31,10 +31,11 @@ from .errors import StoreError, StoreFull
 from .log.lmdb import LmdbLog
 from .log.space import GROW_MIN, RESERVE_PAGES
 from .presence import SharedPresence
+from .system.blocks import reserve
 from .system.control import CLEAN, FAILED, FREE, PLAIN_BYTES, RESERVED, ROOM, Control, Mark, meta_pages, put_back
 from .system.copying import Copying
 from .system.directory import StoreDirectory, newest_transaction
-from .system.environment import PAGE, Environment, quiet, reserve
+from .system.environment import PAGE, Environment, quiet
 from .system.pages import TRANSACTION_AT
 
 

@@ -1,7 +1,7 @@
 """Every error that mqlite raises, with one root.
 
 Each message says what happened, to which queue or store, and what to do next.
-`lmdb.Error` never leaves the package: `system/environment.py` translates it.
+`lmdb.Error` never leaves the package: `system/translation.py` translates it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def open_store(
     try:
         from .disk_store import DiskStore, check_settings
         from .system.directory import MIN_STORE_BYTES, StoreDirectory
-        from .system.environment import refused
+        from .system.translation import refused
     except ImportError as error:
         raise NotSupported(
             f"stores on disk need a POSIX system ({error}): use a queue in memory, without a path"

@@ -23,8 +23,9 @@ import time
 import lmdb
 
 from ..errors import StoreError, StoreFull
+from ..system.blocks import reserve
 from ..system.control import RESERVED, ROOM, VOLUME, Control, usable_pages
-from ..system.environment import PAGE, Environment, reserve
+from ..system.environment import PAGE, Environment
 
 RESERVE_PAGES = 1024
 GROW_MIN = 4 << 20

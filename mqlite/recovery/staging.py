@@ -14,7 +14,7 @@ from ..log import Counters, rows
 from ..log import format as fmt
 from ..log.lmdb_reading import LmdbState
 from ..log.rebuild import newer
-from ..system.environment import translated
+from ..system.translation import translated
 
 #: Bytes that are staged in one commit.
 _BYTES_AT_ONCE = 4 << 20

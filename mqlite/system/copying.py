@@ -35,8 +35,8 @@ import lmdb
 
 from .. import errors
 from ..errors import MqliteError, StoreCorrupted, StoreError
-from .environment import MAX_READERS, translated
 from .spawning import starting
+from .translation import MAX_READERS, translated
 
 CHUNK = 1 << 20
 _TOTAL_BYTES = 8

@@ -31,12 +31,13 @@ from collections.abc import Callable, Iterator
 
 import lmdb
 
-from ..errors import Closed, MqliteError, StoreCorrupted, StoreError, StoreFull
+from ..errors import Closed, MqliteError, StoreError, StoreFull
+from .blocks import no_room, preallocate, remove, reserve
 from .level import Level
+from .translation import MAX_READERS, translated
 
 READ_TOKENS = 64
 PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)  # as LMDB chooses it
-MAX_READERS = 1024
 LOCK_FILE_BYTES = MAX_READERS * 64
 #: Attempts to take a failed commit back on the disk: the first flush may tell of the one that failed.
 _SETTLED_BY = 3
@@ -122,17 +123,17 @@ class Environment:
         when the disk is full. The caller is alone in creating it.
         """
         new = self.path + ".new"
-        _unlink(new, new + "-lock")
+        remove(new, new + "-lock")
         self._lmdb_open(new).close()
         fd = os.open(new, os.O_RDWR | os.O_CLOEXEC)
         try:
             reserve(fd, 0, self.map_size)
         except OSError as error:
-            _unlink(new)
-            raise _no_room(self.path, self.map_size) from error
+            remove(new)
+            raise no_room(self.path, self.map_size) from error
         finally:
             os.close(fd)
-            _unlink(new + "-lock")
+            remove(new + "-lock")
         os.rename(new, self.path)
 
     def ensure_open(self) -> None:
@@ -481,81 +482,3 @@ def _hold(lock: LockType, undo: contextlib.ExitStack) -> None:
     held: list[bool] = []
     undo.callback(lambda: lock.release() if held else None)
     held.extend(map(lock.acquire, (True,)))
-
-
-def preallocate(path: str, size: int) -> None:
-    """Make a new file of `size` zero bytes that are really on the disk; leave an existing one alone.
-
-    LMDB maps its lock file, too. The file must not be opened beside LMDB: closing it
-    would drop LMDB's locks on it.
-    """
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise StoreError(f"{path!r} cannot be made ({error.strerror}): check the store's permissions") from error
-    try:
-        reserve(fd, 0, size)
-    except OSError as error:
-        _unlink(path)
-        raise _no_room(path, size) from error
-    finally:
-        os.close(fd)
-
-
-def _no_room(path: str, size: int) -> StoreFull:
-    return StoreFull(f"no room on the disk for {path!r} ({size} bytes): free some space and open the store again")
-
-
-def _unlink(*paths: str) -> None:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-def reserve(fd: int, start: int, size: int) -> None:
-    """Have the file system set aside blocks for `size` bytes of the file from `start`."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, start, size)
-        return
-    block = bytes(1 << 20)  # macOS has no posix_fallocate: write zeros
-    for offset in range(start, start + size, len(block)):
-        os.pwrite(fd, block[: min(len(block), start + size - offset)], offset)
-
-
-def translated(error: lmdb.Error, path: str) -> MqliteError:
-    """What an LMDB error means to a user of the store."""
-    if isinstance(error, lmdb.MapFullError):
-        return StoreFull(
-            f"the store {path} has reached its maximum size: take and acknowledge messages, or open it with a "
-            "larger max_store_bytes"
-        )
-    if isinstance(error, lmdb.ReadersFullError):
-        return StoreError(f"too many readers of {path} at once (at most {MAX_READERS}): use fewer processes")
-    if isinstance(error, lmdb.VersionMismatchError | lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.InvalidError):
-        return StoreCorrupted(
-            f"the store {path} is damaged ({error}): restore it from a backup, or save what is whole with "
-            "mqlite.recover(path, into=...)"
-        )
-    if isinstance(error, lmdb.DiskError) or _disk_is_full(path):
-        return StoreFull(
-            f"no room left on the disk of {path} ({error}): free some space; messages can still be taken and "
-            "acknowledged"
-        )
-    return StoreError(f"the store {path} could not be read or written ({error}): check the disk, then try again")
-
-
-def refused(error: OSError, path: str) -> StoreError:
-    """What an error of the operating system means to who opens or closes the store at `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"no room left on the disk of {path!r}: free some space, then try again")
-    return StoreError(f"the store {path!r} cannot be used ({error}): check disk and permissions, then try again")
-
-
-def _disk_is_full(path: str) -> bool:
-    try:
-        disk = os.statvfs(os.path.dirname(path))
-    except OSError:
-        return False
-    return disk.f_bavail * disk.f_frsize < 1 << 20

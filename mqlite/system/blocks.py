@@ -1,0 +1,51 @@
+"""Files whose every block is on the disk: a hole in one that is written through a map ends in SIGBUS on a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ..errors import StoreError, StoreFull
+
+
+def preallocate(path: str, size: int) -> None:
+    """Make a new file of `size` zero bytes that are really on the disk; leave an existing one alone.
+
+    LMDB maps its lock file, too. The file must not be opened beside LMDB: closing it
+    would drop LMDB's locks on it.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path!r} cannot be made ({error.strerror}): check the store's permissions") from error
+    try:
+        reserve(fd, 0, size)
+    except OSError as error:
+        remove(path)
+        raise no_room(path, size) from error
+    finally:
+        os.close(fd)
+
+
+def no_room(path: str, size: int) -> StoreFull:
+    """What to raise where there are no blocks for a file."""
+    return StoreFull(f"no room on the disk for {path!r} ({size} bytes): free some space and open the store again")
+
+
+def remove(*paths: str) -> None:
+    """Remove files that may not be there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def reserve(fd: int, start: int, size: int) -> None:
+    """Have the file system set aside blocks for `size` bytes of the file from `start`."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, start, size)
+        return
+    block = bytes(1 << 20)  # macOS has no posix_fallocate: write zeros
+    for offset in range(start, start + size, len(block)):
+        os.pwrite(fd, block[: min(len(block), start + size - offset)], offset)
