@@ -17,7 +17,7 @@ from .claims.shared import MAP_BYTES, SharedClaims
 from .compaction import Compaction
 from .durability import after_a_stop, is_mapped, level_of
 from .engine import Engine
-from .errors import SettingsMismatch, StoreCorrupted
+from .errors import MqliteError, SettingsMismatch, StoreCorrupted
 from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
@@ -117,6 +117,8 @@ class DiskStore:
                 self.engine.leave()
         finally:
             self.presence.leave()
+            with contextlib.suppress(MqliteError):  # told below
+                self.log.sync()  # while others go on writing: little is left to do alone
             with contextlib.ExitStack() as undo:
                 undo.callback(self._control.close)
                 undo.callback(self.log.close)
