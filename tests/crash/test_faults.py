@@ -41,7 +41,8 @@ def faults_met(shim: str, folder: Path, level: str, share: float) -> dict[str, i
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_call_that_meets_a_fault_is_done_or_raises_and_all_goes_on(level: str, shim: str, tmp_path: Path) -> None:
-    assert sum(faults_met(shim, tmp_path, level, 0.12).values()) > 10
+    share = 0.4 if level == "process" else 0.12  # through a map there are few calls that can fail
+    assert sum(faults_met(shim, tmp_path, level, share).values()) > 10
 
 
 @pytest.mark.slow
