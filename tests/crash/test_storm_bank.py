@@ -58,7 +58,7 @@ def test_a_short_storm_of_kills_neither_loses_money_nor_makes_any(tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_storm_of_kills_neither_loses_money_nor_makes_any(tmp_path: Path, children: Any) -> None:
-    seconds = float(os.environ.get("MQLITE_STORM_SECONDS", "30"))
+    seconds = float(os.environ.get("MQLITE_STORM_SECONDS", "20"))
     books = _balanced(tmp_path, children, seconds)
     assert books["kills"] > seconds
     assert books["receipts"] > 10 * seconds

@@ -31,7 +31,7 @@ def test_a_short_storm_of_kills_leaves_policies_in_force(tmp_path: Path, childre
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_storm_of_kills_leaves_policies_in_force(tmp_path: Path, children: Any) -> None:
-    seconds = float(os.environ.get("MQLITE_STORM_SECONDS", "30"))
+    seconds = float(os.environ.get("MQLITE_STORM_SECONDS", "20"))
     books = _balanced(tmp_path, children, seconds)
     assert books["kills"] > seconds
     assert books["firings"][EACH] > 5 * seconds
