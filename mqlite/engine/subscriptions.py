@@ -179,6 +179,8 @@ def retained(engine: Engine, snapshot: Any, topic: TopicState, pattern: str) -> 
     found = []
     for _, (number,) in snapshot.entries(RETAINED, topic.id):
         raw = snapshot.kept(topic.id, number)
+        if raw is None:  # damaged; or, in memory, left half done by an interrupt
+            continue
         try:
             record = engine.log.decode_kept(topic.id, number, raw)
         except MessageCorrupted:
