@@ -96,10 +96,10 @@ class Calls:
     def call(self, body: Any, timeout: float | None, priority: int, options: PutOptions) -> Any:
         """See `Queue.call`."""
         wait = check_timeout(timeout)
-        end = None if wait is None else time.monotonic() + wait
         rank = rank_of(check_priority(priority))
         number = secrets.token_hex(8)
         draft = self._request(body, rank, wait, {**options, "correlation_id": number})
+        end = None if wait is None else time.monotonic() + wait  # not before the request's own end, see replies.py
         if wait == 0:
             raise self._late(wait)
         call = _Call()

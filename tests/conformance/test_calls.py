@@ -21,6 +21,7 @@ from topic_things import Shop, disk_shop, shop, timed_shop  # noqa: F401
 from transaction_things import broker, counts, timed_broker  # noqa: F401
 
 import mqlite
+from mqlite import calls
 from mqlite.calls import Calls
 from mqlite.claims import Kind
 from mqlite.engine import subscriptions
@@ -268,6 +269,20 @@ def test_a_request_that_is_at_work_when_its_call_times_out_is_answered_to_nobody
     assert counts(q) == NOTHING
     with q.respond(double):
         assert q.call(1, GUARD) == [1, 1]
+
+
+def test_a_reply_is_late_from_the_moment_at_which_the_call_times_out(q: Queue, in_thread: InThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to make the request: both go by the end of that."""
+    with q.respond(double):
+        q.call(1, GUARD)  # from now on only the number of a call is made up
+    token, pause = calls.secrets.token_hex, threading.Event()
+    monkeypatch.setattr(calls.secrets, "token_hex", lambda size: pause.wait(0.3) or token(size))
+    call = in_thread(q.call, "x", 0.2)
+    message = request(q)
+    with pytest.raises(mqlite.CallTimeout):
+        call.result(GUARD)
+    assert message.reply("late") is False
+    assert counts(q) == NOTHING
 
 
 def test_a_request_that_comes_back_after_its_call_timed_out_vanishes(q: Queue, in_thread: InThread, eventually: Eventually) -> None:
