@@ -15,7 +15,7 @@ from .channel import Channel
 from .checks import check_timeout
 from .claims import STARTED
 from .engine import Claim, Refused, seats
-from .engine.claiming import ANYBODY, Pass
+from .engine.seizing import ANYBODY, Pass
 from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
 from .handle import Handle
 from .lease import Lease, claimed_message, message_of

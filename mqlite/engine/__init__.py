@@ -2,7 +2,8 @@
 
     machine.py     the transitions and the parts, put together
     putting.py admission.py  how a message comes in; duplicates, replacements, overflow
-    picking.py claiming.py  what is first in line; how it is claimed, and what keeps a claimer from it
+    claiming.py    how a message goes to somebody: who asks, waits, and looks around
+    picking.py seizing.py  what is first in line, and what keeps a claimer from it; the rows
     settling.py    how a claim ends
     order.py       where a message lines up: priority, last in first out, ageing
     groups.py      groups: so many in flight, in order, in turn

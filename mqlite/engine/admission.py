@@ -14,8 +14,8 @@ from ..options import QueueOptions
 from ..system.clock import STABLE, ns_of
 from ..waiting import Interrupt
 from .catalog import QueueState
-from .claiming import REMOVER
 from .order import lineup_of
+from .seizing import REMOVER
 from .steps import ARRIVED, Claim
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from ..system.clock import Clock, anchor_of
 from ..waiting import Interrupt, Presence, Seat
 from .admission import Ranked
 from .catalog import QueueState
-from .claiming import NO_SEAT
 from .machine import Engine
 from .order import lineup_of
+from .seizing import NO_SEAT
 from .steps import Claim
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from ..log.index import PLACE
 from ..system.clock import LINES
 from ..waiting import Interrupt
 from .catalog import QueueState
-from .claiming import REMOVER
 from .order import marks_again
+from .seizing import REMOVER
 from .steps import ARRIVED, CHANGED, GONE, Claim
 
 if TYPE_CHECKING:
