@@ -9,12 +9,12 @@ one, also after a power cut, and a process that was forked from the dead one sha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -93,6 +93,12 @@ def sweep_backup(folder: str, children: Children, arm: Callable[[int], None], po
     return 0, kills
 
 
+def _meet(pipe: str, mode: str) -> None:
+    """Wait until another process opens the other end of a named pipe."""
+    with open(pipe, mode):
+        pass
+
+
 def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None], points: Iterable[int], level: str) -> tuple[int, int]:
     """Die in a compaction. (the first point survived, kills)"""
     path = os.path.join(folder, f"{level}.mq")
@@ -120,14 +126,14 @@ def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None]
 
         def inherit(talk: Any, parents: Any, queue: mqlite.Queue[Any]) -> None:
             parents.close()  # else nobody hears of the parent's end
-            while not os.path.exists(path + ".go"):
-                time.sleep(0.002)
+            _meet(path + ".go", "r")
             queue.receive(3)
             queue.put("of the heir")
-            with open(path + ".went", "w"):
-                pass
-            time.sleep(3600)
+            _meet(path + ".went", "w")
+            signal.pause()
 
+        for pipe in (path + ".go", path + ".went"):
+            os.mkfifo(pipe)
         forked = children.fork(child)
         heir = forked.hear()
         try:
@@ -141,10 +147,8 @@ def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None]
             with mqlite.open(path) as broker:
                 queue = broker.queue("q")
                 assert broker.check() == []
-                with open(path + ".go", "w"):
-                    pass
-                while not os.path.exists(path + ".went"):
-                    time.sleep(0.002)
+                _meet(path + ".go", "w")
+                _meet(path + ".went", "r")
                 assert broker.check() == []
                 assert (queue.stats().ready, queue.stats().claimed) == (MESSAGES - 2, 3), (point, queue.stats())
                 os.kill(heir, signal.SIGKILL)
@@ -157,11 +161,11 @@ def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None]
             finally:
                 mqlite.system.directory.boot_id = real
         finally:
-            os.kill(heir, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(heir, signal.SIGKILL)
             children.kill_all()
-            for left in (path + ".go", path + ".went"):
-                if os.path.exists(left):
-                    os.unlink(left)
+            for pipe in (path + ".go", path + ".went"):
+                os.unlink(pipe)
             shutil.rmtree(path)
         if not dead:
             shutil.rmtree(template)
