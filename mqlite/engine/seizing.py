@@ -66,8 +66,11 @@ class Seizing(Picking):
         owner = self.presence.owner  # before C, which joining takes
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             found = follow = None
-            if queue.is_in_line and entry is ANYBODY and not seat.taken:
+            alone_at = -2
+            if queue.is_in_line and entry is ANYBODY:
                 found = self._claim_in_line(c, owner, queue, count, flags, started, into)
+                if found and seat.taken:
+                    alone_at = self._unseat(c, queue, seat, owner)
             if found is None:
                 found, follow = self._claim_by_all_rules(
                     c, owner, queue, count, flags, started, seat, into, entry, due_too
@@ -75,6 +78,8 @@ class Seizing(Picking):
         if follow is not None:
             follow()
         elif found:
+            if seat.taken:
+                seat.taken, seat.alone_at = False, alone_at
             try:  # `_open` for messages that are whole and do not expire
                 refers = False
                 for claim in into:
@@ -93,8 +98,8 @@ class Seizing(Picking):
         something does, or may: then all the rules are to be asked, one by one.
 
         What is left out here is what `line`, the gauges and the caller have excluded: seats, shutdown, what was given
-        back, pauses, rates, topics, groups, expiry, delays, a deadline that is new or over, and the claimer's own row
-        among those who wait. It is a third of the time of all the rules, and a sixth for 100 messages.
+        back, pauses, rates, topics, groups, expiry, delays, and a deadline that is new or over. It is a third of the
+        time of all the rules, and a sixth for 100 messages.
         """
         number = queue.id
         line = c.line(number, self.presence.generation)
@@ -141,7 +146,7 @@ class Seizing(Picking):
         due_too: bool,
     ) -> tuple[bool | None, Callable[[], None] | None]:
         """Under C: as `_claim_once`, and what is to be done after the commit."""
-        uncovered = alone = False
+        uncovered = False
         generation = c.generation()
         if generation != self.presence.generation:
             c.require(owner)  # the generation is known here only of lists of owners that had this one
@@ -218,13 +223,11 @@ class Seizing(Picking):
         if deadline_ns and not 0 < earliest_ns <= deadline_ns:
             c.note_deadline(queue.id, deadline_ns)
             uncovered = True
-        if seat.taken:
-            c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
-            alone = not c.anybody()
+        alone_at = self._unseat(c, queue, seat, owner) if seat.taken else -2
 
         def follow() -> None:
             if seat.taken:
-                seat.taken, seat.alone_at = False, commit if alone else -2
+                seat.taken, seat.alone_at = False, alone_at
             for claim in into:
                 claim.commit = commit
             self._open(into, expiring)
@@ -234,6 +237,12 @@ class Seizing(Picking):
                 self.takeback.care(queue.id)
 
         return True, follow
+
+    @staticmethod
+    def _unseat(c: Any, queue: QueueState, seat: Seat, owner: int) -> int:
+        """Under C: the claimer waits no more; `Seat.alone_at`."""
+        c.leave(queue.id, Kind.MESSAGE, seat.sleeper, owner)
+        return -2 if c.anybody() else c.commit
 
     def _admitted(self, c: Any, queue: QueueState, count: int, entry: Pass) -> int:
         """Under C: how many messages a claimer may have. Raises QueueLocked."""

@@ -8,8 +8,9 @@
     log.hold(op)     runs op(txn) alone among all writers, once; op changes only claims
     log.read()       a snapshot (a context manager) of the last commit
 
-and call `after_commit(notes)` after each commit with the notes that the ops left, and `after_failure()`, still
-alone among all writers, where changes were not committed, which ops may have read.
+and call `after_commit(notes)` after each commit with the notes that the ops left; `before_commit(notes)`, alone among
+all writers, before one that waits for the disk; and `after_failure()`, still alone, where changes were not committed,
+which ops may have read.
 
 Positions   rank << 64 | seq; a greater seq is never followed by a smaller one in
             any commit order, and no seq is used twice (L1, the rule that the
@@ -331,6 +332,7 @@ class Log(Protocol):
     """See the top of this module."""
 
     one_lock: bool
+    before_commit: Callable[[list[Note]], None]
     after_commit: Callable[[list[Note]], None]
     after_failure: Callable[[], None]
 

@@ -31,6 +31,7 @@ class LmdbLog:
     def __init__(self, environment: Environment, control: Control) -> None:
         self._environment = environment
         self._space = Space(environment, control)
+        self.before_commit: Callable[[list[Note]], None] = lambda notes: None
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.after_failure: Callable[[], None] = lambda: None
         self._current: LmdbTxn | None = None
@@ -59,8 +60,13 @@ class LmdbLog:
     def _begin(self, to_change: bool = True) -> LmdbTxn:
         environment = self._environment
         begun = environment.begin_write(self._space.look if to_change else None, to_change=to_change)
-        self._current = txn = self._transaction(begun, self._space, self._known, environment.before_commit)
+        self._current = txn = self._transaction(begun, self._space, self._known, self._prepare_commit)
         return txn
+
+    def _prepare_commit(self, notes: list[Note]) -> None:
+        self._environment.before_commit()
+        if self._environment.level.sync and notes:
+            self.before_commit(notes)
 
     # ------------------------------------------------------------------ log
     def hold(self, op: Callable[[Any], T]) -> T:

@@ -26,7 +26,9 @@ class LmdbTxn(LmdbReading, Indexing):
     changed: whether there is anything to commit.
     """
 
-    def __init__(self, txn: lmdb.Transaction, space: Space, known: Known, before_commit: Callable[[], None]) -> None:
+    def __init__(
+        self, txn: lmdb.Transaction, space: Space, known: Known, before_commit: Callable[[list[Note]], None]
+    ) -> None:
         self._txn = txn
         self._before_commit = before_commit
         self._id = txn.id()
@@ -402,7 +404,7 @@ class LmdbTxn(LmdbReading, Indexing):
 
     def seal(self) -> Any:
         """Store the counters; what is left is the commit itself. Raises lmdb.DiskError, and what forbids it."""
-        self._before_commit()
+        self._before_commit(self.notes)
         count = len(self._put_to) + len(self._removed_from) + len(self._topics) + len(self._tables)
         self._usage.store(64 * count, count)
         if self._references:

@@ -49,6 +49,7 @@ class MemoryLog(MemoryRows, Indexing):
     def __init__(self) -> None:
         super().__init__()
         self.lock = threading.RLock()
+        self.before_commit: Callable[[list[Note]], None] = lambda notes: None  # never called: there is no flush
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.after_failure: Callable[[], None] = lambda: None
         self.notes: list[Note] = []

@@ -104,11 +104,13 @@ class FifoBell:
                 else:
                     self._asleep[sleeper.id] = sleeper
             if leads:
-                self._lead(left, sleeper)
+                if self._lead(left, sleeper):
+                    return
             else:
                 sleeper.gate.acquire(timeout=-1 if left == math.inf else left)
 
-    def _lead(self, left: float, leader: Sleeper) -> None:
+    def _lead(self, left: float, leader: Sleeper) -> bool:
+        """Poll for all once; whether the leader itself was rung, and has stepped back."""
         unseen = self._liveness.unseen
         left = min(left, LOOK_AGAIN if unseen else HEDGE)
         try:
@@ -133,6 +135,9 @@ class FifoBell:
                 else:
                     self._wake(number for (number,) in _RING.iter_unpack(rings))
                 self._leader = None
+                if leader.rung:
+                    self._step_back(leader)
+                    return True
         except (OSError, ValueError):
             if self._fd >= 0:
                 raise
@@ -142,6 +147,7 @@ class FifoBell:
                 with self._lock:
                     self._wake(self._sleepers)
                     self._leader = None
+        return False
 
     def _wake(self, numbers: Iterable[int]) -> None:
         """The caller holds the lock."""
