@@ -213,7 +213,16 @@ class Channel:
         """Store a message of which nothing more is said; its id. Raises Full, ShutDown, StoreFull, CodecError,
         MessageTooLarge.
         """
-        draft = self.draft(item, None)
+        if self.state.is_plain:
+            payload = self.encode(item)
+            if len(payload[1]) > self.state.options.max_message_bytes:
+                raise self._too_large(len(payload[1]))
+            stored = self.engine.put_alone(self.state, rank, payload)
+            if stored:
+                return stored
+            draft = self.drafted(payload, None)
+        else:
+            draft = self.draft(item, None)
         if self.state.options.maxbytes:  # it may be one that can never fit
             return self.put([(rank, draft)], timeout, interrupt)[0]
         number = self.engine.put_one(self.state, rank, draft, timeout, interrupt)

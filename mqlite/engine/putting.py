@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from ..claims import Kind, Shut
+from ..codecs import Payload
 from ..errors import MessageTooLarge, ShutDown
 from ..log import DEAD_BIT, Draft
 from ..waiting import Interrupt, Seat
@@ -70,6 +72,20 @@ class Putting(Claiming):
         if ids is _ASKED:
             return self._put_with_policies(queue, ranked, timeout, interrupt)
         return ids
+
+    def put_alone(self, queue: QueueState, rank: int, payload: Payload) -> int:
+        """As `put_one`, of a plain queue, where no other thread is putting or settling; 0 where it is to be asked."""
+        _ = self.presence.owner
+        return self.log.append_alone(
+            queue.id,
+            queue.version,
+            queue.options.maxsize,
+            rank,
+            payload,
+            self.clock.wall_ns(),
+            partial(self.check_open, queue),
+            (ARRIVED, queue.id),
+        )
 
     def put_one(
         self, queue: QueueState, rank: int, draft: Draft, timeout: float | None, interrupt: Interrupt

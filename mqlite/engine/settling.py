@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -130,16 +131,21 @@ class Settling(Parts):
     # ------------------------------------------------------------------ removed
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
+        first = claims[0]
+        lone = len(claims) == 1 and not first.queue.topic
+        note = (SETTLED, claims[:])
+        if lone and self.log.remove_alone(first.queue.id, first.position, partial(self._check_rows, claims), note):
+            return
 
         def op(txn: Any) -> None:
-            if len(claims) == 1 and not claims[0].queue.topic:
+            if lone:
                 self._check_rows(claims)
             else:
                 self.check_claims(txn, claims)
             for claim in claims:
                 if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
                     raise self._taken_away(txn, claim)
-            txn.notes.append((SETTLED, claims[:]))
+            txn.notes.append(note)
 
         self.log.write(op)
 

@@ -339,6 +339,24 @@ class Log(Protocol):
     def write(self, op: Callable[[Any], T]) -> T:
         """Run `op(txn)` and commit. Raises what op raised, or why it could not be committed."""
 
+    def append_alone(
+        self,
+        queue: int,
+        version: int,
+        maxsize: int,
+        rank: int,
+        payload: Payload,
+        now_ns: int,
+        check: Callable[[], object],
+        note: Note,
+    ) -> int:
+        """`write` of one plain message, if no other thread writes or waits, as alone.py says; its id. 0, and nothing
+        changed: write it.
+        """
+
+    def remove_alone(self, queue: int, position: Position, check: Callable[[], object], note: Note) -> bool:
+        """The same for the removal of one; False: write it."""
+
     def hold(self, op: Callable[[Any], T]) -> T:
         """Run `op(txn)` under the write lock once, without a commit: for ops that change the claims only."""
 

@@ -108,9 +108,9 @@ GROUP, EXPIRES, REPLACE, UNIQUE, TIMER, RANK, PLACED, ORDER, SOURCE = 1, 2, 4, 8
 _DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
 _VERSION = 1
-_HEADER_BYTES = _CRC.size + _HEADER.size
+HEADER_BYTES = _CRC.size + _HEADER.size
 #: Bytes of a stored message besides its body and extras, key included.
-OVERHEAD_BYTES = MESSAGE_KEY_BYTES + _HEADER_BYTES
+OVERHEAD_BYTES = MESSAGE_KEY_BYTES + HEADER_BYTES
 _crc32 = zlib.crc32
 
 
@@ -201,7 +201,7 @@ def packed_marks(marks: Marks) -> tuple[int, bytes]:
 
 def unpacked_marks(value: bytes, flags: int) -> tuple[Marks | None, int]:
     """(marks, where they end) of a stored message that has these flags."""
-    at = _HEADER_BYTES
+    at = HEADER_BYTES
     if flags & ~PLACED == SOURCE:  # as most references: 4 us less
         return source_marks(*_SOURCE.unpack_from(value, at)), at + _SOURCE.size
     found: dict[str, Any] = {}
@@ -235,49 +235,49 @@ def source_marks(topic: int, size: int) -> Marks:
 
 def is_whole(key: bytes, value: bytes) -> bool:
     """Whether a stored message matches its checksum."""
-    return len(value) >= _HEADER_BYTES and _CRC.unpack_from(value)[0] == _crc32(
-        key, _crc32(value[_CRC.size : _HEADER_BYTES], _crc32(value[_HEADER_BYTES:]))
+    return len(value) >= HEADER_BYTES and _CRC.unpack_from(value)[0] == _crc32(
+        key, _crc32(value[_CRC.size : HEADER_BYTES], _crc32(value[HEADER_BYTES:]))
     )
 
 
 def flags_of(value: bytes) -> int:
     """The flags of a stored message, unchecked; 0 where it is too short to have any."""
-    return int(_FLAGS.unpack_from(value, 6)[0]) if len(value) >= _HEADER_BYTES else 0
+    return int(_FLAGS.unpack_from(value, 6)[0]) if len(value) >= HEADER_BYTES else 0
 
 
 def group_of(value: bytes) -> int:
     """The group of a stored message, unchecked; 0 where it has none."""
-    grouped = len(value) >= _HEADER_BYTES + _GROUP.size and value[7] & GROUP
-    return int(_GROUP.unpack_from(value, _HEADER_BYTES)[0]) if grouped else 0
+    grouped = len(value) >= HEADER_BYTES + _GROUP.size and value[7] & GROUP
+    return int(_GROUP.unpack_from(value, HEADER_BYTES)[0]) if grouped else 0
 
 
 def id_of(value: bytes) -> int:
     """The id of a stored message, unchecked; 0 where it is too short to have one."""
-    return int(_GROUP.unpack_from(value, 12)[0]) if len(value) >= _HEADER_BYTES else 0
+    return int(_GROUP.unpack_from(value, 12)[0]) if len(value) >= HEADER_BYTES else 0
 
 
 def failures_of(value: bytes) -> int:
     """The failures that are stored with a message, unchecked."""
-    return int(_ID.unpack_from(value, 28)[0]) if len(value) >= _HEADER_BYTES else 0
+    return int(_ID.unpack_from(value, 28)[0]) if len(value) >= HEADER_BYTES else 0
 
 
 def source_of(value: bytes) -> int:
     """The topic that a reference refers to, unchecked; 0 where it is none."""
-    if len(value) >= _HEADER_BYTES + _SOURCE.size and value[6] & SOURCE >> 8:
+    if len(value) >= HEADER_BYTES + _SOURCE.size and value[6] & SOURCE >> 8:
         return int(_SOURCE.unpack_from(value, len(value) - _SOURCE.size)[0])
     return 0
 
 
 def weight(value: bytes) -> int:
     """Bytes of a stored message, and of its body where a topic keeps that, unchecked."""
-    if len(value) >= _HEADER_BYTES + _SOURCE.size and value[6] & SOURCE >> 8:
+    if len(value) >= HEADER_BYTES + _SOURCE.size and value[6] & SOURCE >> 8:
         return len(value) + int(_SOURCE.unpack_from(value, len(value) - _SOURCE.size)[1])
     return len(value)
 
 
 def stored_bytes(draft: Draft) -> int:
     """The weight of the value that a draft becomes."""
-    return _HEADER_BYTES + len(draft.tail) + draft.elsewhere
+    return HEADER_BYTES + len(draft.tail) + draft.elsewhere
 
 
 def key_of(value: bytes) -> bytes | None:
@@ -305,12 +305,24 @@ def sealed(draft: Draft, key: bytes, placed: int = 0) -> bytes:
     return _CRC.pack(_crc32(key, _crc32(header, draft.tail_crc))) + header + draft.tail
 
 
+def sealed_plain(key: bytes, tag: int, body: bytes, body_crc: int, number: int, now_ns: int) -> tuple[bytes, int]:
+    """(value, its checksum) of a new message that has neither marks nor extras. body_crc: the checksum of its body."""
+    header = _HEADER.pack(_VERSION, tag, 0, 0, number, now_ns, 0, 0)
+    crc = _crc32(key, _crc32(header, body_crc))
+    return _CRC.pack(crc) + header + body, crc
+
+
+def is_unmarked(value: bytes) -> bool:
+    """Whether a stored message has neither marks nor an entry in an index, unchecked."""
+    return value[6:8] == b"\0\0"
+
+
 def decoded(key: bytes, value: bytes) -> Record:
     """The record stored under `key`. Raises MessageCorrupted."""
-    if len(value) >= _HEADER_BYTES:
-        tail = value[_HEADER_BYTES:]
+    if len(value) >= HEADER_BYTES:
+        tail = value[HEADER_BYTES:]
         crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = _HEAD.unpack_from(value)
-        if version == _VERSION and crc == _crc32(key, _crc32(value[_CRC.size : _HEADER_BYTES], _crc32(tail))):
+        if version == _VERSION and crc == _crc32(key, _crc32(value[_CRC.size : HEADER_BYTES], _crc32(tail))):
             marks = None
             if flags:
                 marks, end = unpacked_marks(value, flags)
@@ -327,7 +339,7 @@ def decoded(key: bytes, value: bytes) -> Record:
 
 def enqueued_ns(value: bytes) -> int:
     """Only the time of put, unchecked."""
-    return int(_HEADER.unpack_from(value, _CRC.size)[5]) if len(value) >= _HEADER_BYTES else 0
+    return int(_HEADER.unpack_from(value, _CRC.size)[5]) if len(value) >= HEADER_BYTES else 0
 
 
 def salvaged(key: bytes, value: bytes, now_ns: int) -> Record:

@@ -112,6 +112,20 @@ class GroupCommit:
         self._waiting: deque[_Request] = deque()
         self._led = False  # a hint: somebody leads, and will have the next one lead
 
+    @property
+    def is_led(self) -> bool:
+        """Whether somebody leads, and others may follow: who commits by himself would pass them by."""
+        return self._led
+
+    def resume(self, notes: list[Note], outcome: list[None]) -> None:
+        """An error or an interrupt struck behind a commit that was made without the group: do what follows it.
+        outcome: not empty.
+        """
+        own = _Request(_nothing)
+        own.outcome = own.notes_hold = outcome
+        own.notes = notes
+        self._withdraw(own)
+
     def run(self, op: Callable[[Any], T]) -> T:
         """The result of `op(txn)`, once it is committed. Raises what it raised, or why it was not."""
         own = _Request(op)
@@ -255,6 +269,10 @@ class GroupCommit:
                 raise
             except BaseException:  # another interrupt: the first one is raised
                 continue
+
+
+def _nothing(txn: Any) -> None:
+    """The operation of a request that was carried out."""
 
 
 def _open(request: _Request) -> None:

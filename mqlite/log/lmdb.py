@@ -14,6 +14,7 @@ from ..system.environment import Environment
 from ..system.structure import Progress, structure_problems
 from . import Note, Row, Snapshot, rows
 from . import format as fmt
+from .alone import Alone
 from .group_commit import GroupCommit
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
@@ -48,6 +49,15 @@ class LmdbLog:
             foreign=lmdb.Error,
             translated=self._environment.failed,
         )
+        self._alone = Alone(
+            self._environment,
+            self._space,
+            self._known,
+            self._group,
+            self._prepare_commit,
+            lambda notes: self.after_commit(notes),
+        )
+        self.append_alone, self.remove_alone = self._alone.append, self._alone.remove
 
     def _end(self, committed: Any) -> None:
         if committed is not None:

@@ -225,7 +225,7 @@ class LmdbTxn(LmdbReading, Indexing):
             counters.removed_bytes += len(value)
             counters.removed_sum += fmt.sum_of(value)
             self._removed_from.add(queue)
-            if value[6:8] > b"\0\0":
+            if not fmt.is_unmarked(value):
                 counters.removed_bytes += fmt.weight(value) - len(value)
                 self._unmark_stored(queue, key, value, in_line(position))
         return value

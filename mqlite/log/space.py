@@ -117,6 +117,27 @@ class Space:
         free = self._environment.last_pgno() + 1 - self._environment.live_pages()
         return 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages)
 
+    def take_for_put(self, size_bytes: int) -> bool:
+        """For a transaction that stores one value and the numbers of its queue, and no more: takes off what `Usage`
+        would. False where that would leave little to acknowledgements: `Usage` finds out whether it may.
+        """
+        words = self._words
+        pages = _BASE_PAGES + 8 + 2 * size_bytes // PAGE
+        if pages + RESERVE_PAGES > words[ROOM]:
+            return False
+        words[ROOM] -= pages
+        words[VOLUME] += _COMMIT_PAGES * PAGE + 2 * size_bytes
+        return True
+
+    def take_for_removal(self) -> bool:
+        """The same for a transaction that removes one value."""
+        words = self._words
+        if words[ROOM] < _MOSTLY_PAGES:
+            return False
+        words[ROOM] -= _BASE_PAGES + 6
+        words[VOLUME] += _COMMIT_PAGES * PAGE + 256
+        return True
+
     def look(self) -> None:
         """Under the gate, before a transaction of whatever kind: where the count says that little is left, ask LMDB,
         and let the file grow.
