@@ -22,7 +22,7 @@ from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLAIMS, CLEAN, RESERVED, Control, Mark
+from .system.control import CLEAN, RESERVED, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
 from .verify import store_problems
@@ -95,10 +95,9 @@ class DiskStore:
                 f"the claims {path!r} are truncated: stop all processes that use the store and delete its run folder; "
                 "no message is lost by that"
             )
-        self.claims = SharedClaims(path)
+        self.claims = SharedClaims(path, self._control.words)
         failed.callback(self.claims.environment.close)
         self.claims.open()
-        self.claims.environment.tell_commits(self._control.words, CLAIMS)
         self._environment.sheltered_by = self.claims.environment
 
     def sync(self) -> None:

@@ -196,6 +196,9 @@ class Writing(Reading, Protocol):
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are known to be as it made them."""
 
+    def note_bare(self) -> None:
+        """Under L: no row is left whose message is gone, whoever had it."""
+
     def has_room(self) -> bool:
         """Whether one more claim can be made on a position that was not given back before."""
 
@@ -281,6 +284,14 @@ class Claims(Protocol):
 
     def is_undisturbed(self, commit: int) -> bool:
         """Under L: whether rows that this process made in that commit are known to be as it made them. Cheap."""
+
+    def postpone(self, queue: int, position: Position, owner: int) -> bool:
+        """The row of a message that was settled, without a group, goes with the next commit of this process, if not
+        now; owner: whose task it is, or 0. False where that commit should be made soon. May be done twice.
+        """
+
+    def any_postponed(self) -> bool:
+        """Whether a row may be left whose message was settled: who counts rows looks at each. O(1)."""
 
     def is_calm(self, queue: int, last: int) -> bool:
         """Whether it is known that nobody waits and the queue is open as of the last commit, or a later one."""

@@ -97,6 +97,20 @@ class MemoryClaims:
     ) -> None:
         self.lock.release()
 
+    def postpone(self, queue: int, position: Position, owner: int) -> bool:
+        """It goes at once."""
+        with self.lock:
+            if self.drop(queue, position) and owner:
+                self.add_tasks(queue, owner, 1)
+        return True
+
+    def any_postponed(self) -> bool:
+        """There are none."""
+        return False
+
+    def note_bare(self) -> None:
+        """It is always so."""
+
     def desk(self, queue: int) -> Desk:
         """The claims on a queue."""
         desk = self._desks.get(queue)

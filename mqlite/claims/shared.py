@@ -36,11 +36,13 @@ import lmdb
 
 from ..errors import Closed
 from ..message import Position
+from ..system.control import CLAIMS
 from ..system.environment import Environment
 from ..system.level import Unflushed
 from ..system.snapshot import LmdbView
 from . import Kind, Returned, Row, Shut, Waiting
 from .known import Known, Line
+from .postponed import Postponed
 from .shared_reading import (
     I64,
     RETURNED,
@@ -76,9 +78,12 @@ class SharedView(LmdbView, SharedReading):
 class SharedTxn(SharedReading):
     """The write transaction: entered, it begins; left, it commits, or aborts on an error. commit: its number."""
 
-    def __init__(self, environment: Environment, known: Known) -> None:
+    def __init__(self, environment: Environment, known: Known, postponed: Postponed) -> None:
         self._environment = environment
         self._known = known
+        self._postponed = postponed
+        self._cleared = (0, 0)  # how many of the postponed rows are dropped, and how many of them were there
+        self._is_bare = False
         self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end
         self._cursors: dict[bytes, Position] = {}
         self._room = (-2, 0)  # (commit, room in it)
@@ -91,6 +96,12 @@ class SharedTxn(SharedReading):
         self._txn = txn = self._environment.begin_write()
         self.commit = commit = txn.id()
         self._known.begin(commit)
+        self._cleared, self._is_bare = (0, 0), False
+        if self._postponed:
+            try:
+                self._drop_postponed()
+            except lmdb.Error as error:
+                raise self._environment.failed(error) from error
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
@@ -100,6 +111,10 @@ class SharedTxn(SharedReading):
                     self._store_numbers()
                     self._counts, self._cursors = {}, {}
                 self._txn.commit()
+                if self._cleared[0]:
+                    self._postponed.cleared(*self._cleared)
+                if self._is_bare:
+                    self._postponed.all_cleared()
                 if self._is_known:
                     last = self.commit if self._is_changed else self.commit - 1
                     self._known.transaction = last
@@ -122,6 +137,24 @@ class SharedTxn(SharedReading):
         """The transaction, to be changed in a way that `_known` does not follow."""
         self._is_known = False
         return self._txn
+
+    def _drop_postponed(self) -> None:
+        rows = self._postponed.batch()
+        by_queue: dict[tuple[int, int], list[Position]] = {}
+        for queue, position, owner in rows:
+            by_queue.setdefault((queue, owner), []).append(position)
+        there = 0
+        for (queue, owner), positions in by_queue.items():
+            dropped = self.drop_settled(queue, positions)
+            if dropped and owner:
+                self.add_tasks(queue, owner, dropped)
+            there += dropped
+        self._cleared = len(rows), there
+        self.anybody()  # who settles the next one asks whether anybody waits
+
+    def note_bare(self) -> None:
+        """Under L: no row is left whose message is gone, of any process."""
+        self._is_bare = True
 
     def _store_numbers(self) -> None:
         for queue, change in self._counts.items():
@@ -246,10 +279,11 @@ class SharedTxn(SharedReading):
         else:
             dropped = sum([delete(prefix + position.to_bytes(12, "big")) for position in positions])
         line = self._known.lines.get(queue)
-        if line is None:
-            self._count(queue, -dropped)
+        self._is_changed = True
+        if line is None:  # nothing is known of it
+            key = key_in(b"k", queue)
+            self._txn.put(key, U64.pack(self._number(key) - dropped))
         else:
-            self._is_changed = True
             line.claimed -= dropped
             self._txn.put(line.counter, line.claimed.to_bytes(8, "big"))
         return dropped
@@ -421,15 +455,21 @@ class SharedClaims:
 
     ring_unseats = False  # it would cost a commit per ring
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, words: memoryview) -> None:
+        """words: of `log.control`."""
         self.environment = Environment(path, map_size=MAP_BYTES, level=Unflushed())
+        self.environment.tell_commits(words, CLAIMS)
+        self._words = words
         self._begin_anew()
         self.lock = self.environment.write_lock
         self.guard = self.environment
 
     def _begin_anew(self) -> None:
         self._known = Known()
-        self._txn = SharedTxn(self.environment, self._known)  # there is one at a time: whose holds `lock`
+        self._postponed = Postponed(self._words)
+        self._txn = SharedTxn(
+            self.environment, self._known, self._postponed
+        )  # there is one at a time: whose holds `lock`
 
     def open(self) -> None:
         """Open the file now, made if missing; the caller is alone in that. Raises StoreError, StoreFull."""
@@ -455,6 +495,16 @@ class SharedClaims:
     def last_commit(self) -> int:
         """The number of the last commit, also of other processes."""
         return self.environment.last_txnid()
+
+    def postpone(self, queue: int, position: Position, owner: int) -> bool:
+        """The row of a message that was settled goes with the next commit of the claims. False where that should be
+        made now.
+        """
+        return self._postponed.add(queue, position, owner)
+
+    def any_postponed(self) -> bool:
+        """Whether a row may be left whose message was settled."""
+        return self._postponed.anywhere()
 
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are as it made them. For who holds L, which who revokes

@@ -323,11 +323,14 @@ class Checkpoints(Deferred):
         """A checkpoint."""
         self.make(environment)
 
-    def leave(self, environment: Environment) -> None:
-        """The last checkpoint of this process."""
+    def end(self) -> None:
+        """The thread ends."""
         self._ended = True
         self._wanted.set()
         self._urgent.set()
+
+    def leave(self, environment: Environment) -> None:
+        """The last checkpoint of this process."""
         if environment.last_txnid() != self._words[MARKED] and not self._words[FAILED]:
             self.prepare(environment)
 

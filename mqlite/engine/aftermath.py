@@ -20,7 +20,7 @@ from ..message import Position
 from ..waiting import RUNG_FROM, Ring, Waiters
 from .catalog import Catalog
 from .groups import offer
-from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, FAILED, GONE, SETTLED, Claim
+from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, FAILED, GONE, SETTLED, SETTLED_ALONE, Claim
 from .tasks import shut_mode
 
 #: Who is to be rung, and (queue, kind) of those who look on.
@@ -89,6 +89,7 @@ class Aftermath:
                     leftover.extend(map(_POP, repeat(self._leftover, len(self._leftover))))  # in C: none gets lost
             arrived, changed = set(), set()
             settled: list[Claim] = []
+            alone: list[Claim] = []
             failed: list[Claim] = []
             delayed: dict[int, int] = {}
             expiring: dict[int, int] = {}
@@ -97,6 +98,8 @@ class Aftermath:
                     arrived.add(note[1])
                 elif note[0] is SETTLED:
                     settled += note[1]
+                elif note[0] is SETTLED_ALONE:
+                    alone.append(note[1])
                 elif note[0] is FAILED:
                     failed.append(note[1])
                 elif note[0] is DELAYED:
@@ -109,6 +112,8 @@ class Aftermath:
                         self._scan_anew(note[1])
                     elif note[0] is GONE:
                         self._drop(note[1], note[2])
+            for claim in alone:
+                self._ring(*self._clear_alone(claim))
             if settled:
                 rings, watched = self._clear(settled, arrived, set(delayed))
             else:
@@ -131,7 +136,9 @@ class Aftermath:
 
     def _follow(self, note: Note) -> bool:
         """`run` for what most often follows a commit, if it is only that. (1 us less)"""
-        if note[0] is SETTLED:
+        if note[0] is SETTLED_ALONE:
+            rings, watched = self._clear_alone(note[1])
+        elif note[0] is SETTLED:
             rings, watched = self._clear(note[1], set(), set())
         elif note[0] is not ARRIVED:
             return False
@@ -222,6 +229,14 @@ class Aftermath:
                     for queue, group in hidden:
                         offer(c, snapshot, self._catalog.state(queue, snapshot), group)
             return self._who_waits(c, arrived, left)
+
+    def _clear_alone(self, claim: Claim) -> Outlook:
+        """The row of a message that one thread settled alone: see claims/postponed.py."""
+        queue, row = claim.queue.id, claim.row
+        if not self._claims.postpone(queue, claim.position, row.owner if row.flags & TASK else 0):
+            with self._claims.lock, self._claims.guard, self._claims.write():
+                pass  # all that was postponed goes now
+        return self._look(set(), {queue})
 
     @staticmethod
     def _clear_at_once(c: Any, settled: list[Claim]) -> bool:

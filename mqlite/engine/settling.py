@@ -26,7 +26,7 @@ from . import replay
 from .catalog import QueueState
 from .groups import offer
 from .parts import Parts
-from .steps import ARRIVED, CHANGED, DAMAGED, DELAYED, EXPIRES, FAILED, SETTLED, Claim
+from .steps import ARRIVED, CHANGED, DAMAGED, DELAYED, EXPIRES, FAILED, SETTLED, SETTLED_ALONE, Claim
 
 #: How a claim ends, as users are told.
 ACK, NACK, REJECT = "acknowledged", "given back as failed", "rejected"
@@ -133,9 +133,10 @@ class Settling(Parts):
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
         first = claims[0]
         lone = len(claims) == 1 and not first.queue.topic
-        note = (SETTLED, claims[:])
-        if lone and self.log.remove_alone(first.queue.id, first.position, partial(self._check_rows, claims), note):
-            return
+        if lone and not first.row.group:
+            note = (SETTLED_ALONE, first)
+            if self.log.remove_alone(first.queue.id, first.position, partial(self._check_rows, claims), note):
+                return
 
         def op(txn: Any) -> None:
             if lone:
@@ -145,7 +146,7 @@ class Settling(Parts):
             for claim in claims:
                 if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
                     raise self._taken_away(txn, claim)
-            txn.notes.append(note)
+            txn.notes.append((SETTLED, claims[:]))
 
         self.log.write(op)
 

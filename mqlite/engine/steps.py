@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
 SETTLED: Final = "settled"  # (SETTLED, claims): gone from the log, their rows may go
+SETTLED_ALONE: Final = "settled alone"  # (SETTLED_ALONE, claim): the same; its row, without a group, need not go yet
 FAILED: Final = "failed"  # (FAILED, claim): it goes back to its place at once
 DELAYED: Final = "delayed"  # (DELAYED, queue, when to look by the monotonic clock): something will be claimable then
 EXPIRES: Final = "expires"  # (EXPIRES, queue, when to look by the monotonic clock): something will expire then

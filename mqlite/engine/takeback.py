@@ -132,6 +132,7 @@ class TakeBack:
                     txn.notes.append((ARRIVED, queue))
                 if dead:  # whatever they were about to hand back is found by who scans next
                     c.forget_cursors()
+                    c.note_bare()
                 for queue, owner in c.seats():
                     if owner in dead:
                         c.set_seat(queue, None)

@@ -41,11 +41,11 @@ class Tasks:
 
     def _unfinished(self, queue: QueueState, txn: Any) -> int:
         with self._claims.read() as c:
-            taken = sum(
-                1 for _, position, row in c.rows(queue.id) if row.flags & TASK and not txn.has(queue.id, position)
-            )
+            rows = [(row.flags & TASK, txn.has(queue.id, position)) for _, position, row in c.rows(queue.id)]
+            held = sum(is_there for _, is_there in rows)
+            taken = sum(1 for is_task, is_there in rows if is_task and not is_there)
             counters = txn.counters(queue.id)
-            stored = c.claimed(queue.id) - taken if c.shut(queue.id) is Shut.IMMEDIATE else counters.total
+            stored = held if c.shut(queue.id) is Shut.IMMEDIATE else counters.total
             if counters.feeds:
                 stored += unfed(self._log, self._timeline, txn, queue)[0]
             return max(0, int(stored + taken + sum(c.tasks(queue.id).values())))

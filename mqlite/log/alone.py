@@ -21,6 +21,7 @@ import lmdb
 
 from ..codecs import Payload
 from ..message import Position
+from ..system.control import SETTLED
 from ..system.environment import Environment
 from . import Counters, Note
 from . import format as fmt
@@ -101,7 +102,9 @@ class Alone:
                 txn.put(key, value)
                 txn.put(behind, fmt.packed_put(counters))
                 txn.put(fmt.SEQ_KEY, fmt.packed_seq(seq))
-                self._commit(txn, transaction, known, queue, counters, seq, [note], outcome)
+                self._commit(txn, [note], outcome)
+                self._known.learn(transaction, {queue: counters}, seq, follows=known is not None)
+                self._environment.end_write()
             self._after_commit([note])
         except BaseException:
             if outcome:
@@ -132,7 +135,10 @@ class Alone:
                 counters.removed_bytes += len(value)
                 counters.removed_sum += fmt.sum_of(value)
                 txn.put(fmt.removed_key(queue), fmt.packed_removed(counters))
-                self._commit(txn, transaction, known, queue, counters, known.seq if known else 0, [note], outcome)
+                self._space.words[SETTLED] += 1  # before the commit: too many costs time only (claims/postponed.py)
+                self._commit(txn, [note], outcome)
+                self._known.learn(transaction, {queue: counters}, known.seq if known else 0, follows=known is not None)
+                self._environment.end_write()
             self._after_commit([note])
         except BaseException:
             if outcome:
@@ -146,24 +152,12 @@ class Alone:
         counters = None if known is None else known.counters.get(queue)
         return LmdbState(txn).counters(queue) if counters is None else counters.copy()
 
-    def _commit(
-        self,
-        txn: Any,
-        transaction: int,
-        known: Known | None,
-        queue: int,
-        counters: Counters,
-        seq: int,
-        notes: list[Note],
-        outcome: list[None],
-    ) -> None:
+    def _commit(self, txn: Any, notes: list[Note], outcome: list[None]) -> None:
         try:
             self._prepare_commit(notes)
             outcome.extend(map(_COMMIT, (txn,)))  # in C: an interrupt comes before or after both
         except lmdb.Error as error:
             raise self._environment.failed(error) from error
-        self._known.learn(transaction, {queue: counters}, seq, follows=known is not None)
-        self._environment.end_write()
 
     def _give_up(self, txn: Any) -> int:
         """Nothing was changed."""

@@ -19,6 +19,8 @@
                      18  free: pages inside log.mdb that were free in the newest checkpoint, less what was used of
                          them until the next one was begun
                      19  flushed: the sequence of the newest mark that is known to be on the disk
+                     20  settled: messages that were settled alone (claims/postponed.py)
+                     21  cleared: how many of their rows are gone; changed under the write lock of the claims
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -29,8 +31,8 @@ killed, may not be on the disk, though it is read here as the newest: the next g
 log.mdb is on the disk as of that transaction. WRITTEN: it was written to since, without flushes. CHECKPOINT: it was;
 with these meta pages it is as of that transaction.
 
-All words but the first seven are changed under the log's write lock only, of all processes (the gate). A word is 8
-aligned bytes, which memoryview writes at once (struct would write them one by one).
+All other words but the first seven are changed under the log's write lock only, of all processes (the gate). A word
+is 8 aligned bytes, which memoryview writes at once (struct would write them one by one).
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ _PAGE_SIZE = struct.Struct("=I")
     CLAIMS,
     FREE,
     _FLUSHED,
-) = range(20)
+    SETTLED,
+    CLEARED,
+) = range(22)
 
 
 @attrs.frozen
@@ -152,7 +156,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, _FLUSHED + 1):
+        for place in range(MAPPED, CLEARED + 1):
             self.words[place] = 0
         self.words[_FLUSHED] = self._read_marks()[0]
         self.words[MAPPED] = mapped

@@ -441,6 +441,7 @@ class Environment:
         """Close; whoever comes later gets Closed. Raises StoreError where the last flush fails: all is closed then,
         too.
         """
+        self.level.end()
         try:
             if self._guarded and self._lmdb is not None:
                 fcntl.flock(self._gate, fcntl.LOCK_EX)

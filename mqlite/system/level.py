@@ -47,6 +47,9 @@ class Level:
     def sync_now(self, environment: Environment) -> None:
         """Return when everything that was committed before the call survives a power cut. Under no lock."""
 
+    def end(self) -> None:
+        """The environment, open or not, is about to be closed for good. Under no lock of other processes."""
+
     def leave(self, environment: Environment) -> None:
         """Under the gate, for the last time in this process: the environment is about to be closed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
@@ -156,3 +157,17 @@ def test_where_no_thread_can_be_had_puts_go_on_and_a_later_one_starts_it(path: s
         store: Any = broker._store
         broker.queue("q").put("two")
         eventually(lambda: store._control.words[MARKED] == store._environment.last_txnid())
+
+
+def test_the_thread_ends_with_an_environment_that_is_not_open_when_it_is_closed_for_good(path: str) -> None:
+    broker = mqlite.open(path, durability="checkpoint")
+    environment: Environment = broker._store._environment  # type: ignore[union-attr]
+    thread: Any = environment.level._thread  # type: ignore[attr-defined]
+    broker.sync()
+    with environment.gated():
+        environment.close()  # as before a fork
+    environment.close_for_good()
+    thread.join(60)
+    assert not thread.is_alive()
+    with contextlib.suppress(mqlite.Closed):
+        broker.close()

@@ -96,7 +96,7 @@ def _compare(claims: SharedClaims) -> bool:
 
 
 def test_what_is_known_after_any_sequence_of_commits_is_what_is_stored(tmp_path: Path) -> None:
-    claims = SharedClaims(str(tmp_path / "claims.mdb"))
+    claims = SharedClaims(str(tmp_path / "claims.mdb"), memoryview(bytearray(4096)).cast("Q"))
     claims.open()
     claimant = _Claimant(claims, seed=20)
     compared = 0
@@ -112,7 +112,7 @@ def test_what_is_known_after_any_sequence_of_commits_is_what_is_stored(tmp_path:
 
 
 def test_a_row_is_known_to_be_as_it_was_made_until_a_commit_of_another_kind(tmp_path: Path) -> None:
-    claims = SharedClaims(str(tmp_path / "claims.mdb"))
+    claims = SharedClaims(str(tmp_path / "claims.mdb"), memoryview(bytearray(4096)).cast("Q"))
     claims.open()
     made = []
     for seq in range(3):
@@ -133,7 +133,7 @@ def test_a_row_is_known_to_be_as_it_was_made_until_a_commit_of_another_kind(tmp_
 
 
 def test_a_transaction_that_is_not_committed_leaves_nothing_known_that_is_not_so(tmp_path: Path) -> None:
-    claims = SharedClaims(str(tmp_path / "claims.mdb"))
+    claims = SharedClaims(str(tmp_path / "claims.mdb"), memoryview(bytearray(4096)).cast("Q"))
     claims.open()
     with claims.lock, claims.guard, claims.write() as c:
         c.advance(1, 3 << 64)
