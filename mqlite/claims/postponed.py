@@ -24,30 +24,26 @@ AT_MOST = 16
 
 
 class Postponed:
-    """Of one process. `add` is free for any thread, the rest is called under C."""
+    """Of one process. `add` is free for any thread, the rest is called under C.
+
+    rows: (queue, position, whose task it is, or 0); they stay until `cleared` says that the commit was made.
+    """
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
-        self._rows: deque[tuple[int, Position, int]] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
+        self.rows: deque[tuple[int, Position, int]] = deque()
 
     def add(self, queue: int, position: Position, owner: int) -> bool:
         """The row of a settled message; owner: whose task it is, or 0. Whether it may wait. Doing so twice is
         harmless.
         """
-        self._rows.append((queue, position, owner))
-        return len(self._rows) < AT_MOST
-
-    def batch(self) -> list[tuple[int, Position, int]]:
-        """What there is now. It stays until `cleared` says that the commit was made."""
-        return list(self._rows)
+        self.rows.append((queue, position, owner))
+        return len(self.rows) < AT_MOST
 
     def cleared(self, count: int, dropped: int) -> None:
         """The first so many are gone; so many of them were there."""
         for _ in range(count):
-            self._rows.popleft()
+            self.rows.popleft()
         self._words[CLEARED] += dropped
 
     def all_cleared(self) -> None:

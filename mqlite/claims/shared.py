@@ -97,7 +97,7 @@ class SharedTxn(SharedReading):
         self.commit = commit = txn.id()
         self._known.begin(commit)
         self._cleared, self._is_bare = (0, 0), False
-        if self._postponed:
+        if self._postponed.rows:
             try:
                 self._drop_postponed()
             except lmdb.Error as error:
@@ -139,7 +139,7 @@ class SharedTxn(SharedReading):
         return self._txn
 
     def _drop_postponed(self) -> None:
-        rows = self._postponed.batch()
+        rows = list(self._postponed.rows)
         by_queue: dict[tuple[int, int], list[Position]] = {}
         for queue, position, owner in rows:
             by_queue.setdefault((queue, owner), []).append(position)

@@ -236,7 +236,7 @@ class Aftermath:
         if not self._claims.postpone(queue, claim.position, row.owner if row.flags & TASK else 0):
             with self._claims.lock, self._claims.guard, self._claims.write():
                 pass  # all that was postponed goes now
-        return self._look(set(), {queue})
+        return _NOBODY if self.is_calm(queue) else self._look(set(), {queue})
 
     @staticmethod
     def _clear_at_once(c: Any, settled: list[Claim]) -> bool:

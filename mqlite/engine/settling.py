@@ -104,6 +104,11 @@ class Settling(Parts):
                     if row is None or row.holder != claim.row.holder:
                         raise self._lost(claim)
 
+    def _check_row(self, claim: Claim) -> None:
+        """The same of one."""
+        if not self.claims.is_undisturbed(claim.commit):
+            self._check_rows((claim,))
+
     @staticmethod
     def _lost(claim: Claim) -> LeaseLost:
         return LeaseLost(
@@ -135,7 +140,7 @@ class Settling(Parts):
         lone = len(claims) == 1 and not first.queue.topic
         if lone and not first.row.group:
             note = (SETTLED_ALONE, first)
-            if self.log.remove_alone(first.queue.id, first.position, partial(self._check_rows, claims), note):
+            if self.log.remove_alone(first.queue.id, first.position, partial(self._check_row, first), note):
                 return
 
         def op(txn: Any) -> None:

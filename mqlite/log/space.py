@@ -37,6 +37,8 @@ _RETRY_SECONDS = 0.1
 _BASE_PAGES = 64
 #: Pages that most transactions do not exceed.
 _MOSTLY_PAGES = 4 * _BASE_PAGES
+#: Room for so many puts is asked for at once.
+_PUTS_AHEAD = 16
 #: Of a message in a leaf, beside its value: key, header, place in the list.
 _NODE_BYTES = 48
 #: Pages that are written again by every commit, about: of a tree with a backlog.
@@ -95,7 +97,7 @@ class Space:
 
     def ensure(self, pages: int) -> None:
         """Raise StoreFull unless a put of so many pages leaves the reserve alone, or finds room inside the file."""
-        if pages + RESERVE_PAGES <= self._words[ROOM] or self.find(pages + RESERVE_PAGES):
+        if self._has_room(pages):
             return
         if self._fits_inside(pages):
             return
@@ -117,13 +119,17 @@ class Space:
         free = self._environment.last_pgno() + 1 - self._environment.live_pages()
         return 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages)
 
+    def _has_room(self, pages: int) -> bool:
+        """Whether a put of so many pages leaves the reserve alone."""
+        return pages + RESERVE_PAGES <= self._words[ROOM] or self.find(pages + RESERVE_PAGES, _PUTS_AHEAD * pages)
+
     def take_for_put(self, size_bytes: int) -> bool:
         """For a transaction that stores one value and the numbers of its queue, and no more: takes off what `Usage`
         would. False where that would leave little to acknowledgements: `Usage` finds out whether it may.
         """
         words = self._words
         pages = _BASE_PAGES + 8 + 2 * size_bytes // PAGE
-        if pages + RESERVE_PAGES > words[ROOM]:
+        if pages + RESERVE_PAGES > words[ROOM] and not self._has_room(pages):
             return False
         words[ROOM] -= pages
         words[VOLUME] += _COMMIT_PAGES * PAGE + 2 * size_bytes
@@ -145,12 +151,15 @@ class Space:
         if self._words[ROOM] < RESERVE_PAGES:
             self.find(2 * RESERVE_PAGES)
 
-    def find(self, pages: int) -> bool:
-        """Ask LMDB, and have the file grow, until there is room for so many pages; whether there is now."""
+    def find(self, pages: int, ahead: int = 0) -> bool:
+        """Ask LMDB, and have the file grow, until there is room for so many pages; whether there is now. ahead: so many
+        more would be good, so that it is asked seldom.
+        """
         first = self._environment.last_pgno() + 1
-        wanted = (first + pages) * PAGE
-        if wanted > self._reserved() and wanted <= self._environment.map_size:
-            self._grow(wanted)
+        wanted, map_size = (first + pages) * PAGE, self._environment.map_size
+        liked = min(wanted + ahead * PAGE, map_size)
+        if wanted <= map_size and liked > self._reserved():
+            self._grow(wanted, liked)
         room = max(0, self._reserved() // PAGE - first)
         self._words[ROOM] = room
         return pages <= room
@@ -159,12 +168,14 @@ class Space:
         """No transaction can change more pages than these and what it stores."""
         return self._environment.tree_pages()
 
-    def _grow(self, wanted: int) -> None:
+    def _grow(self, wanted: int, liked: int) -> None:
         if time.monotonic() < self._refused_at + _RETRY_SECONDS:
             return
         size = self._reserved()
         step = min(max(GROW_MIN, size // 8), GROW_MAX)
-        for target in (min(max(size + step, wanted), self._environment.map_size), wanted):
+        for target in (min(max(size + step, liked), self._environment.map_size), wanted):
+            if target <= size:
+                continue
             try:
                 reserve(self._file(), size, target - size)
                 self._words[RESERVED] = target

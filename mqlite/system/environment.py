@@ -308,7 +308,7 @@ class Environment:
     def last_txnid(self) -> int:
         """Number of the last commit, also of other processes; -1 while the environment is not open.
 
-        Takes no token: py-lmdb holds the interpreter during the call, so nobody closes the environment meanwhile.
+        Takes no token: if somebody closes the environment meanwhile, py-lmdb ends the snapshot.
         """
         if self._told is None:
             return self.exact_last_txnid()
@@ -320,10 +320,19 @@ class Environment:
 
     def exact_last_txnid(self) -> int:
         """The same, also where a process was killed between its commit and telling it."""
-        try:
-            return -1 if self._lmdb is None else int(self._lmdb.info()["last_txnid"])
-        except (lmdb.Error, AttributeError):  # closed meanwhile
+        opened = self._lmdb
+        if opened is None:
             return -1
+        try:
+            snapshot = opened.begin()  # info() takes four times as long
+            number = snapshot.id()
+            snapshot.abort()
+        except lmdb.Error:  # no slot for a reader, or closed meanwhile
+            try:
+                number = opened.info()["last_txnid"]
+            except lmdb.Error:
+                return -1
+        return int(number)
 
     def tree_pages(self) -> int:
         """Those of them that are branches and leaves: no removal changes others."""
