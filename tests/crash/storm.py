@@ -185,13 +185,16 @@ class Storm:
 
     # ------------------------------------------------------------------ the books
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """(child, line) of all journals."""
+        """(child, line) of all journals. A kill may cut a write(2) where a page ends: what it was to say was not done yet,
+        or was not told.
+        """
         for name in os.listdir(self._folder):
             if name.startswith("journal-"):
                 child = int(name.removeprefix("journal-"))
                 with open(os.path.join(self._folder, name), encoding="ascii") as journal:
                     for line in journal:
-                        yield child, line
+                        if line.endswith("\n"):
+                            yield child, line
 
     def _events(self) -> list[tuple[int, int, str, list[str]]]:
         """(time, child, word, words), in order of time."""
