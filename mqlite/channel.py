@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -16,7 +16,7 @@ from .engine import Claim, QueueState, Refused
 from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
 from .lease import Accept, is_accepted
-from .log import DEAD_BIT, Draft
+from .log import DEAD_BIT, Batch, Draft
 from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key, marks_of_group
 from .options import UNSET, Named, QueueOptions
 from .store import Store, open_store, release, retain
@@ -42,6 +42,7 @@ class PutOptions(TypedDict, total=False):
 
 _PUT_OPTIONS = frozenset(PutOptions.__annotations__)
 _RARE = frozenset({"delay", "eta", "dedup_id", "replace_key", "unique", "unique_states"})
+_NOTHING = [None, None, None]
 #: (extras, due, marks, terms) of a record
 Said = tuple[dict[str, Any] | None, Due | None, Marks | None, Terms | None]
 
@@ -202,12 +203,24 @@ class Channel:
         terms: Terms | None = None,
     ) -> Draft:
         """The same of a body that is encoded already."""
+        return self.engine.log.prepare(self.record(payload, extras, due, marks, terms))
+
+    def record(
+        self,
+        payload: Any,
+        extras: dict[str, Any] | None,
+        due: Due | None = None,
+        marks: Marks | None = None,
+        terms: Terms | None = None,
+    ) -> Record:
+        """A message put now, of a body that is encoded already. Raises MessageTooLarge."""
         engine = self.engine
-        draft = engine.log.prepare(Record(payload, engine.clock.wall_ns(), 0, 0, 0, extras, due, marks, terms))
-        size = engine.log.size_of(draft)
+        self._check_size(engine.log.size_of(payload))
+        return Record(payload, engine.clock.wall_ns(), 0, 0, 0, extras, due, marks, terms)
+
+    def _check_size(self, size: int) -> None:
         if size > self.state.options.max_message_bytes:
             raise self._too_large(size)
-        return draft
 
     def put_one(self, item: Any, rank: int, timeout: float | None, interrupt: Interrupt) -> int:
         """Store a message of which nothing more is said; its id. Raises Full, ShutDown, StoreFull, CodecError,
@@ -236,6 +249,41 @@ class Channel:
             return []
         self.engine.check_can_fit(self.state, [draft for _, draft in ranked])
         ids = self.engine.put(self.state, ranked, timeout, interrupt)
+        if ids is None:
+            raise self._full()
+        return ids
+
+    def put_many(
+        self, items: Iterable[Any], rank: int, said: Said, timeout: float | None, interrupt: Interrupt
+    ) -> list[int]:
+        """Store all, of which the same is said, in one commit. Raises as `put`, CodecError, MessageTooLarge."""
+        extras, *rest = said
+        if rest != _NOTHING:
+            return self.put([(rank, self.draft(item, *said)) for item in items], timeout, interrupt)
+        payloads = list(map(self.encode, items))
+        count, now_ns = len(payloads), self.engine.clock.wall_ns()
+        batch = self.engine.log.prepare_all([rank] * count, payloads, [now_ns] * count, [extras] * count)
+        self._check_size(batch.largest)
+        return self._put_batch(batch, timeout, interrupt)
+
+    def put_records(
+        self, ranks: Sequence[int], records: Sequence[Record], timeout: float | None, interrupt: Interrupt
+    ) -> list[int]:
+        """Store all in one commit. Raises as `put`."""
+        log = self.engine.log
+        if any(record.due or record.marks or record.terms for record in records):
+            return self.put(list(zip(ranks, map(log.prepare, records), strict=True)), timeout, interrupt)
+        columns = [[getattr(record, name) for record in records] for name in ("payload", "enqueued_ns", "extras")]
+        return self._put_batch(log.prepare_all(ranks, *columns), timeout, interrupt)
+
+    def _put_batch(self, batch: Batch, timeout: float | None, interrupt: Interrupt) -> list[int]:
+        options = self.state.options
+        if options.maxbytes or 0 < options.maxsize < len(batch):  # they may never fit
+            drafts = map(self.engine.log.prepare, batch.records())
+            return self.put(list(zip(batch.ranks, drafts, strict=True)), timeout, interrupt)
+        if not batch:
+            return []
+        ids = self.engine.put_all(self.state, batch, timeout, interrupt)
         if ids is None:
             raise self._full()
         return ids

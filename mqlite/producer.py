@@ -10,16 +10,18 @@ import weakref
 from collections import deque
 from typing import Any, Unpack
 
-from .channel import Channel, PutOptions
+from .channel import Channel, PutOptions, Said
 from .checks import check_priority, check_timeout
 from .errors import Closed, Empty, Full
 from .handle import Handle
-from .log import Draft
-from .message import rank_of
+from .message import Record, rank_of
 from .receipt import Receipt
 from .waiting import Interrupt
 
 MAX_GROUP = 1000
+#: rank, message, and what becomes of it
+Buffered = tuple[int, Record, Receipt]
+_NOTHING_SAID: Said = (None, None, None, None)
 
 
 class Producer(Handle):
@@ -53,7 +55,7 @@ class Producer(Handle):
         self._changed = threading.Condition(
             self._lock
         )  # entered as `_lock`: a Condition's own __enter__ can be interrupted
-        self._buffer: deque[tuple[int, Draft, Receipt]] = deque()
+        self._buffer: deque[Buffered] = deque()
         self._committing = 0
         self._accepted = 0
         self._decided = 0
@@ -72,29 +74,36 @@ class Producer(Handle):
         **options: Unpack[PutOptions],
     ) -> Receipt:
         """Buffer one message. Options as of Queue.put. Raises CodecError, MessageTooLarge, Full, Closed at once."""
-        wait = check_timeout(timeout) if block else 0
+        wait = None if block and timeout is None else check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
-        draft = self._channel.draft(item, *self._channel.said(rank, options))
+        channel = self._channel
+        said = channel.said(rank, options) if options or channel.state.marks_all else _NOTHING_SAID
+        record = channel.record(channel.encode(item), *said)
         receipt = Receipt(item, self.wait_for)
         with self._lock:
-            if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, wait):
-                raise Full(
-                    f"the producer of queue {self._name!r} has {self.max_buffered} messages buffered: wait, or flush"
-                )
-            if self._closed:
-                raise Closed(f"the producer of queue {self._name!r} was closed: make another one")
-            self._have_thread()
-            self._buffer.append((rank, draft, receipt))
+            if self._closed or len(self._buffer) + self._committing >= self.max_buffered:
+                self._wait_for_room(wait)
+            if self._thread is None or self._thread.ident is None:
+                self._start_thread()
+            self._buffer.append((rank, record, receipt))
             self._accepted += 1
             if len(self._buffer) == 1:
                 self._changed.notify_all()
         return receipt
 
-    def _have_thread(self) -> None:
-        """Under `_lock`: somebody commits. An interrupt may have kept an earlier call from starting it."""
-        if self._thread is None or self._thread.ident is None:
-            self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._name}", daemon=True)
-            self._thread.start()
+    def _wait_for_room(self, timeout: float | None) -> None:
+        """Under `_lock`. Raises Full, Closed."""
+        if not self._wait(lambda: self._closed or len(self._buffer) + self._committing < self.max_buffered, timeout):
+            raise Full(
+                f"the producer of queue {self._name!r} has {self.max_buffered} messages buffered: wait, or flush"
+            )
+        if self._closed:
+            raise Closed(f"the producer of queue {self._name!r} was closed: make another one")
+
+    def _start_thread(self) -> None:
+        """Under `_lock`: somebody is to commit. An interrupt may have kept an earlier call from starting it."""
+        self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._name}", daemon=True)
+        self._thread.start()
 
     def _wait(self, condition: Any, timeout: float | None) -> bool:
         """Under `_lock`."""
@@ -136,11 +145,12 @@ class Producer(Handle):
                 self._committing = len(group)
             self._commit(group)
 
-    def _commit(self, group: list[tuple[int, Draft, Receipt]]) -> None:
+    def _commit(self, group: list[Buffered]) -> None:
         """Commit in order, in as few commits as there is room for; each message gets its own answer."""
         try:
             wait = None if len(group) == 1 else 0.0
-            ids = self._channel.put([(rank, draft) for rank, draft, _ in group], wait, self._interrupt)
+            ranks, records = [rank for rank, _, _ in group], [record for _, record, _ in group]
+            ids = self._channel.put_records(ranks, records, wait, self._interrupt)
         except BaseException as error:
             if len(group) == 1:
                 self._decide(group, [0], error)
@@ -150,7 +160,7 @@ class Producer(Handle):
         else:
             self._decide(group, ids, None)
 
-    def _decide(self, group: list[tuple[int, Draft, Receipt]], ids: list[int], error: BaseException | None) -> None:
+    def _decide(self, group: list[Buffered], ids: list[int], error: BaseException | None) -> None:
         with self._lock:
             for (_, _, receipt), number in zip(group, ids, strict=True):
                 receipt.settle(number, error)

@@ -268,8 +268,7 @@ class Queue(Operations[T], Prepares):
             return self._stage(list(items), priority, timeout, tx, options)
         rank = rank_of(check_priority(priority))
         said = self._channel.said(rank, options)
-        ranked = [(rank, self._channel.draft(item, *said)) for item in items]
-        return self._channel.put(ranked, check_timeout(timeout) if block else 0, self._interrupt)
+        return self._channel.put_many(items, rank, said, check_timeout(timeout) if block else 0, self._interrupt)
 
     def _stage(
         self, items: list[T], priority: int, timeout: float | None, tx: Transaction, options: PutOptions

@@ -49,7 +49,7 @@ def is_awaited(engine: Engine, record: Record) -> bool:
 
 def reply_to(engine: Engine, claim: Claim, payload: Any) -> Publishing | None:
     """The reply to a request, to be published; None where nobody waits for it. Raises MessageTooLarge."""
-    size = engine.log.size_of(engine.log.prepare(Record(payload, 0)))
+    size = engine.log.size_of(payload)
     limit = claim.queue.options.max_message_bytes
     if size > limit:
         raise MessageTooLarge(

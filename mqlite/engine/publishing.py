@@ -132,7 +132,7 @@ class Publishing:
             yield queue, drafts[marks]
 
     def _check_can_take(self, queue: QueueState) -> None:
-        largest = max(map(self._engine.log.size_of, self._bodies))
+        largest = max(map(self._engine.log.size_of, self._said.payloads))
         limit = queue.options.max_message_bytes
         if not queue.topic and largest > limit:
             raise MessageTooLarge(

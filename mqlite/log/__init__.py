@@ -20,6 +20,7 @@ Positions   rank << 64 | seq; a greater seq is never followed by a smaller one i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -106,6 +107,30 @@ class Counters:
     def bytes(self) -> int:
         """Bytes stored now."""
         return self.put_bytes - self.removed_bytes
+
+
+@attrs.define(eq=False)
+class Batch:
+    """New messages without marks that ask for nothing but room, made ready for the log outside of any lock
+    (log.prepare_all): one column for each thing to know of them.
+
+    ranks: of their priorities; payloads, extras: as in a Record; times: when they were put. largest: bytes of the
+    largest body; footprint: bytes that they take in the log, for `reserve`.
+    """
+
+    ranks: Sequence[int]
+    payloads: Sequence[Any]
+    times: Sequence[int]
+    extras: Sequence[dict[str, Any] | None]
+    largest: int
+    footprint: int
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    def records(self) -> Iterator[Record]:
+        """One by one, for what is not done with all at once."""
+        return map(Record, self.payloads, self.times, repeat(0), repeat(0), repeat(0), self.extras)
 
 
 @attrs.define
@@ -284,8 +309,8 @@ class Txn(Snapshot, Indexing, Protocol):
         very transaction; it becomes the id.
         """
 
-    def append_all(self, queue: int, ranked: Sequence[tuple[int, Draft]]) -> list[int]:
-        """The same for new messages without marks, as (rank, draft) each; their ids."""
+    def append_all(self, queue: int, batch: Batch) -> list[int]:
+        """The same for all of these, each at the end of its rank; their ids."""
 
     def replace(self, queue: int, position: Position, draft: Draft, seq: int = 0) -> int:
         """Store in the place of the message at a position; returns the new one's id. seq: see `append`."""
@@ -377,14 +402,23 @@ class Log(Protocol):
     def prepare(self, record: Record) -> Draft:
         """All work on a record that needs no lock."""
 
+    def prepare_all(
+        self,
+        ranks: Sequence[int],
+        payloads: Sequence[Any],
+        times: Sequence[int],
+        extras: Sequence[dict[str, Any] | None],
+    ) -> Batch:
+        """The same for many messages; see `Batch`."""
+
     def decode_delayed(self, key: DelayedKey, raw: Raw) -> tuple[int, Record]:
         """(rank, record) of a delayed message. Raises MessageCorrupted."""
 
     def salvage_delayed(self, key: DelayedKey, raw: Raw, now_ns: int) -> tuple[int, Record]:
         """(rank, a record that carries the bytes) of a damaged one."""
 
-    def size_of(self, draft: Draft) -> int:
-        """Bytes of a draft's body, as far as they are known."""
+    def size_of(self, payload: Any) -> int:
+        """Bytes of a body, as far as they are known."""
 
     def stored_bytes(self, draft: Draft) -> int:
         """What a draft adds to `Counters.bytes`."""

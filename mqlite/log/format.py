@@ -83,8 +83,11 @@ POSITION_BYTES = 12
 MESSAGE_KEY_BYTES = 1 + 4 + POSITION_BYTES
 KEPT_KEY_BYTES = 1 + 4 + 8
 
-_HEADER = struct.Struct(">BBHIQQII")
+HEADER = struct.Struct(">BBHIQQII")
 _HEAD = struct.Struct(">IBBHIQQII")  # the crc and the header
+CRC_AND_HEADER = struct.Struct(">I32s")
+#: What begins the keys of a queue, rank, seq.
+MESSAGE_KEY = struct.Struct(">5sIQ")
 _CRC = struct.Struct(">I")
 _SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
@@ -107,8 +110,9 @@ _FLAGS = struct.Struct(">H")
 GROUP, EXPIRES, REPLACE, UNIQUE, TIMER, RANK, PLACED, ORDER, SOURCE = 1, 2, 4, 8, 16, 32, 64, 128, 256
 _DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
-_VERSION = 1
-HEADER_BYTES = _CRC.size + _HEADER.size
+#: Of a message.
+VERSION = 1
+HEADER_BYTES = _CRC.size + HEADER.size
 #: Bytes of a stored message besides its body and extras, key included.
 OVERHEAD_BYTES = MESSAGE_KEY_BYTES + HEADER_BYTES
 _crc32 = zlib.crc32
@@ -171,13 +175,18 @@ def draft_of(record: Record) -> Draft:
     tag, tail = record.payload
     body_bytes, extras_bytes, flags = len(tail), 0, 0
     if record.extras:
-        extras = json.dumps(record.extras, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        extras = packed_extras(record.extras)
         extras_bytes = len(extras)
         tail = extras + tail
     if record.marks is not None:
         flags, block = packed_marks(record.marks)
         tail = block + tail
     return Draft(record, tag, tail, _crc32(tail), extras_bytes, body_bytes, record.due, flags, record.asks)
+
+
+def packed_extras(extras: dict[str, Any]) -> bytes:
+    """What few messages have, as JSON."""
+    return json.dumps(extras, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def packed_marks(marks: Marks) -> tuple[int, bytes]:
@@ -292,8 +301,8 @@ def key_of(value: bytes) -> bytes | None:
 def sealed(draft: Draft, key: bytes, placed: int = 0) -> bytes:
     """The value to store under `key`; placed: 0 or PLACED."""
     record = draft.record
-    header = _HEADER.pack(
-        _VERSION,
+    header = HEADER.pack(
+        VERSION,
         draft.tag,
         draft.flags | placed,
         draft.extras_bytes,
@@ -307,7 +316,7 @@ def sealed(draft: Draft, key: bytes, placed: int = 0) -> bytes:
 
 def sealed_plain(key: bytes, tag: int, body: bytes, body_crc: int, number: int, now_ns: int) -> tuple[bytes, int]:
     """(value, its checksum) of a new message that has neither marks nor extras. body_crc: the checksum of its body."""
-    header = _HEADER.pack(_VERSION, tag, 0, 0, number, now_ns, 0, 0)
+    header = HEADER.pack(VERSION, tag, 0, 0, number, now_ns, 0, 0)
     crc = _crc32(key, _crc32(header, body_crc))
     return _CRC.pack(crc) + header + body, crc
 
@@ -322,7 +331,7 @@ def decoded(key: bytes, value: bytes) -> Record:
     if len(value) >= HEADER_BYTES:
         tail = value[HEADER_BYTES:]
         crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = _HEAD.unpack_from(value)
-        if version == _VERSION and crc == _crc32(key, _crc32(value[_CRC.size : HEADER_BYTES], _crc32(tail))):
+        if version == VERSION and crc == _crc32(key, _crc32(value[_CRC.size : HEADER_BYTES], _crc32(tail))):
             marks = None
             if flags:
                 marks, end = unpacked_marks(value, flags)
@@ -339,7 +348,7 @@ def decoded(key: bytes, value: bytes) -> Record:
 
 def enqueued_ns(value: bytes) -> int:
     """Only the time of put, unchecked."""
-    return int(_HEADER.unpack_from(value, _CRC.size)[5]) if len(value) >= HEADER_BYTES else 0
+    return int(HEADER.unpack_from(value, _CRC.size)[5]) if len(value) >= HEADER_BYTES else 0
 
 
 def salvaged(key: bytes, value: bytes, now_ns: int) -> Record:

@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from ..codecs import Payload
 from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
 from ..system.structure import Progress, structure_problems
 from . import Note, Row, Snapshot, rows
+from . import batch as batches
 from . import format as fmt
 from .alone import Alone
 from .group_commit import GroupCommit
@@ -124,6 +126,8 @@ class LmdbLog:
         """The record as bytes, with the checksum of its long part."""
         return fmt.draft_of(record)
 
+    prepare_all = staticmethod(batches.packed)
+
     def decode_delayed(self, key: bytes, raw: bytes) -> tuple[int, Record]:
         """(rank, record). Raises MessageCorrupted."""
         return fmt.rank_of_delayed(key), fmt.decoded(key, raw)
@@ -132,9 +136,9 @@ class LmdbLog:
         """(rank, a record that carries the bytes) of a damaged one."""
         return fmt.rank_of_delayed(key), fmt.salvaged(key, raw, now_ns)
 
-    def size_of(self, draft: fmt.Draft) -> int:
-        """Bytes of the encoded body."""
-        return draft.body_bytes
+    def size_of(self, payload: Payload) -> int:
+        """Bytes of an encoded body."""
+        return len(payload[1])
 
     def stored_bytes(self, draft: fmt.Draft) -> int:
         """What a draft adds to the bytes that are counted."""

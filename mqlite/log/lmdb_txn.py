@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import lmdb
@@ -11,6 +13,7 @@ from ..codecs import Payload
 from ..message import Position, rank_at
 from ..system.environment import PAGE
 from . import Counters, Definition, Gauges, Lineup, Note, TableNumbers, TopicNumbers, rows
+from . import batch as batches
 from . import format as fmt
 from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .lmdb_reading import NOTHING_KNOWN, Known, LmdbReading
@@ -87,33 +90,30 @@ class LmdbTxn(LmdbReading, Indexing):
             counters.put_sum += fmt.sum_of(value)
         return message_id
 
-    def append_all(self, queue: int, ranked: Sequence[tuple[int, fmt.Draft]]) -> list[int]:
-        """The same for new messages without marks; their ids. One call of LMDB for all: half the time of `append`."""
+    def append_all(self, queue: int, batch: batches.PackedBatch) -> list[int]:
+        """The same for many; their ids. One call of LMDB for all: a quarter of the time of `append`.
+
+        Where they come behind all that is in the tree, LMDB is told so, and need not look for the place of each: half
+        the time of its call.
+        """
         counters = self.counters(queue)
         if queue not in self._put_to:
             self._put_to.add(queue)
             self._txn.delete(fmt.put_key(queue))
-        prefix, number = fmt.queue_key(fmt.MESSAGE, queue), self.next_seq()
-        ids = range(number, number + len(ranked))
-        items: list[tuple[bytes, bytes]] = []
-        size = total = runs = 0
-        last = None
-        for seq, (rank, draft) in zip(ids, ranked, strict=True):
-            if rank != last:
-                runs, last = runs + 1, rank
-            draft.record.id = seq
-            key = fmt.message_key(prefix, rank << 64 | seq)
-            value = fmt.sealed(draft, key)
-            size += len(value)
-            total += fmt.sum_of(value)
-            items.append((key, value))
-        self._usage.store_runs(size, len(items), runs)
-        self._txn.cursor().putmulti(items)
+        number, count = self.next_seq(), len(batch)
+        ids = range(number, number + count)
+        keys, values, sums = batches.sealed(queue, ids, batch)
+        size = sum(map(len, values))
+        runs = 1 + sum(map(operator.ne, batch.ranks, islice(batch.ranks, 1, None)))
+        self._usage.store_runs(size, count, runs)
+        walk = self._txn.cursor()
+        is_last = runs == 1 and walk.last() and walk.key() < keys[0]
+        walk.putmulti(zip(keys, values, strict=True), append=is_last)
         self._seq = ids[-1]
-        counters.put_total += len(items)
+        counters.put_total += count
         counters.put_bytes += size
         if counters.put_sum >= 0:
-            counters.put_sum += total
+            counters.put_sum += sum(sums)
         return list(ids)
 
     def _store(self, queue: int, position: Position, draft: fmt.Draft) -> bytes:

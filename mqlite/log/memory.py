@@ -26,14 +26,14 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from types import TracebackType
 from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict
 
 from ..message import UNGROUPED, Due, Marks, Position, Record, rank_at
-from . import Counters, Definition, Gauges, Lineup, Note, Snapshot, TopicNumbers
+from . import Batch, Counters, Definition, Gauges, Lineup, Note, Snapshot, TopicNumbers
 from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
 from .memory_rows import MemoryRows
 from .shelf import Entry, NestedIndex, Shelf, Waiting, bytes_of, record_in
@@ -103,6 +103,16 @@ class MemoryLog(MemoryRows, Indexing):
         """Nothing to do."""
         return record
 
+    @staticmethod
+    def prepare_all(
+        ranks: Sequence[int],
+        payloads: Sequence[Any],
+        times: Sequence[int],
+        extras: Sequence[dict[str, Any] | None],
+    ) -> Batch:
+        """Nothing to do."""
+        return Batch(ranks, payloads, times, extras, max(map(bytes_of, payloads), default=0), 0)
+
     stored_bytes = weight = staticmethod(lambda draft: bytes_of(draft.payload))
     sum_of = staticmethod(lambda raw: 0)
     is_whole = staticmethod(lambda key, raw: True)
@@ -120,9 +130,8 @@ class MemoryLog(MemoryRows, Indexing):
         """(rank, record): memory does not rot here."""
         return key[2], raw
 
-    def size_of(self, draft: Record) -> int:
-        """Bytes of a body that is bytes or str, else 0: other objects have no size."""
-        return bytes_of(draft.payload)
+    #: Bytes of a body that is bytes or str, else 0: other objects have no size.
+    size_of = staticmethod(bytes_of)
 
     @staticmethod
     def is_schedule(raw: Record) -> bool:
@@ -307,9 +316,12 @@ class MemoryLog(MemoryRows, Indexing):
     def reserve(self, size_bytes: int) -> None:
         """Memory is not reserved."""
 
-    def append_all(self, queue: int, ranked: Sequence[tuple[int, Record]]) -> list[int]:
-        """Nothing is gained here."""
-        return [self.append(queue, rank, draft) for rank, draft in ranked]
+    def append_all(self, queue: int, batch: Batch) -> list[int]:
+        """Store each at the end of its rank. Most become records only when somebody looks at them."""
+        shelf = self.shelf(queue)
+        if any(batch.extras):
+            return [self.append(queue, rank, draft) for rank, draft in zip(batch.ranks, batch.records(), strict=True)]
+        return list(map(self.append_plain, repeat(shelf), batch.ranks, batch.payloads, batch.times))
 
     def append(
         self, queue: int, rank: int, draft: Record, message_id: int = 0, lineup: Lineup = None, seq: int = 0
