@@ -17,7 +17,7 @@ from .codecs import BodyCodec
 from .consumer import Consumer
 from .engine import Claim
 from .errors import Empty, NotSupported
-from .lease import ack_many, claimed_message
+from .lease import ack_many, claimed_messages
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, rank_of
 from .operations import Operations
 from .options import UNSET, Backoff, Unset, named_options
@@ -375,16 +375,12 @@ class Queue(Operations[T], Prepares):
         end = None if wait is None else time.monotonic() + wait
         engine, channel = self._engine, self._channel
         claims: list[Claim] = []
-        messages: list[Message] = []
         try:
             while True:
                 engine.receive(self._state, max_messages, wait, self._interrupt, claims)
                 if not claims:
                     raise Empty(f"queue {self.name!r} had no message in time")
-                for claim in claims:
-                    message = claimed_message(engine, claim, channel.encode, channel.decode, None, channel.accept)
-                    if message is not None:
-                        messages.append(message)
+                messages = claimed_messages(engine, claims, channel.encode, channel.decode, channel.accept)
                 if messages:
                     return messages
                 claims.clear()  # none could be decoded

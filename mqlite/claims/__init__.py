@@ -187,7 +187,7 @@ class Writing(Reading, Protocol):
 
     def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
         """Make rows, without a group, for what is first in line, ahead of clear cursors, which move on. `rows`: of at
-        most two kinds, those of the first kind being one object.
+        most two kinds, one behind the other.
         """
 
     def drop_settled(self, queue: int, positions: list[Position]) -> int:

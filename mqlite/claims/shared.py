@@ -235,34 +235,25 @@ class SharedTxn(SharedReading):
         return known.room >= 0
 
     def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
-        """Make rows for what is first in line; of `rows`, the first and the last may differ, and others are one of
-        these.
-        """
+        """Make rows for what is first in line; of `rows`, the first ones are all alike, and so are the others."""
         self._is_changed = True
         put, prefix, first = self._txn.put, line.rows, packed_row(rows[0])
+        newest = positions[-1:]
         if len(rows) == 1:
-            [newest] = positions
-            place = newest.to_bytes(12, "big")
-            put(prefix + place, first)
-            if line.cursors[newest >> 64] >= 0:
-                line.cursors[newest >> 64] = newest
-                put(cursor_key(queue, newest >> 64), place)
-            else:  # a new one may make others go
-                self.advance(queue, newest)
+            put(prefix + positions[0].to_bytes(12, "big"), first)
         else:
-            last = first if rows[-1] is rows[0] else packed_row(rows[-1])
-            self._txn.cursor().putmulti(
-                [
-                    (prefix + position.to_bytes(12, "big"), first if row is rows[0] else last)
-                    for position, row in zip(positions, rows, strict=True)
-                ]
-            )
-            for rank, position in {each >> 64: each for each in positions}.items():
-                if line.cursors[rank] >= 0:
-                    line.cursors[rank] = position
-                    put(cursor_key(queue, rank), position.to_bytes(12, "big"))
-                else:
-                    self.advance(queue, position)
+            keys = [prefix + position.to_bytes(12, "big") for position in positions]
+            number = rows.count(rows[0])
+            others = [] if number == len(rows) else [packed_row(rows[-1])] * (len(rows) - number)
+            self._txn.cursor().putmulti(zip(keys, [first] * number + others, strict=True))
+            if positions[0] >> 64 != newest[0] >> 64:
+                newest = list({each >> 64: each for each in positions}.values())
+        for position in newest:
+            if line.cursors[position >> 64] >= 0:
+                line.cursors[position >> 64] = position
+                put(cursor_key(queue, position >> 64), position.to_bytes(12, "big"))
+            else:  # a new one may make others go
+                self.advance(queue, position)
         line.claimed += len(positions)
         put(line.counter, line.claimed.to_bytes(8, "big"))
 
@@ -277,7 +268,7 @@ class SharedTxn(SharedReading):
         if len(positions) == 1:
             dropped = int(delete(prefix + positions[0].to_bytes(12, "big")))
         else:
-            dropped = sum([delete(prefix + position.to_bytes(12, "big")) for position in positions])
+            dropped = sum(map(delete, [prefix + position.to_bytes(12, "big") for position in positions]))
         line = self._known.lines.get(queue)
         self._is_changed = True
         if line is None:  # nothing is known of it

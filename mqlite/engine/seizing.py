@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ..claims import STARTED, Kind, Row, Shut
@@ -80,15 +81,7 @@ class Seizing(Picking):
         elif found:
             if seat.taken:
                 seat.taken, seat.alone_at = False, alone_at
-            try:  # `_open` for messages that are whole and do not expire
-                refers = False
-                for claim in into:
-                    claim.record = record = self.log.claimed(queue.id, claim.position, claim.raw, 0, 1)
-                    refers = refers or record.payload is None  # published, to a queue that is bound to the topic
-            except MessageCorrupted:
-                refers = True
-            if refers:
-                self._open(into, 0)
+            self._open_in_line(queue.id, into)
         return found
 
     def _claim_in_line(
@@ -107,29 +100,26 @@ class Seizing(Picking):
             return None
         # after C: it shows every key up to the highest that it shows
         found = self.log.first_in_line(number, queue.version, partial(c.clear_cursor, number, line), count)
-        if not found:
-            return None if found is None else False
+        if found is None:
+            return None
+        if not found[0]:
+            return False
         now_ns, earliest_ns = self.clock.monotonic_ns(), line.deadline_ns
         deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
         if earliest_ns <= now_ns if earliest_ns else deadline_ns:
             return None
-        if earliest_ns > deadline_ns > 0 or not c.has_room_for(len(found)):
+        positions, raws = found
+        if earliest_ns > deadline_ns > 0 or not c.has_room_for(len(positions)):
             return None
         token, commit = c.token, c.commit
         row = Row(token, owner, deadline_ns, flags, 0, 1)
-        if len(found) == 1:
-            [(position, raw)] = found
-            into.append(Claim(queue, position, row if started else row._replace(flags=flags & ~STARTED), raw, commit))
-            c.claim_in_line(number, line, [position], [into[-1].row])
-            return True
-        rows = [row] * len(found)
-        if started < len(found):
+        rows = [row] * len(positions)
+        if started < len(positions):
             later = Row(token, owner, deadline_ns, flags & ~STARTED, 0, 1)
-            rows[started:] = [later] * (len(found) - started)
-        into += [
-            Claim(queue, position, row, raw, commit) for (position, raw), row in zip(found, rows, strict=True)
-        ]  # before there are rows: an interrupt leaves none that nobody holds
-        c.claim_in_line(number, line, [position for position, _ in found], rows)
+            rows[started:] = [later] * (len(positions) - started)
+        # before there are rows: an interrupt leaves none that nobody holds
+        into += map(Claim, repeat(queue), positions, rows, raws, repeat(commit))
+        c.claim_in_line(number, line, positions, rows)
         return True
 
     def _claim_by_all_rules(
@@ -295,6 +285,24 @@ class Seizing(Picking):
                     c.claim(queue.id, position, row._replace(failures=0, acquired=0) if blank else row)
                     into.append(Claim(queue, position, row, raw, c.commit))
         self._open(into, 0)
+
+    def _open_in_line(self, queue: int, claims: list[Claim]) -> None:
+        """`_open` for messages that are whole, as nearly all are, and do not expire."""
+        try:
+            if len(claims) == 1:  # 1 us less
+                records = [self.log.claimed(queue, claims[0].position, claims[0].raw, 0, 1)]
+            else:
+                positions, raws = [claim.position for claim in claims], [claim.raw for claim in claims]
+                records = self.log.claimed_all(queue, positions, raws)
+        except MessageCorrupted:
+            return self._open(claims, 0)
+        refers = False
+        for claim, record in zip(claims, records, strict=True):
+            claim.record = record
+            refers = refers or record.payload is None  # published, to a queue that is bound to the topic
+        if refers:
+            self._open(claims, 0)
+        return None
 
     def _open(self, claims: list[Claim], expiring: int) -> None:
         """Read the records; what is damaged or has expired goes to the dead-letter queue, and out of `claims`."""

@@ -137,20 +137,24 @@ class Settling(Parts):
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
         first = claims[0]
-        lone = len(claims) == 1 and not first.queue.topic
-        if lone and not first.row.group:
+        if len(claims) == 1 and not first.queue.topic and not first.row.group:
             note = (SETTLED_ALONE, first)
             if self.log.remove_alone(first.queue.id, first.position, partial(self._check_row, first), note):
                 return
 
         def op(txn: Any) -> None:
-            if lone:
-                self._check_rows(claims)
-            else:
+            queue = first.queue
+            if queue.topic or any(claim.queue is not queue for claim in claims):
                 self.check_claims(txn, claims)
-            for claim in claims:
-                if txn.remove(claim.queue.id, claim.position) is None:  # a lone one: nothing was changed
-                    raise self._taken_away(txn, claim)
+                for claim in claims:
+                    txn.remove(claim.queue.id, claim.position)
+            else:
+                self._check_rows(claims)
+                if len(claims) == 1:
+                    if txn.remove(queue.id, claims[0].position) is None:
+                        raise self._taken_away(txn, claims[0])
+                elif not txn.remove_all(queue.id, [claim.position for claim in claims]):
+                    raise self._taken_away(txn, next(each for each in claims if not txn.has(queue.id, each.position)))
             txn.notes.append((SETTLED, claims[:]))
 
         self.log.write(op)

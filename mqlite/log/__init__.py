@@ -324,6 +324,11 @@ class Txn(Snapshot, Indexing, Protocol):
     def remove(self, queue: int, position: Position) -> Raw | None:
         """Take a record out; None (and no change) where there is none."""
 
+    def remove_all(self, queue: int, positions: list[Position]) -> bool:
+        """Take out the records at all of these positions, each named once; False, and no change, unless there are
+        records at all of them.
+        """
+
     def pull(self, queue: int, position: Position) -> Raw | None:
         """As `remove`, also of what nobody was handed yet."""
 
@@ -390,7 +395,7 @@ class Log(Protocol):
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
-    ) -> list[tuple[Position, Raw]] | None:
+    ) -> tuple[list[Position], list[Raw]] | None:
         """Under C: of a queue that has cursors, the first stored records behind them, in delivery order. None where a
         cursor is None; where any message of the queue has a group, expires or waits for its time; and where its
         settings have another version.
@@ -449,6 +454,9 @@ class Log(Protocol):
 
     def claimed(self, queue: int, position: Position, raw: Raw, failures: int, acquired: int) -> Record:
         """As `decode`, a record of its own, with so many more failures and claims."""
+
+    def claimed_all(self, queue: int, positions: list[Position], raws: list[Raw]) -> list[Record]:
+        """The same of many that are claimed for the first time since they were stored."""
 
     def salvage(self, queue: int, position: Position, raw: Raw, now_ns: int) -> Record:
         """A record that carries the bytes of a damaged one."""

@@ -81,11 +81,15 @@ DELAYED = b"\x18"
 SEQ_KEY = b"\x7f"
 POSITION_BYTES = 12
 MESSAGE_KEY_BYTES = 1 + 4 + POSITION_BYTES
+#: Where the rank ends in a message's key; what follows it in a key behind all messages of the rank.
+RANK_END, BEHIND_RANK = 1 + 4 + 4, b"\xff" * 9
 KEPT_KEY_BYTES = 1 + 4 + 8
 
 HEADER = struct.Struct(">BBHIQQII")
-_HEAD = struct.Struct(">IBBHIQQII")  # the crc and the header
+HEAD = struct.Struct(">IBBHIQQII")  # the crc and the header
 CRC_AND_HEADER = struct.Struct(">I32s")
+#: Of a stored message: checksum, flags.
+SUM_AND_FLAGS = struct.Struct(">I2xH")
 #: What begins the keys of a queue, rank, seq.
 MESSAGE_KEY = struct.Struct(">5sIQ")
 _CRC = struct.Struct(">I")
@@ -112,6 +116,7 @@ _DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
 #: Of a message.
 VERSION = 1
+CRC_BYTES = _CRC.size
 HEADER_BYTES = _CRC.size + HEADER.size
 #: Bytes of a stored message besides its body and extras, key included.
 OVERHEAD_BYTES = MESSAGE_KEY_BYTES + HEADER_BYTES
@@ -330,20 +335,26 @@ def decoded(key: bytes, value: bytes) -> Record:
     """The record stored under `key`. Raises MessageCorrupted."""
     if len(value) >= HEADER_BYTES:
         tail = value[HEADER_BYTES:]
-        crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = _HEAD.unpack_from(value)
-        if version == VERSION and crc == _crc32(key, _crc32(value[_CRC.size : HEADER_BYTES], _crc32(tail))):
-            marks = None
-            if flags:
-                marks, end = unpacked_marks(value, flags)
-                tail = value[end:]
-            payload: Payload | None = (tag, tail[extras_bytes:] if extras_bytes else tail)
-            if flags & SOURCE:
-                payload = None
-            extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
-            return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
+        fields = HEAD.unpack_from(value)
+        if fields[1] == VERSION and fields[0] == _crc32(key, _crc32(value[_CRC.size : HEADER_BYTES], _crc32(tail))):
+            return parsed(value, fields, tail)
     raise MessageCorrupted(
         f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue"
     )
+
+
+def parsed(value: bytes, fields: tuple[int, ...], tail: bytes) -> Record:
+    """The record of a value that matches its checksum. fields: those of HEAD; tail: what follows them."""
+    _, _, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = fields
+    marks = None
+    if flags:
+        marks, end = unpacked_marks(value, flags)
+        tail = value[end:]
+    payload: Payload | None = (tag, tail[extras_bytes:] if extras_bytes else tail)
+    if flags & SOURCE:
+        payload = None
+    extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
+    return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
 
 
 def enqueued_ns(value: bytes) -> int:

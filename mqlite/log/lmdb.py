@@ -107,7 +107,7 @@ class LmdbLog:
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
-    ) -> list[tuple[Position, bytes]] | None:
+    ) -> tuple[list[Position], list[bytes]] | None:
         """As LmdbReading.first_in_line in a `glance`, which as a block would take 0.6 us more."""
         glance = LmdbLogGlance(self._environment)
         glance.begin()
@@ -172,6 +172,8 @@ class LmdbLog:
         record.delivery_count += failures
         record.acquired_count += acquired
         return record
+
+    claimed_all = staticmethod(batches.claimed)
 
     def salvage(self, queue: int, position: Position, raw: bytes, now_ns: int) -> Record:
         """A record that carries the bytes of a damaged one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -162,45 +163,43 @@ class LmdbReading(Indexed):
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
-    ) -> list[tuple[Position, bytes]] | None:
-        """The first so many that `ahead` gives, at once (half the time of a generator). None where a cursor is None,
-        where a message has a group, expires or waits for its time, and where the settings have another version.
+    ) -> tuple[list[Position], list[bytes]] | None:
+        """The first so many that `ahead` gives, at once (a third of the time of a generator). None where a cursor is
+        None, where a message has a group, expires or waits for its time, and where the settings have another version.
         """
         if not fmt.is_plain(self._txn.get(fmt.put_key(queue)), version):
             return None
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
-        found: list[tuple[Position, bytes]] = []
-        rank, start = -1, fmt.message_key(prefix, 0)
+        positions: list[Position] = []
+        values: list[bytes] = []
+        start = fmt.message_key(prefix, 0)
         walk = self._txn.cursor()
-        if count == 1 and walk.set_range(start):  # as most: no loop where it is the very first (0.6 us)
-            key, value = walk.item()
-            if len(key) != fmt.MESSAGE_KEY_BYTES or not key.startswith(prefix):
-                return found
-            position = int.from_bytes(key[5:], "big")
+        while len(positions) < count and walk.set_range(start):
+            key = walk.key()
+            if not is_message(key, prefix):
+                break
+            position = fmt.position_of(key)
             passed = cursor(position >> 64)
             if passed is None:
                 return None
-            if position > passed:
-                return [(position, value)]
-        while walk.set_range(start):
-            for key, value in walk.iternext():
-                if len(key) != fmt.MESSAGE_KEY_BYTES or not key.startswith(prefix):
-                    return found
-                position = int.from_bytes(key[5:], "big")
-                if position >> 64 != rank:
-                    rank = position >> 64
-                    passed = cursor(rank)
-                    if passed is None:
-                        return None
-                    if position <= passed:
-                        start = fmt.message_key(prefix, passed + 1)
-                        break
-                found.append((position, value))
-                if len(found) == count:
-                    return found
-            else:
-                return found
-        return found
+            if position <= passed:
+                start = fmt.message_key(prefix, passed + 1)
+                continue
+            if count == 1:  # as most
+                return [position], [walk.value()]
+            begins, items, size = key[: fmt.RANK_END], walk.iternext(), 8
+            while len(positions) < count:  # more and more at once, so that little is read of the next rank
+                wanted = min(size, count - len(positions))
+                found = list(islice(items, wanted))
+                if not found or not is_message(found[-1][0], begins):
+                    found = [item for item in found if is_message(item[0], begins)]
+                positions += [int.from_bytes(key[5:], "big") for key, _ in found]
+                values += [value for _, value in found]
+                if len(found) < wanted:
+                    break
+                size *= 2
+            start = begins + fmt.BEHIND_RANK
+        return positions, values
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, bytes]]:
         """All stored records from a position on."""

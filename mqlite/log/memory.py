@@ -159,6 +159,10 @@ class MemoryLog(MemoryRows, Indexing):
             raw.marks,
         )
 
+    def claimed_all(self, queue: int, positions: list[Position], raws: list[Record]) -> list[Record]:
+        """Records of their own."""
+        return list(map(self.claimed, repeat(queue), positions, raws, repeat(0), repeat(1)))
+
     def salvage(self, queue: int, position: Position, raw: Record, now_ns: int) -> Record:
         """The record itself: memory does not rot here."""
         return raw
@@ -271,14 +275,15 @@ class MemoryLog(MemoryRows, Indexing):
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
-    ) -> list[tuple[Position, Record]] | None:
+    ) -> tuple[list[Position], list[Record]] | None:
         """The first so many that `ahead` gives, unless a message has a group, expires or waits for its time, or the
         settings have another version.
         """
         numbers = self.shelf(queue).numbers
         if numbers.settings_version != version or numbers.gauges[1:] != (0, 0, 0):
             return None
-        return list(islice(self.ahead(queue, lambda rank: -1), count))
+        found = list(islice(self.ahead(queue, lambda rank: -1), count))
+        return [position for position, _ in found], [record for _, record in found]
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Record]]:
         """All records from `start` on."""
@@ -459,6 +464,14 @@ class MemoryLog(MemoryRows, Indexing):
             if record.marks is not None or shelf.indexes[PLACE]:
                 self._unindex(shelf, queue, position >> 64, position & LOW_MASK, True, record)
         return record
+
+    def remove_all(self, queue: int, positions: list[Position]) -> bool:
+        """Take out all of these, which were handed out. O(1) each."""
+        if not self.has_all(queue, positions):
+            return False
+        for position in positions:
+            self.remove(queue, position)
+        return True
 
     def pull(self, queue: int, position: Position) -> Record | None:
         """Take a record out, handed out or not."""

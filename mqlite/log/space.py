@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from itertools import repeat
 
 import lmdb
 
@@ -247,6 +249,11 @@ class Usage:
         self._removals += 1
         if self._stored_pages + 2 * self._removals > self._granted or (self.tight and self._pages() > self._granted):
             self._grant()
+
+    def remove_run(self, sizes: Sequence[int]) -> None:
+        """Values of these sizes are about to be removed, which are neighbours: counted as by `continue_run`."""
+        self._stored_bytes += 128 * len(sizes)  # for what is written: as much as of single ones
+        self._use(2 + 4 * (sum(map(min, sizes, repeat(PAGE // 2))) + _NODE_BYTES * len(sizes)) // PAGE)
 
     def continue_run(self, size_bytes: int) -> None:
         """The value of so many bytes that was removed last lay right behind the one before it. Two changed pages are
