@@ -61,6 +61,7 @@ class Channel:
         self.codec = codec
         self.decode: Callable[[Any], Any] = _identity if store.in_memory else codec.decode
         self.encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
+        self.encode_all: Callable[[Iterable[Any]], list[Any]] = list if store.in_memory else codec.encode_all
         self.accept: Accept | None = None  # the user's filter, of a subscription
         self._reference = [store]  # popped by the one thread that closes
 
@@ -260,7 +261,7 @@ class Channel:
         extras, *rest = said
         if rest != _NOTHING:
             return self.put([(rank, self.draft(item, *said)) for item in items], timeout, interrupt)
-        payloads = list(map(self.encode, items))
+        payloads = self.encode_all(items)
         count, now_ns = len(payloads), self.engine.clock.wall_ns()
         batch = self.engine.log.prepare_all([rank] * count, payloads, [now_ns] * count, [extras] * count)
         self._check_size(batch.largest)

@@ -12,7 +12,7 @@ from .engine.commitment import Commitment
 from .engine.publishing import Publishing
 from .engine.settling import ACK, NACK, REJECT, Settlement
 from .errors import CodecError, LeaseLost, MqliteError, NotClaimed, NotSupported
-from .message import Death, Message, Record, error_texts, priority_of, rank_at, utc
+from .message import PLAIN_FIELDS, Death, Message, Record, error_texts, priority_of, rank_at, utc
 from .replies import is_awaited, is_request, reply_to, report_to
 from .transaction import Transaction, checked
 from .waiting import Interrupt
@@ -237,23 +237,8 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object
 def message_of(queue: str, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
     """A Message for the user."""
     if record.extras is None and record.marks is None:  # as most
-        return Message(
-            body,
-            record.id,
-            priority_of(position >> 64),
-            {},
-            None,
-            None,
-            None,
-            record.enqueued_ns,
-            record.delivery_count,
-            record.acquired_count,
-            None,
-            None,
-            None,
-            queue,
-            None,
-            lease,
+        return _plain_message(
+            queue, position, record.enqueued_ns, record.id, record.delivery_count, record.acquired_count, body, lease
         )
     extras = record.extras or _NO_EXTRAS
     return Message(
@@ -272,6 +257,31 @@ def message_of(queue: str, position: int, record: Record, body: Any, lease: Leas
         extras.get("correlation_id"),
         queue,
         _death(extras["death"]) if "death" in extras else None,
+        lease,
+    )
+
+
+def _plain_message(
+    queue: str, position: int, enqueued_ns: int, number: int, failures: int, acquired: int, body: Any, lease: Any
+) -> Message:
+    """One of which nothing is said."""
+    priority = priority_of(position >> 64)
+    return Message(
+        body,
+        number,
+        priority,
+        {},
+        None,
+        None,
+        None,
+        enqueued_ns,
+        failures,
+        acquired,
+        None,
+        None,
+        None,
+        queue,
+        None,
         lease,
     )
 
@@ -313,19 +323,23 @@ def claimed_messages(
     engine: Engine, claims: Iterable[Claim], encode: Encode, decode: Decode, accept: Accept | None
 ) -> list[Message]:
     """`claimed_message` for each of these, without those that have none. (A fifth less time for 100 of them.)"""
-    messages = []
+    messages: list[Message | None] = []
     owner = engine.presence.owner
     for claim in claims:
-        record = claim.record
+        if accept is not None or len(claim.fields) != PLAIN_FIELDS:
+            messages.append(claimed_message(engine, claim, encode, decode, None, accept))
+            continue
+        payload, enqueued_ns, number, failures, acquired = claim.fields
         try:
-            body = decode(record.payload)
+            body = decode(payload)
         except CodecError as error:
             engine.bury_undecodable(claim, error)
             continue
-        if accept is None or is_accepted(engine, claim, body, accept):
-            lease = Lease(engine, owner, claim, encode, None)
-            messages.append(message_of(claim.queue.name, claim.position, record, body, lease))
-    return messages
+        lease = Lease(engine, owner, claim, encode, None)
+        messages.append(
+            _plain_message(claim.queue.name, claim.position, enqueued_ns, number, failures, acquired, body, lease)
+        )
+    return [message for message in messages if message is not None]
 
 
 def is_accepted(engine: Engine, claim: Claim, body: Any, accept: Accept) -> bool:

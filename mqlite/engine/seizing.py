@@ -288,21 +288,20 @@ class Seizing(Picking):
 
     def _open_in_line(self, queue: int, claims: list[Claim]) -> None:
         """`_open` for messages that are whole, as nearly all are, and do not expire."""
+        refers = False
         try:
             if len(claims) == 1:  # 1 us less
-                records = [self.log.claimed(queue, claims[0].position, claims[0].raw, 0, 1)]
+                [claim] = claims
+                claim.record = record = self.log.claimed(queue, claim.position, claim.raw, 0, 1)
+                refers = record.payload is None  # published, to a queue that is bound to the topic
             else:
                 positions, raws = [claim.position for claim in claims], [claim.raw for claim in claims]
-                records = self.log.claimed_all(queue, positions, raws)
+                for claim, claim.fields in zip(claims, self.log.claimed_all(queue, positions, raws), strict=True):
+                    refers = refers or claim.fields[0] is None
         except MessageCorrupted:
-            return self._open(claims, 0)
-        refers = False
-        for claim, record in zip(claims, records, strict=True):
-            claim.record = record
-            refers = refers or record.payload is None  # published, to a queue that is bound to the topic
+            refers = True
         if refers:
             self._open(claims, 0)
-        return None
 
     def _open(self, claims: list[Claim], expiring: int) -> None:
         """Read the records; what is damaged or has expired goes to the dead-letter queue, and out of `claims`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -30,7 +31,8 @@ class Refused(Exception):
 
 @attrs.define(eq=False)
 class Claim:
-    """A message that this process holds. `record` is read from `raw` after the commit that makes the row.
+    """A message that this process holds. `record` is read from `raw` after the commit that makes the row, or is made
+    of the `fields` that were read then (the first of a Record's, in their order): of most messages nobody asks for it.
 
     damaged: the record does not match its checksum, so nothing that it says is to be trusted.
     body: what the topic keeps of a reference, as of the claim, where that was looked up.
@@ -44,4 +46,16 @@ class Claim:
     commit: int = -2
     damaged: bool = False
     body: Raw | None = None
-    record: Record = attrs.field(init=False)
+    fields: Sequence[Any] = ()
+    _record: Record | None = None
+
+    @property
+    def record(self) -> Record:
+        """What is known of the message."""
+        if self._record is None:
+            self._record = Record(*self.fields)
+        return self._record
+
+    @record.setter
+    def record(self, record: Record) -> None:
+        self._record = record

@@ -19,7 +19,7 @@ Positions   rank << 64 | seq; a greater seq is never followed by a smaller one i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -455,8 +455,10 @@ class Log(Protocol):
     def claimed(self, queue: int, position: Position, raw: Raw, failures: int, acquired: int) -> Record:
         """As `decode`, a record of its own, with so many more failures and claims."""
 
-    def claimed_all(self, queue: int, positions: list[Position], raws: list[Raw]) -> list[Record]:
-        """The same of many that are claimed for the first time since they were stored."""
+    def claimed_all(self, queue: int, positions: list[Position], raws: list[Raw]) -> Iterable[tuple[Any, ...]]:
+        """The same of many that are claimed for the first time since they were stored: `Record.fields` of each. Raises
+        MessageCorrupted where one does not match its checksum.
+        """
 
     def salvage(self, queue: int, position: Position, raw: Raw, now_ns: int) -> Record:
         """A record that carries the bytes of a damaged one."""

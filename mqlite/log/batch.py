@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import operator
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
 import attrs
 
 from ..codecs import Payload
-from ..message import Position, Record
+from ..message import Position
 from . import Batch
 from . import format as fmt
 
@@ -79,23 +79,20 @@ def sealed(queue: int, ids: Sequence[int], batch: PackedBatch) -> tuple[list[byt
     return keys, values, sums
 
 
-def claimed(queue: int, positions: Sequence[Position], values: Sequence[bytes]) -> list[Record]:
-    """The records stored at these positions, claimed once more: as `format.decoded` for each, 0.75 us instead of 1.2.
-    Raises MessageCorrupted where one of them does not match its checksum.
+def claimed(queue: int, positions: Sequence[Position], values: Sequence[bytes]) -> Iterable[tuple[Any, ...]]:
+    """What the records at these positions are made of, claimed once more; see `Record.fields`. As `format.decoded` for
+    each, in half of its time where they are plain. Raises MessageCorrupted where one does not match its checksum.
     """
     prefix = fmt.queue_key(fmt.MESSAGE, queue)
     keys = [prefix + position.to_bytes(fmt.POSITION_BYTES, "big") for position in positions]
-    if min(map(len, values)) < fmt.HEADER_BYTES:
-        return list(map(fmt.decoded, keys, values))  # which raises
-    tails = [value[fmt.HEADER_BYTES :] for value in values]
-    heads = [value[fmt.CRC_BYTES : fmt.HEADER_BYTES] for value in values]
-    sums, versions, tags, flags, extras_bytes, ids, times, failures, acquired = zip(
-        *map(fmt.HEAD.unpack_from, values), strict=True
-    )
-    are_whole = tuple(map(_crc32, keys, map(_crc32, heads, map(_crc32, tails)))) == sums
-    if are_whole and not any(flags) and not any(extras_bytes) and versions.count(fmt.VERSION) == len(versions):
-        return list(map(Record, zip(tags, tails, strict=True), times, ids, failures, map((1).__add__, acquired)))
-    records = list(map(fmt.decoded, keys, values))
-    for record in records:
-        record.acquired_count += 1
-    return records
+    if min(map(len, values)) >= fmt.HEADER_BYTES:
+        tails = [value[fmt.HEADER_BYTES :] for value in values]
+        heads = [value[fmt.CRC_BYTES : fmt.HEADER_BYTES] for value in values]
+        stored, versions, tags, flags, extras_bytes, ids, times, failures, acquired = zip(
+            *map(fmt.HEAD.unpack_from, values), strict=True
+        )
+        are_plain = not any(flags) and not any(extras_bytes) and versions.count(fmt.VERSION) == len(versions)
+        if are_plain and tuple(map(_crc32, keys, map(_crc32, heads, map(_crc32, tails)))) == stored:
+            payloads = zip(tags, tails, strict=True)
+            return zip(payloads, times, ids, failures, map((1).__add__, acquired), strict=True)
+    return [fmt.decoded(key, value).fields(1) for key, value in zip(keys, values, strict=True)]

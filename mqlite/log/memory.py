@@ -25,7 +25,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice, repeat
 from types import TracebackType
 from typing import Any, TypeVar
@@ -159,9 +159,9 @@ class MemoryLog(MemoryRows, Indexing):
             raw.marks,
         )
 
-    def claimed_all(self, queue: int, positions: list[Position], raws: list[Record]) -> list[Record]:
-        """Records of their own."""
-        return list(map(self.claimed, repeat(queue), positions, raws, repeat(0), repeat(1)))
+    def claimed_all(self, queue: int, positions: list[Position], raws: list[Record]) -> Iterable[tuple[Any, ...]]:
+        """What records of their own are made of."""
+        return [raw.fields(1) for raw in raws]
 
     def salvage(self, queue: int, position: Position, raw: Record, now_ns: int) -> Record:
         """The record itself: memory does not rot here."""
