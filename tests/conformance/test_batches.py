@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fixture_types import MakeQueue
+from fixture_types import InThread, MakeQueue, UntilWaiting
 
 import mqlite
+from mqlite.claims import Kind
 
 
 def test_put_many_returns_the_ids_in_order(q: mqlite.Queue[Any]) -> None:
@@ -163,3 +164,118 @@ def test_ack_many_takes_messages_of_several_queues_of_one_store(path: str) -> No
 def test_receive_takes_a_positive_int(q: mqlite.Queue[Any], count: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="max_messages"):
         q.receive(count)
+
+
+def test_put_many_of_bodies_of_all_kinds_brings_them_back(q: mqlite.Queue[Any]) -> None:
+    bodies = [b"bytes", "text", {"k": [1, None]}, 2.5, b"", ""]
+    q.put_many(bodies)
+    assert [m.body for m in q.receive(9)] == bodies
+
+
+def test_messages_of_a_batch_say_when_they_were_put_and_that_they_were_claimed_once(q: mqlite.Queue[Any]) -> None:
+    q.put_many([1, 2, 3])
+    messages = q.receive(3)
+    assert {(m.enqueued_ns > 0, m.delivery_count, m.acquired_count, m.headers == {}, m.type) for m in messages} == {(True, 0, 1, True, None)}
+
+
+def test_what_is_said_of_some_messages_of_a_batch_is_said_of_no_others(q: mqlite.Queue[Any]) -> None:
+    with q.producer() as producer:
+        for n in range(6):
+            producer.put(n, **({"headers": {"n": n}, "type": "t"} if n % 2 else {}))
+    assert [(m.body, m.headers, m.type) for m in q.receive(6)] == [(n, {"n": n}, "t") if n % 2 else (n, {}, None) for n in range(6)]
+
+
+@pytest.mark.parametrize("options", [{"delay": 60}, {"ttl": 60}, {"group": "g"}], ids=["delay", "ttl", "group"])
+def test_one_message_of_a_producer_that_asks_for_more_changes_none_of_the_others(q: mqlite.Queue[Any], options: dict[str, Any]) -> None:
+    with q.producer() as producer:
+        receipts = [producer.put(n, **(options if n == 3 else {})) for n in range(6)]
+    assert [r.result() for r in receipts] == sorted(r.result() for r in receipts)
+    assert {m.body for m in q.receive(9)} | {3} == set(range(6))
+
+
+PRIORITIES = [0, 9, -5, 0, 2**31 - 1, -(2**31), 9, 0]
+
+
+def test_a_batch_of_mixed_priorities_comes_in_their_order(q: mqlite.Queue[Any]) -> None:
+    with q.producer() as producer:
+        for n in range(200):
+            producer.put(n, priority=PRIORITIES[n % len(PRIORITIES)])
+    expected = sorted(range(200), key=lambda n: -PRIORITIES[n % len(PRIORITIES)])
+    found: list[int] = []
+    for count in (1, 7, 90, 3, 99):  # what was taken before lies ahead of the rest of its priority
+        messages = q.receive(count)
+        assert {m.priority for m in messages} == {PRIORITIES[m.body % len(PRIORITIES)] for m in messages}
+        found += [m.body for m in messages]
+    assert found == expected
+
+
+def test_all_of_a_priority_are_received_where_another_follows(make_queue: MakeQueue) -> None:
+    q = make_queue()
+    for size in (1, 7, 8, 9, 23, 24, 25):  # around the steps in which the log is read
+        q.put_many([size] * size, priority=3)
+        q.put_many([0] * 4, priority=2)
+        assert [m.body for m in q.receive(size + 2)] == [size] * size + [0] * 2
+        q.ack_many(q.receive(2))
+
+
+def test_ack_many_takes_the_messages_in_any_order(q: mqlite.Queue[Any]) -> None:
+    q.put_many(range(50))
+    q.put_many(range(50), priority=1)
+    q.ack_many(reversed(q.receive(100)))
+    assert (q.stats().ready, q.stats().claimed) == (0, 0)
+
+
+@pytest.mark.parametrize("kept", [{0}, {99}, {50}, set(range(0, 100, 2)), set(range(40, 60))], ids=["first", "last", "middle", "every other", "a run"])
+def test_ack_many_removes_what_it_names_and_nothing_beside_it(q: mqlite.Queue[Any], kept: set[int]) -> None:
+    q.put_many(range(100))
+    messages = q.receive(100)
+    q.ack_many(m for m in messages if m.body not in kept)
+    for m in messages:
+        if m.body in kept:
+            m.release()
+    assert {m.body for m in q.receive(100)} == kept
+
+
+@pytest.mark.parametrize("lost", [0, 50, 99])
+@pytest.mark.parametrize("how", ["given back", "taken away"])
+def test_one_lost_claim_among_a_hundred_removes_nothing(q: mqlite.Queue[Any], lost: int, how: str) -> None:
+    q.put_many(range(100))
+    messages = q.receive(100)
+    if how == "given back":
+        q._engine.release_all([messages[lost].lease.claim])  # type: ignore[attr-defined]
+    else:
+        q._engine.log.write(lambda txn: txn.remove(q._state.id, messages[lost].lease.claim.position))  # type: ignore[attr-defined]
+    left = [m for m in messages if m is not messages[lost]]
+    with pytest.raises(mqlite.LeaseLost):
+        q.ack_many(messages)
+    assert q.stats().claimed == 99
+    q.ack_many(left)
+    assert (q.stats().claimed, q.stats().ready) == (0, 1 if how == "given back" else 0)
+
+
+@pytest.mark.parametrize("options", [{"ttl": 3600}, {"headers": {"h": 1}}, {"unique": "u"}], ids=["ttl", "headers", "unique"])
+def test_ack_many_strikes_what_some_of_the_messages_are_found_by(q: mqlite.Queue[Any], options: dict[str, Any]) -> None:
+    q.put_many(range(5))
+    number = q.put(5, **options)
+    q.put_many(range(6, 20))
+    q.ack_many(q.receive(20))
+    assert q.check() == []
+    assert q.put(5, **options) != number
+
+
+def test_a_queue_with_maxbytes_takes_batches_that_fit(make_queue: MakeQueue) -> None:
+    q = make_queue(maxbytes=1500)
+    q.put_many([b"x" * 100] * 8)
+    with pytest.raises(mqlite.Full):
+        q.put_many([b"x" * 100] * 8, block=False)
+    assert q.qsize() == 8
+
+
+def test_a_batch_waits_for_room(make_queue: MakeQueue, in_thread: InThread, until_waiting: UntilWaiting) -> None:
+    q = make_queue(maxsize=5)
+    q.put_many(range(5))
+    done = in_thread(q.put_many, [5, 6])
+    until_waiting(q, Kind.SPACE)
+    q.ack_many(q.receive(2))
+    assert len(done.result(10)) == 2
+    assert [m.body for m in q.receive(5)] == [2, 3, 4, 5, 6]

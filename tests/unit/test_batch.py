@@ -1,0 +1,93 @@
+"""Many messages at once are the same bytes, and the same records, as each by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mqlite.codecs import BYTES, JSON, TEXT, BodyCodec
+from mqlite.errors import CodecError, MessageCorrupted
+from mqlite.log import batch
+from mqlite.log import format as fmt
+from mqlite.message import Record
+
+QUEUE = 7
+RANKS = st.integers(0, (1 << 32) - 1)
+PAYLOADS = st.tuples(st.sampled_from([BYTES, TEXT, JSON]), st.binary(max_size=40))
+TIMES = st.integers(0, (1 << 64) - 1)
+EXTRAS = st.none() | st.fixed_dictionaries({"headers": st.dictionaries(st.text(max_size=4), st.integers(), max_size=2)})
+MESSAGES = st.lists(st.tuples(RANKS, PAYLOADS, TIMES, EXTRAS), min_size=1, max_size=20)
+
+
+def packed(messages: list[Any]) -> batch.PackedBatch:
+    return batch.packed(*map(list, zip(*messages, strict=True)))
+
+
+def sealed(count: int) -> tuple[list[int], list[bytes]]:
+    """Positions and values of so many plain messages."""
+    keys, values, _ = batch.sealed(QUEUE, range(1, count + 1), packed([(5, (BYTES, b"body"), 9, None)] * count))
+    return list(map(fmt.position_of, keys)), values
+
+
+@given(MESSAGES, st.integers(1, 1 << 50))
+def test_messages_of_a_batch_are_stored_as_each_by_itself(messages: list[Any], first: int) -> None:
+    ids = range(first, first + len(messages))
+    keys, values, sums = batch.sealed(QUEUE, ids, packed(messages))
+    for key, value, total, number, (rank, payload, time, extras) in zip(keys, values, sums, ids, messages, strict=True):
+        assert key == fmt.message_key(fmt.queue_key(fmt.MESSAGE, QUEUE), rank << 64 | number)
+        assert value == fmt.sealed(fmt.draft_of(Record(payload, time, number, 0, 0, extras)), key)
+        assert total == fmt.sum_of(value)
+
+
+@given(MESSAGES)
+def test_room_for_a_batch_is_that_for_each_of_its_messages(messages: list[Any]) -> None:
+    made = packed(messages)
+    keys, values, _ = batch.sealed(QUEUE, range(1, len(messages) + 1), made)
+    assert made.footprint == sum(map(len, keys)) + sum(map(len, values))
+    assert made.largest == max(len(body) for _, (_, body), _, _ in messages)
+
+
+@given(MESSAGES)
+def test_messages_that_are_claimed_together_are_read_as_each_by_itself(messages: list[Any]) -> None:
+    keys, values, _ = batch.sealed(QUEUE, range(1, len(messages) + 1), packed(messages))
+    found = batch.claimed(QUEUE, list(map(fmt.position_of, keys)), values)
+    assert list(found) == [fmt.decoded(key, value).fields(1) for key, value in zip(keys, values, strict=True)]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("byte", [0, 4, 5, 7, 11, 20, 36], ids=["crc", "version", "tag", "flags", "extras", "time", "body"])
+def test_a_flipped_bit_in_one_of_a_batch_is_found(place: int, byte: int) -> None:
+    positions, values = sealed(3)
+    damaged = bytearray(values[place])
+    damaged[byte] ^= 1
+    values[place] = bytes(damaged)
+    with pytest.raises(MessageCorrupted):
+        batch.claimed(QUEUE, positions, values)
+
+
+@pytest.mark.parametrize("size", [0, 3, 35])
+def test_a_value_of_a_batch_that_was_cut_off_is_found(size: int) -> None:
+    positions, values = sealed(3)
+    values[1] = values[1][:size]
+    with pytest.raises(MessageCorrupted):
+        batch.claimed(QUEUE, positions, values)
+
+
+def test_a_message_of_a_batch_that_lies_at_another_place_is_found() -> None:
+    positions, values = sealed(3)
+    with pytest.raises(MessageCorrupted):
+        batch.claimed(QUEUE, [positions[0], positions[2], positions[1]], values)
+
+
+@pytest.mark.parametrize("bodies", [[], [b"a", b""], ["a"], [b"a", "b", 3, None], [{"k": [1]}]])
+def test_bodies_are_encoded_together_as_each_by_itself(bodies: list[Any]) -> None:
+    codec = BodyCodec("json")
+    assert codec.encode_all(iter(bodies)) == list(map(codec.encode, bodies))
+
+
+def test_one_body_that_cannot_be_carried_is_told_among_many() -> None:
+    with pytest.raises(CodecError):
+        BodyCodec("json").encode_all([b"a", object()])
