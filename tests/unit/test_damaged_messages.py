@@ -105,6 +105,20 @@ def test_a_queue_of_damaged_messages_only_is_empty_in_the_end(path: str) -> None
         assert (q.qsize(), q.stats().dead) == (0, 4)
 
 
+@pytest.mark.parametrize("number", [0, 60, 99])
+def test_one_damaged_message_among_many_that_are_claimed_at_once_dies_alone(path: str, number: int) -> None:
+    bodies = [b"damaged" if n == number else b"%d" % n for n in range(100)]
+    with mqlite.Queue("q", path) as q:
+        q.put_many([b"before", *bodies])
+    flip_a_bit(path, b"damaged")
+    with mqlite.Queue("q", path) as q:
+        q.receive()
+        messages = q.receive(100)
+        assert [m.body for m in messages] == [body for body in bodies if body != b"damaged"]
+        q.ack_many(messages)
+        assert (q.stats().claimed, q.stats().dead, q.check()) == (1, 1, [])
+
+
 def test_a_damaged_dead_letter_is_not_lost(path: str) -> None:
     with mqlite.Queue("q", path) as q:
         q.put(b"damaged")

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from mqlite.durability.checkpoint import Checkpoints
 from mqlite.errors import StoreFull
 from mqlite.log import space
-from mqlite.log.space import RESERVE_PAGES, Space
-from mqlite.system.control import FREE
+from mqlite.log.space import RESERVE_PAGES, Space, Usage
+from mqlite.system.control import FREE, RESERVED, ROOM, VOLUME
 from mqlite.system.environment import PAGE
 from mqlite.system.level import Level
 
@@ -42,6 +43,9 @@ class FakeEnvironment:
 
     def live_pages(self) -> int:
         return self.live
+
+    def tree_pages(self) -> int:
+        return self.map_size // PAGE
 
 
 @pytest.fixture
@@ -182,3 +186,49 @@ def test_pages_that_only_a_checkpoint_makes_usable_are_none_for_a_put(file: Path
         one.ensure(1)
     one.words[FREE] = RESERVE_PAGES + 3  # more, where nothing is left at the end of the file
     one.ensure(1)
+
+
+# ---------------------------------------------------------------------- what a transaction may use
+class Mapped(Level):
+    writemap = True
+
+
+def usage_of(made: list[Space], file: Path, room: int) -> Usage:
+    environment = FakeEnvironment(file, map_pages=room + 2)
+    environment.level = Mapped()
+    one = space_of(made, environment)
+    one.words[ROOM] = one.words[RESERVED] = room
+    return Usage(one)
+
+
+def used(usage: Usage) -> int:
+    before = usage._words[ROOM]
+    usage.seal()
+    return before - usage._words[ROOM]
+
+
+def test_neighbours_that_are_removed_together_count_as_much_as_one_by_one(file: Path, made: list[Space]) -> None:
+    sizes = [136, 4000, 50_000, 40] * 25
+    together, one_by_one = usage_of(made, file, 100_000), usage_of(made, file, 100_000)
+    together.remove_run(sizes)
+    one_by_one.remove()  # the first, anywhere
+    for size in sizes:
+        one_by_one.remove()
+        one_by_one.continue_run(size)
+    assert used(together) == used(one_by_one)
+    assert together._words[VOLUME] > one_by_one._words[VOLUME]  # a checkpoint comes in time
+
+
+def test_neighbours_are_counted_before_they_are_removed(file: Path, made: list[Space]) -> None:
+    usage = usage_of(made, file, 300)
+    with pytest.raises(lmdb.DiskError):
+        usage.remove_run([3000] * 400)
+
+
+def test_a_transaction_that_removed_neighbours_counts_what_it_removes_besides(file: Path, made: list[Space]) -> None:
+    usage = usage_of(made, file, 100_000)
+    usage.remove_run([136] * 100)
+    first = usage._pages()
+    for _ in range(500):
+        usage.remove()
+    assert used(usage) == first + 1000
