@@ -308,15 +308,16 @@ def claimed_message(
     """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue, or where
     `accept` refuses it.
     """
+    record = claim.record
     try:
-        body = decode(claim.record.payload)
+        body = decode(record.payload)
     except CodecError as error:
         engine.bury_undecodable(claim, error)
         return None
     if accept is not None and not is_accepted(engine, claim, body, accept):
         return None
     lease = Lease(engine, engine.presence.owner, claim, encode, on_end)
-    return message_of(claim.queue.name, claim.position, claim.record, body, lease)
+    return message_of(claim.queue.name, claim.position, record, body, lease)
 
 
 def claimed_messages(

@@ -238,7 +238,7 @@ class SharedTxn(SharedReading):
         """Make rows for what is first in line; of `rows`, the first ones are all alike, and so are the others."""
         self._is_changed = True
         put, prefix, first = self._txn.put, line.rows, packed_row(rows[0])
-        newest = positions[-1:]
+        newest = positions
         if len(rows) == 1:
             put(prefix + positions[0].to_bytes(12, "big"), first)
         else:
@@ -246,6 +246,7 @@ class SharedTxn(SharedReading):
             number = rows.count(rows[0])
             others = [] if number == len(rows) else [packed_row(rows[-1])] * (len(rows) - number)
             self._txn.cursor().putmulti(zip(keys, [first] * number + others, strict=True))
+            newest = positions[-1:]
             if positions[0] >> 64 != newest[0] >> 64:
                 newest = list({each >> 64: each for each in positions}.values())
         for position in newest:

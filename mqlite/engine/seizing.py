@@ -113,6 +113,11 @@ class Seizing(Picking):
             return None
         token, commit = c.token, c.commit
         row = Row(token, owner, deadline_ns, flags, 0, 1)
+        if len(positions) == 1:  # as most
+            [position], [raw] = found
+            into.append(Claim(queue, position, row if started else row._replace(flags=flags & ~STARTED), raw, commit))
+            c.claim_in_line(number, line, positions, [into[-1].row])
+            return True
         rows = [row] * len(positions)
         if started < len(positions):
             later = Row(token, owner, deadline_ns, flags & ~STARTED, 0, 1)
@@ -288,16 +293,17 @@ class Seizing(Picking):
 
     def _open_in_line(self, queue: int, claims: list[Claim]) -> None:
         """`_open` for messages that are whole, as nearly all are, and do not expire."""
-        refers = False
+        refers = False  # published, to a queue that is bound to the topic
         try:
-            if len(claims) == 1:  # 1 us less
+            if len(claims) == 1:
                 [claim] = claims
                 claim.record = record = self.log.claimed(queue, claim.position, claim.raw, 0, 1)
-                refers = record.payload is None  # published, to a queue that is bound to the topic
-            else:
+                refers = record.payload is None
+            else:  # all at once: half of the time
                 positions, raws = [claim.position for claim in claims], [claim.raw for claim in claims]
-                for claim, claim.fields in zip(claims, self.log.claimed_all(queue, positions, raws), strict=True):
-                    refers = refers or claim.fields[0] is None
+                for claim, fields in zip(claims, self.log.claimed_all(queue, positions, raws), strict=True):
+                    claim.fields = fields
+                    refers = refers or fields[0] is None
         except MessageCorrupted:
             refers = True
         if refers:

@@ -176,9 +176,9 @@ class LmdbReading(Indexed):
         walk = self._txn.cursor()
         while len(positions) < count and walk.set_range(start):
             key = walk.key()
-            if not is_message(key, prefix):
+            if len(key) != fmt.MESSAGE_KEY_BYTES or not key.startswith(prefix):
                 break
-            position = fmt.position_of(key)
+            position = int.from_bytes(key[5:], "big")
             passed = cursor(position >> 64)
             if passed is None:
                 return None
