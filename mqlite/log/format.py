@@ -335,26 +335,20 @@ def decoded(key: bytes, value: bytes) -> Record:
     """The record stored under `key`. Raises MessageCorrupted."""
     if len(value) >= HEADER_BYTES:
         tail = value[HEADER_BYTES:]
-        fields = HEAD.unpack_from(value)
-        if fields[1] == VERSION and fields[0] == _crc32(key, _crc32(value[_CRC.size : HEADER_BYTES], _crc32(tail))):
-            return parsed(value, fields, tail)
+        crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = HEAD.unpack_from(value)
+        if version == VERSION and crc == _crc32(key, _crc32(value[CRC_BYTES:HEADER_BYTES], _crc32(tail))):
+            marks = None
+            if flags:
+                marks, end = unpacked_marks(value, flags)
+                tail = value[end:]
+            payload: Payload | None = (tag, tail[extras_bytes:] if extras_bytes else tail)
+            if flags & SOURCE:
+                payload = None
+            extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
+            return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
     raise MessageCorrupted(
         f"the stored message at {key.hex()} does not match its checksum: its bytes go to the dead-letter queue"
     )
-
-
-def parsed(value: bytes, fields: tuple[int, ...], tail: bytes) -> Record:
-    """The record of a value that matches its checksum. fields: those of HEAD; tail: what follows them."""
-    _, _, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = fields
-    marks = None
-    if flags:
-        marks, end = unpacked_marks(value, flags)
-        tail = value[end:]
-    payload: Payload | None = (tag, tail[extras_bytes:] if extras_bytes else tail)
-    if flags & SOURCE:
-        payload = None
-    extras = json.loads(tail[:extras_bytes]) if extras_bytes else None
-    return Record(payload, enqueued_ns, number, failures, acquired, extras, None, marks)
 
 
 def enqueued_ns(value: bytes) -> int:
