@@ -83,7 +83,7 @@ class Putting(Claiming):
         )
 
     def put_all(self, queue: QueueState, batch: Batch, timeout: float | None, interrupt: Interrupt) -> list[int] | None:
-        """As `put`, for messages that ask for nothing but room; a third of its processor time for 100 of them.
+        """As `put`, for messages that ask for nothing but room; for 100 of them in a third of its processor time.
 
         What is left out is what only others need: drafts, marks and their indexes, orders other than put, policies.
         """
