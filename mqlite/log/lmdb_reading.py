@@ -164,8 +164,8 @@ class LmdbReading(Indexed):
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
     ) -> tuple[list[Position], list[bytes]] | None:
-        """The first so many that `ahead` gives, at once (three fifths of the time of a generator). None where a cursor is
-        None, where a message has a group, expires or waits for its time, and where the settings have another version.
+        """The first so many that `ahead` gives, at once (in three fifths of its time). None where a cursor is None,
+        where a message has a group, expires or waits for its time, and where the settings have another version.
         """
         if not fmt.is_plain(self._txn.get(fmt.put_key(queue)), version):
             return None
