@@ -68,11 +68,12 @@ class Consumer(Handle):
     def _reset(self) -> None:
         self._entry = ANYBODY if self.mode == "shared" else Pass(seats.new_number(self), waits=self.mode == "failover")
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
-        self._lock = threading.Lock()  # guards the five below; nothing of the engine is called under it
+        self._lock = threading.Lock()  # guards the six below; of the engine, only the marks are touched under it
         self._changed = threading.Condition(self._lock)  # entered as `_lock`: its own __enter__ can be interrupted
         self._buffer: deque[Claim] = deque()
         self._held: dict[int, Claim] = {}  # by id(claim): in the user's hands, and unsettled
         self._asks: dict[object, int] = {}  # claims that threads are asking for right now
+        self._tokens: set[int] = set()  # of claims that may be marked as handed out
         self._stuck: set[object] = set()  # threads that wait on `_changed`, without which nobody is notified (0.6 us)
         self._ended = False
 
@@ -101,7 +102,11 @@ class Consumer(Handle):
         while True:
             taken: list[Claim] = []
             try:
-                self._take_next(end, taken)
+                with self._lock:
+                    if self._buffer and not self._interrupt.closed:
+                        self._take_buffered(taken)
+                if not taken:
+                    self._take_next(end, taken)
                 message = self._hand_out(taken[0])
             except BaseException as error:
                 for claim in taken:
@@ -137,10 +142,7 @@ class Consumer(Handle):
                         if self._interrupt.closed:
                             self._interrupt.check()
                         if self._buffer:
-                            claim = self._buffer[0]
-                            self._held[id(claim)] = claim
-                            taken.append(claim)
-                            self._buffer.popleft()
+                            self._take_buffered(taken)
                             return
                         room = self._room()
                         if room > 0:
@@ -176,6 +178,13 @@ class Consumer(Handle):
             if not found and not served:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
+    def _take_buffered(self, taken: list[Claim]) -> None:
+        """Under the lock: the first in the buffer. In this order, no interrupt loses it."""
+        claim = self._buffer[0]
+        self._held[id(claim)] = claim
+        taken.append(claim)
+        self._buffer.popleft()
+
     def _room(self) -> int:
         """Under the lock: how many more may be claimed."""
         room = self.prefetch - len(self._held)
@@ -208,6 +217,7 @@ class Consumer(Handle):
                     taken.extend(map(claims.pop, _FIRST))
                 if claims:
                     self._buffer.extend(map(claims.pop, repeat(0, len(claims))))
+                    self._forget_settled()
             others = bool(self._buffer and self._asks)
             if self._stuck:
                 self._changed.notify_all()
@@ -219,6 +229,14 @@ class Consumer(Handle):
         if self._interrupt.closed and self._entry is not ANYBODY:
             with contextlib.suppress(Closed):
                 seats.leave(self._engine, self._state, self._entry.number)  # taken since the close
+
+    def _forget_settled(self) -> None:
+        """Under the lock: of what this consumer does not hold any more, nothing need be known. (0.05 us a message)"""
+        marks = self._engine.claims.marks
+        if marks is not None and not self.auto_ack:
+            tokens = {claim.row.token for claim in [*self._held.values(), *self._buffer]}
+            marks.forget(self._tokens - tokens)
+            self._tokens = tokens
 
     def _hand_out(self, claim: Claim) -> Message | None:
         """The message of a claim; None where the claim was lost or the body went to the dead."""
@@ -311,6 +329,7 @@ class Consumer(Handle):
             self._ended = True
             self._held.clear()
             self._buffer.clear()
+            self._forget_settled()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

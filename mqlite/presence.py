@@ -101,6 +101,7 @@ class SharedPresence:
                 assert self._bell is not None
                 self._bell.close(self._owner)
                 self._liveness.leave(self._owner)
+                self._claims.marks.leave(self._owner)
                 self._owner = 0
             self._left = True
 

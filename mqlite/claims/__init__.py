@@ -28,8 +28,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from ..message import Position
+from .started import StartedMarks
 
-STARTED = 1  # handed to the user: a death is blamed on the message
+STARTED = 1  # handed to the user: a death is blamed on the message (so it is where a mark says it, see started.py)
 AUTO = 2  # to be settled by the claimer itself: a death is no failure
 TASK = 4  # when settled, counts as a task until task_done()
 
@@ -186,8 +187,8 @@ class Writing(Reading, Protocol):
         """Whether so many claims can be made on positions that were not given back before."""
 
     def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
-        """Make rows, without a group, for what is first in line, ahead of clear cursors, which move on. `rows`: of at
-        most two kinds, one behind the other.
+        """Make rows, without a group, for what is first in line, ahead of clear cursors, which move on. Rows that are
+        alike and lie side by side had better be one object.
         """
 
     def drop_settled(self, queue: int, positions: list[Position]) -> int:
@@ -279,6 +280,10 @@ class Claims(Protocol):
 
     ring_unseats: bool
 
+    @property
+    def marks(self) -> StartedMarks | None:
+        """Where it is said without a commit that a prefetched message was handed out; None where a commit is cheap."""
+
     def last_commit(self) -> int:
         """The number of the last commit of any process; -1 where commits have no numbers. Cheap."""
 
@@ -292,6 +297,9 @@ class Claims(Protocol):
 
     def any_postponed(self) -> bool:
         """Whether a row may be left whose message was settled: who counts rows looks at each. O(1)."""
+
+    def seems_undisturbed(self, commit: int) -> bool:
+        """The same for who holds no lock: it may just have become untrue. Cheaper still."""
 
     def is_calm(self, queue: int, last: int) -> bool:
         """Whether it is known that nobody waits and the queue is open as of the last commit, or a later one."""

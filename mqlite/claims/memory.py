@@ -64,6 +64,7 @@ class MemoryClaims:
     """
 
     ring_unseats = True
+    marks = None
 
     def __init__(
         self,

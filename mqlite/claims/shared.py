@@ -56,6 +56,7 @@ from .shared_reading import (
     key_in,
     packed_row,
 )
+from .started import StartedMarks
 
 MAP_BYTES = 16 << 20
 #: Claims are refused beyond this many entries, so that the preallocated file always has room to give back.
@@ -235,7 +236,9 @@ class SharedTxn(SharedReading):
         return known.room >= 0
 
     def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
-        """Make rows for what is first in line; of `rows`, the first ones are all alike, and so are the others."""
+        """Make rows for what is first in line. Each object among `rows` is packed once, if its places lie side by
+        side.
+        """
         self._is_changed = True
         put, prefix, first = self._txn.put, line.rows, packed_row(rows[0])
         newest = positions
@@ -243,9 +246,13 @@ class SharedTxn(SharedReading):
             put(prefix + positions[0].to_bytes(12, "big"), first)
         else:
             keys = [prefix + position.to_bytes(12, "big") for position in positions]
-            number = rows.count(rows[0])
-            others = [] if number == len(rows) else [packed_row(rows[-1])] * (len(rows) - number)
-            self._txn.cursor().putmulti(zip(keys, [first] * number + others, strict=True))
+            values: list[bytes] = []
+            packed, value = rows[0], first
+            for row in rows:
+                if row is not packed:
+                    packed, value = row, packed_row(row)
+                values.append(value)
+            self._txn.cursor().putmulti(zip(keys, values, strict=True))
             newest = positions[-1:]
             if positions[0] >> 64 != newest[0] >> 64:
                 newest = list({each >> 64: each for each in positions}.values())
@@ -455,6 +462,7 @@ class SharedClaims:
         self._begin_anew()
         self.lock = self.environment.write_lock
         self.guard = self.environment
+        self.marks = StartedMarks(os.path.join(os.path.dirname(path), "started"))
 
     def _begin_anew(self) -> None:
         self._known = Known()
@@ -473,6 +481,7 @@ class SharedClaims:
         """In a forked child: start afresh."""
         self.environment.forget()
         self._begin_anew()
+        self.marks.after_fork()
         self.lock = self.environment.write_lock
 
     def anchor_ns(self, now_ns: int) -> int:
@@ -504,6 +513,13 @@ class SharedClaims:
         """
         known, last = self._known, self.environment.exact_last_txnid()
         return commit == last or (known.transaction == last and known.since <= commit)
+
+    def seems_undisturbed(self, commit: int) -> bool:
+        """The same by the number that processes tell each other, for who holds no lock. What another process commits
+        at this moment, or committed before it was killed in the middle of telling so, is not seen.
+        """
+        known, last = self._known, self.environment.last_txnid()
+        return known.transaction == last and known.since <= commit
 
     def is_calm(self, queue: int, last: int) -> bool:
         """Whether it is known that as of the last commit (or a later one) nobody waited and the queue was open."""

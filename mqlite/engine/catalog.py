@@ -18,6 +18,11 @@ NO_LIMIT = 1 << 62
 SEPARATOR = "\x1f"
 
 
+#: What is prefetched is claimed for ack_timeout and this part of it more, but no more than so many nanoseconds: handed
+#: out within that time, it needs no commit to begin its ack_timeout then. It is taken back late by as much.
+SLACK_DIVISOR, MOST_SLACK_NS = 8, 1_000_000_000
+
+
 def shown(key: str) -> str:
     """A name as users see it, of what is stored under that key."""
     return key.replace(SEPARATOR, "/")
@@ -43,9 +48,10 @@ class QueueState:
                    expires or waits for its time, claimers take what is first in line
     marks_all      every message has marks
 
-    ack_timeout_ns is the option in nanoseconds; 0: none. key is what it is stored under, name what users see; topic:
-    the number of the one that it subscribes to, or 0. removed: it is a subscription that is no more. prepared_for: the
-    number of the queue whose prepared messages it holds, which gets its dead letters (-1: a topic's), or 0.
+    ack_timeout_ns is the option in nanoseconds; 0: none. slack_ns is how much longer what is prefetched may be held.
+    key is what it is stored under, name what users see; topic: the number of the one that it subscribes to, or 0.
+    removed: it is a subscription that is no more. prepared_for: the number of the queue whose prepared messages it
+    holds, which gets its dead letters (-1: a topic's), or 0.
     """
 
     __slots__ = (
@@ -64,6 +70,7 @@ class QueueState:
         "options",
         "prepared_for",
         "removed",
+        "slack_ns",
         "topic",
         "version",
     )
@@ -113,6 +120,7 @@ class QueueState:
         self.asks_of_puts = options.maxbytes > 0 or options.overflow != "block"
         self.is_held_up = options.paused or options.rate is not None
         self.ack_timeout_ns = 0 if options.ack_timeout is None else ns_of(options.ack_timeout)
+        self.slack_ns = min(self.ack_timeout_ns // SLACK_DIVISOR, MOST_SLACK_NS)
         self.is_in_line = self.has_cursors and not (self.is_held_up or self.topic)
         self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or self.is_held_up)
         self.options, self.version = options, version

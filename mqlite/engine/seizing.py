@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
@@ -113,15 +114,19 @@ class Seizing(Picking):
             return None
         token, commit = c.token, c.commit
         row = Row(token, owner, deadline_ns, flags, 0, 1)
+        later_ns = self._later_ns(queue, deadline_ns, started)
         if len(positions) == 1:  # as most
             [position], [raw] = found
             into.append(Claim(queue, position, row if started else row._replace(flags=flags & ~STARTED), raw, commit))
             c.claim_in_line(number, line, positions, [into[-1].row])
             return True
-        rows = [row] * len(positions)
-        if started < len(positions):
-            later = Row(token, owner, deadline_ns, flags & ~STARTED, 0, 1)
-            rows[started:] = [later] * (len(positions) - started)
+        rows = [row] * min(started, len(positions))
+        while len(rows) < len(positions):  # of each rank with a token of its own, for `start`; most often there is one
+            rank, last = positions[len(rows)] >> 64, positions[-1] >> 64
+            later = Row(token, owner, later_ns, flags & ~STARTED, 0, 1)
+            alike = len(positions) if last == rank else bisect_left(positions, (rank + 1) << 64, len(rows))
+            rows += [later] * (alike - len(rows))
+            token = c.token
         # before there are rows: an interrupt leaves none that nobody holds
         into += map(Claim, repeat(queue), positions, rows, raws, repeat(commit))
         c.claim_in_line(number, line, positions, rows)
@@ -174,7 +179,8 @@ class Seizing(Picking):
             return False, None
         now_ns = self.clock.monotonic_ns()
         deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
-        token = c.token
+        later_ns = self._later_ns(queue, deadline_ns, started)
+        token, rank = c.token, picked.taken[0][0] >> 64
         cursors = queue.has_cursors
         passed = iter(picked.passed)
         skipped = next(passed, None)
@@ -187,11 +193,14 @@ class Seizing(Picking):
                     "settle or take some before claiming more"
                 )
             failures, acquired = returned or (0, 0)
+            is_started = number < started
+            if position >> 64 != rank or picked.turn >= 0:  # `start` needs one rank, and rising positions
+                token, rank = c.token, position >> 64
             row = Row(
                 token,
                 owner,
-                deadline_ns,
-                flags if number < started else flags & ~STARTED,
+                deadline_ns if is_started else later_ns,
+                flags if is_started else flags & ~STARTED,
                 failures,
                 acquired if entry is REMOVER else acquired + 1,
                 self.log.group_of(raw) if grouped else 0,
@@ -374,20 +383,64 @@ class Seizing(Picking):
 
     # ------------------------------------------------------------------ handing out
     def start(self, claim: Claim) -> bool:
-        """A prefetched message goes to the user now; False where its claim was lost. Raises ShutDown. [18]"""
-        with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            if c.shut(claim.queue.id) is Shut.IMMEDIATE:
-                self._raise_if_shut(c, claim.queue)
-            if not c.is_undisturbed(claim.commit):
-                row = c.row(claim.queue.id, claim.position)
-                if row is None or row.holder != claim.row.holder:
+        """A prefetched message goes to the user now; False where its claim was lost. Raises ShutDown. [18]
+
+        Claims that were made together are started in their order. Cost: 2 us, and a snapshot of the claims more where
+        others have changed them meanwhile; one commit of the claims where the time is up in which that will do.
+        """
+        started = self._start_uncommitted(claim)
+        return self._start_by_commit(claim) if started is None else started
+
+    def _start_uncommitted(self, claim: Claim) -> bool | None:
+        """The same without a commit; None, and nothing done, where it takes one.
+
+        Nobody is kept from revoking the claim a moment after the look, as nobody is after a commit. In this order: who
+        is stopped after the look, until the claim has timed out, is not blamed for a message that was never marked.
+        """
+        marks, row, queue = self.claims.marks, claim.row, claim.queue
+        if marks is None:
+            return None
+        if row.deadline_ns:
+            spare_ns = row.deadline_ns - self.clock.monotonic_ns() - queue.ack_timeout_ns
+            if not 0 <= spare_ns <= queue.slack_ns:
+                return None
+        if not self.claims.seems_undisturbed(claim.commit):
+            with self.claims.read() as c:
+                if not self._is_held(c, claim):
                     return False
-            row = claim.row
-            if claim.queue.topic or claim.queue.prepared_for:  # a seek, or a decision, may have taken it away
-                with self.log.read() as snapshot:
-                    if not snapshot.has(claim.queue.id, claim.position):
-                        return False
-            timeout_ns = claim.queue.ack_timeout_ns
+        if not self._is_left(claim):
+            return False
+        return marks.mark(row.owner, row.token, claim.position) or None
+
+    def _start_by_commit(self, claim: Claim) -> bool:
+        """The row says that it is started, and when its time is over."""
+        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+            if not self._is_held(c, claim, undisturbed=c.is_undisturbed(claim.commit)) or not self._is_left(claim):
+                return False
+            row, timeout_ns = claim.row, claim.queue.ack_timeout_ns
             deadline_ns = self.clock.monotonic_ns() + timeout_ns if timeout_ns and row.deadline_ns else 0
             c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
             return True
+
+    def _is_held(self, c: Any, claim: Claim, *, undisturbed: bool = False) -> bool:
+        """Whether the row of a claim is there. Raises ShutDown."""
+        if c.shut(claim.queue.id) is Shut.IMMEDIATE:
+            self._raise_if_shut(c, claim.queue)
+        if undisturbed:
+            return True
+        row = c.row(claim.queue.id, claim.position)
+        return row is not None and row.holder == claim.row.holder
+
+    def _is_left(self, claim: Claim) -> bool:
+        """Whether nobody has taken the message away from its holder: a seek, or a decision. Looked at after the row."""
+        if not claim.queue.topic and not claim.queue.prepared_for:
+            return True
+        with self.log.read() as snapshot:
+            return snapshot.has(claim.queue.id, claim.position)
+
+    def _later_ns(self, queue: QueueState, deadline_ns: int, started: int) -> int:
+        """When those time out that are prefetched, beside as many that go to the user at once: late enough to be handed
+        out without a commit for a while.
+        """
+        is_later = deadline_ns and started and self.claims.marks is not None  # none started: the claimer settles them
+        return deadline_ns + queue.slack_ns if is_later else deadline_ns

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from ..claims import AUTO, STARTED, TASK, Claims, Returned, Row
+from ..claims.started import Covers
 from ..errors import MessageCorrupted, StoreFull
 from ..log import Log, Raw
 from ..message import Position
@@ -92,6 +93,7 @@ class TakeBack:
         """Give back what dead owners hold, and what has timed out. [15]"""
 
         doomed: list[tuple[Claim, int]] = []
+        gone: list[int] = []
         self._unsettled_ns = self._clock.monotonic_ns()  # also if an interrupt strikes below
 
         def op(txn: Any) -> None:
@@ -101,6 +103,7 @@ class TakeBack:
                 dead = {owner for owner in owners if not self._presence.is_alive(owner)}
                 living = set(owners) - dead
                 unmoved = set()
+                was_started = self._started_rows()
                 freed: set[tuple[int, int]] = set()
                 earliest_ns = dict.fromkeys(c.deadlines(), 0)
                 for queue, position, row in list(c.rows()):
@@ -119,7 +122,7 @@ class TakeBack:
                             c.add_tasks(queue, row.owner, 1)
                         txn.notes.append((CHANGED, queue))
                         continue
-                    failures = row.failures + (1 if row.flags & STARTED and not row.flags & AUTO else 0)
+                    failures = row.failures + was_started(row, position)
                     claim = self._last_failure(txn, queue, position, raw, row, failures)
                     if claim is not None:
                         doomed.append((claim, claim.record.delivery_count + failures))
@@ -144,6 +147,7 @@ class TakeBack:
                     if owner not in unmoved:
                         c.remove_owner(owner)
                         self._presence.bury(owner)
+                        gone.append(owner)
 
         def bury(txn: Any) -> None:
             with self._claims.read() as c:  # a holder that is only hung may have settled or extended meanwhile
@@ -156,9 +160,28 @@ class TakeBack:
                         )
 
         self._log.hold(op)
+        if self._claims.marks is not None:
+            for owner in gone:  # not before that commit: what takes back after a kill reads them again
+                self._claims.marks.bury(owner)
         if doomed:
             self._log.write(bury)
         self.settle()
+
+    def _started_rows(self) -> Callable[[Row, Position], bool]:
+        """Whether a claim was handed to the user, so that it is to blame. The marks of an owner are read once."""
+        marks = self._claims.marks
+        covers: dict[int, Covers] = {}
+
+        def was_started(row: Row, position: Position) -> bool:
+            if row.flags & AUTO:
+                return False
+            if row.flags & STARTED or marks is None:
+                return bool(row.flags & STARTED)
+            if row.owner not in covers:
+                covers[row.owner] = marks.of(row.owner)
+            return covers[row.owner](row.token, position)
+
+        return was_started
 
     def settle(self) -> None:
         """Do what the dead have left to be done; what an interrupt or a full queue keeps from it, later. [25]"""

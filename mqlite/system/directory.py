@@ -9,6 +9,7 @@
         claims.mdb(-lock)   who holds what
         owners/<id>         one per process: locked, and held open, while it lives
         bells/<id>          one per process: written to, it wakes the process's sleepers
+        started/<id>        one per process: which prefetched messages it has handed out (see claims/started.py)
 
 Creation: log.mdb is made as log.mdb.new and renamed, log.control is made, then the marker is written,
 synced and renamed. A crash before the marker leaves no accepted message behind,
@@ -243,7 +244,7 @@ class StoreDirectory:
             if not other.startswith(boot):
                 shutil.rmtree(os.path.join(run, other), ignore_errors=True)
         session = os.path.join(run, name)
-        for folder in (session, os.path.join(session, "owners"), os.path.join(session, "bells")):
+        for folder in (session, *(os.path.join(session, name) for name in ("owners", "bells", "started"))):
             os.makedirs(folder, mode=0o700, exist_ok=True)
         return session
 
