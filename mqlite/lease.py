@@ -28,14 +28,11 @@ _NO_EXTRAS: dict[str, Any] = {}
 class Lease:
     """One claim of this process. Free for any of its threads; the engine decides who settles first."""
 
-    __slots__ = ("_encode", "_engine", "_on_end", "_outcome", "_owner", "_tx", "claim")
+    __slots__ = ("_encode", "_engine", "_on_end", "_outcome", "_tx", "claim")
 
-    def __init__(
-        self, engine: Engine, owner: int, claim: Claim, encode: Encode, on_end: Callable[[Lease], None] | None
-    ) -> None:
+    def __init__(self, engine: Engine, claim: Claim, encode: Encode, on_end: Callable[[Lease], None] | None) -> None:
         self._engine = engine
         self._encode = encode
-        self._owner = owner
         self._outcome = ""
         self._on_end = on_end
         self._tx: Transaction | None = None  # an open one that is to settle it
@@ -53,7 +50,7 @@ class Lease:
 
     def check(self, *, staged: bool = False) -> None:
         """Raises NotClaimed where it cannot be settled here any more. staged: a transaction may be about to do it."""
-        if self._outcome or self._tx is not None or self._engine.presence.owner != self._owner:
+        if self._outcome or self._tx is not None or self._engine.presence.owner != self.claim.row.owner:
             self._check_closely(staged)
 
     def _check_closely(self, staged: bool) -> None:
@@ -62,7 +59,7 @@ class Lease:
             raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
         if not staged and self._tx is not None and self._tx.is_open:
             raise NotClaimed(f"{what} is to be settled by a transaction, which is still open: settle each message once")
-        if self._engine.presence.owner != self._owner:
+        if self._engine.presence.owner != self.claim.row.owner:
             raise NotClaimed(
                 f"{what} was received by another process (or before its store was closed): only who received it "
                 "settles it"
@@ -216,7 +213,7 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object
                 f"message {message.id} belongs to another store than queue {queue!r}: acknowledge it there"
             )
         owner = owner or engine.presence.owner
-        if lease._outcome or lease._tx is not None or lease._owner != owner:  # `check` without its calls
+        if lease._outcome or lease._tx is not None or lease.claim.row.owner != owner:  # `check` without its calls
             lease.check()
         leases.append(lease)
     if len(set(leases)) < len(leases):
@@ -306,7 +303,7 @@ def claimed_message(
         return None
     if accept is not None and not is_accepted(engine, claim, body, accept):
         return None
-    lease = Lease(engine, engine.presence.owner, claim, encode, on_end)
+    lease = Lease(engine, claim, encode, on_end)
     return message_of(claim.queue.name, claim.position, record, body, lease)
 
 
@@ -317,7 +314,6 @@ def claimed_messages(
     body, nobody asks for its record, and it is not made (a third less time).
     """
     messages: list[Message] = []
-    owner = engine.presence.owner
     for claim in claims:
         if accept is not None or len(claim.fields) != PLAIN_FIELDS:
             message = claimed_message(engine, claim, encode, decode, None, accept)
@@ -330,7 +326,7 @@ def claimed_messages(
         except CodecError as error:
             engine.bury_undecodable(claim, error)
             continue
-        lease = Lease(engine, owner, claim, encode, None)
+        lease = Lease(engine, claim, encode, None)
         queue, priority = claim.queue.name, priority_of(claim.position >> 64)
         messages.append(
             Message(

@@ -235,6 +235,8 @@ class MemoryClaims:
         """Not known: to look at a row is as fast."""
         return False
 
+    seems_undisturbed = is_undisturbed
+
     def is_calm(self, queue: int, last: int) -> bool:
         """Not known."""
         return False

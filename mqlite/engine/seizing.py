@@ -385,42 +385,47 @@ class Seizing(Picking):
     def start(self, claim: Claim) -> bool:
         """A prefetched message goes to the user now; False where its claim was lost. Raises ShutDown. [18]
 
-        Claims that were made together are started in their order. Cost: 2 us, and a snapshot of the claims more where
-        others have changed them meanwhile; one commit of the claims where the time is up in which that will do.
-        """
-        started = self._start_uncommitted(claim)
-        return self._start_by_commit(claim) if started is None else started
+        Claims that were made together are started in their order. Cost: 0.8 us, and a snapshot of the claims more where
+        others have changed them since; one commit of the claims where so little is left of its time that it has to
+        begin anew.
 
-    def _start_uncommitted(self, claim: Claim) -> bool | None:
-        """The same without a commit; None, and nothing done, where it takes one.
-
-        Nobody is kept from revoking the claim a moment after the look, as nobody is after a commit. In this order: who
-        is stopped after the look, until the claim has timed out, is not blamed for a message that was never marked.
+        Without a commit nobody is kept from revoking the claim a moment after the look at it, as nobody is kept from it
+        a moment after a commit. The look comes before the mark: who is stopped in between, until the claim has timed
+        out, is not blamed for a message that he did not get.
         """
-        marks, row, queue = self.claims.marks, claim.row, claim.queue
+        claims, queue, row = self.claims, claim.queue, claim.row
+        marks = claims.marks
         if marks is None:
-            return None
+            return self._start_by_commit(claim)
         if row.deadline_ns:
             spare_ns = row.deadline_ns - self.clock.monotonic_ns() - queue.ack_timeout_ns
             if not 0 <= spare_ns <= queue.slack_ns:
-                return None
-        if not self.claims.seems_undisturbed(claim.commit):
-            with self.claims.read() as c:
+                return self._start_by_commit(claim)
+        if not claims.seems_undisturbed(claim.commit):
+            with claims.read() as c:
                 if not self._is_held(c, claim):
                     return False
-        if not self._is_left(claim):
+        if (queue.topic or queue.prepared_for) and not self._is_left(claim):
             return False
-        return marks.mark(row.owner, row.token, claim.position) or None
+        return marks.mark(row.owner, row.token, claim.position) or self._start_by_commit(claim)
 
     def _start_by_commit(self, claim: Claim) -> bool:
         """The row says that it is started, and when its time is over."""
+        queue = claim.queue
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            if not self._is_held(c, claim, undisturbed=c.is_undisturbed(claim.commit)) or not self._is_left(claim):
+            if not self._is_held(c, claim, undisturbed=c.is_undisturbed(claim.commit)):
                 return False
-            row, timeout_ns = claim.row, claim.queue.ack_timeout_ns
+            if (queue.topic or queue.prepared_for) and not self._is_left(claim):
+                return False
+            row, timeout_ns = claim.row, queue.ack_timeout_ns
             deadline_ns = self.clock.monotonic_ns() + timeout_ns if timeout_ns and row.deadline_ns else 0
-            c.replace(claim.queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
-            return True
+            c.replace(queue.id, claim.position, row._replace(flags=row.flags | STARTED, deadline_ns=deadline_ns))
+            is_earliest = deadline_ns and not 0 < c.deadline_ns(queue.id) <= deadline_ns  # the setting has changed
+            if is_earliest:
+                c.note_deadline(queue.id, deadline_ns)
+        if is_earliest and self.waiters.uncovered(queue.id, deadline_ns):
+            self.waiters.ring_one(queue.id, Kind.MESSAGE)
+        return True
 
     def _is_held(self, c: Any, claim: Claim, *, undisturbed: bool = False) -> bool:
         """Whether the row of a claim is there. Raises ShutDown."""
@@ -432,9 +437,9 @@ class Seizing(Picking):
         return row is not None and row.holder == claim.row.holder
 
     def _is_left(self, claim: Claim) -> bool:
-        """Whether nobody has taken the message away from its holder: a seek, or a decision. Looked at after the row."""
-        if not claim.queue.topic and not claim.queue.prepared_for:
-            return True
+        """Whether nobody has taken the message away from its holder, as a seek or a decision does. Looked at after the
+        row, which goes later.
+        """
         with self.log.read() as snapshot:
             return snapshot.has(claim.queue.id, claim.position)
 

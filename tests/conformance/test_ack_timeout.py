@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
+from fixture_types import InThread, MakeQueue, UntilWaiting
+from hand_clock import HandClock, timed_queue
 
 import mqlite
 
@@ -102,20 +103,75 @@ def test_prefetched_messages_that_time_out_are_not_blamed(make_queue: MakeQueue)
         assert taken == {"in hand": 1, "in the buffer": 0}
 
 
-def test_the_time_in_the_buffer_does_not_count(make_queue: MakeQueue, eventually: Eventually) -> None:
-    q = make_queue(ack_timeout=0.2)
-    q.put_many([1, 2])
+@pytest.mark.parametrize("in_the_buffer", [0, 0.5, 1, 7], ids=lambda seconds: f"{seconds} s")
+def test_the_time_in_the_buffer_does_not_count(backend: str, path: str, made: list[mqlite.Queue[Any]], in_the_buffer: float) -> None:
+    """A message is not taken back before ack_timeout, counted from when it was handed out, and soon after it."""
+    clock = HandClock()
+    q = timed_queue(path if backend == "disk" else None, clock, ack_timeout=8)
+    made.append(q)
+    q.put_many(["first", "second"])
     with q.consumer(prefetch=2) as consumer:
         consumer.receive(0).ack()
-        before = deadline_ns(q)
-        message = consumer.receive(0)
-        assert deadline_ns(q) > before
-        message.ack()
+        clock.pass_by(in_the_buffer)
+        assert consumer.receive(0).body == "second"
+        clock.pass_by(7.999)
+        with pytest.raises(mqlite.Empty):
+            q.receive(timeout=0)
+        clock.pass_by(1.001)  # an eighth of it, at most a second, it may be late
+        [again] = q.receive(timeout=0)
+        assert (again.body, again.delivery_count) == ("second", 1)
 
 
-def deadline_ns(q: mqlite.Queue[Any]) -> int:
-    with q._engine.claims.read() as c:
-        return max(row.deadline_ns for _, _, row in c.rows(q._state.id))
+def test_a_prefetched_message_whose_time_is_over_is_not_handed_out(backend: str, path: str, made: list[mqlite.Queue[Any]]) -> None:
+    clock = HandClock()
+    q = timed_queue(path if backend == "disk" else None, clock, ack_timeout=8)
+    made.append(q)
+    q.put_many(["first", "second"])
+    with q.consumer(prefetch=2) as consumer:
+        consumer.receive(0).ack()
+        clock.pass_by(9)
+        [second] = q.receive(timeout=0)  # it came back from the buffer
+        assert (second.body, second.delivery_count) == ("second", 0)
+        q.put("third")
+        assert consumer.receive(0).body == "third"
+
+
+def test_the_deadline_of_what_is_prefetched_follows_a_change_of_the_setting(backend: str, path: str, made: list[mqlite.Queue[Any]]) -> None:
+    """It holds from the hand-out on, whatever it was when the message was claimed."""
+    clock = HandClock()
+    q = timed_queue(path if backend == "disk" else None, clock, ack_timeout=80)
+    made.append(q)
+    q.put_many(["first", "second", "third"])
+    with q.consumer(prefetch=3) as consumer:
+        first = consumer.receive(0)
+        q.configure(ack_timeout=8)
+        _ = consumer.receive(0)
+        q.configure(ack_timeout=800)
+        third = consumer.receive(0)
+        clock.pass_by(9)
+        [second] = q.receive(3, timeout=0)
+        assert (second.body, second.delivery_count) == ("second", 1)
+        second.ack()
+        first.ack()
+        clock.pass_by(790)
+        with pytest.raises(mqlite.Empty):
+            q.receive(timeout=0)
+        third.ack()
+
+
+def test_who_waits_sleeps_no_longer_than_to_a_deadline_that_a_hand_out_makes_earlier(
+    make_queue: MakeQueue, in_thread: InThread, until_waiting: UntilWaiting
+) -> None:
+    q = make_queue(ack_timeout=600)
+    q.put_many(["first", "second"])
+    with q.consumer(prefetch=2) as consumer:
+        first = consumer.receive(0)
+        waiting = in_thread(q.receive)
+        until_waiting(q)
+        q.configure(ack_timeout=0.05)
+        _ = consumer.receive(0)
+        assert waiting.result(10)[0].body == "second"
+        first.ack()
 
 
 def test_a_wait_goes_back_to_sleep_when_no_claim_is_left_to_time_out(make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ class QueueBesideList(RuleBasedStateMachine):
 
     def open(self, options: dict[str, Any]) -> None:
         self.list = PlainList(self.clock, options)
+        self.list.in_memory = self.path is None
         self.queue = self.open_queue(self.path, self.clock, **options)
 
     def teardown(self) -> None:
@@ -256,8 +257,8 @@ class QueueBesideList(RuleBasedStateMachine):
             while buffer.ahead:
                 held = buffer.ahead.pop(0)
                 if self.list.holds(held):
-                    held.listed.started = True
-                    held.listed.deadline_ns = self.list.deadline_ns()
+                    if not held.listed.started:
+                        self.list.start(held.listed)
                     return held
             room = buffer.prefetch - len(buffer.in_hand)
             if room <= 0:
@@ -267,7 +268,7 @@ class QueueBesideList(RuleBasedStateMachine):
             refusal = self.raises_on_take(buffer)
             if refusal:
                 return mqlite.Empty if buffer.mode == "failover" else refusal
-            buffer.ahead = self.list.claim(room, ME, started=0)
+            buffer.ahead = self.list.claim(room, ME, started=1)
             if not buffer.ahead:
                 return mqlite.Empty
 

@@ -101,10 +101,11 @@ class Buffer:
 
 
 class PlainList:
-    """The list beside a queue. clock: the queue's."""
+    """The list beside a queue. clock: the queue's. in_memory: where the queue is."""
 
     def __init__(self, clock: Any, options: dict[str, Any]) -> None:
         self.clock = clock
+        self.in_memory = True
         self.options = QueueOptions(**options)
         self.paused = False
         self.messages: dict[int, Listed] = {}
@@ -309,12 +310,28 @@ class PlainList:
             self._pace()
             m.holder, m.acquired = holder, m.acquired + 1
             m.started = started is None or len(taken) < started
-            m.deadline_ns = self.deadline_ns()
+            m.deadline_ns = self.deadline_ns() if m.started else self.later_ns()
             taken.append(held)
         return taken
 
     def deadline_ns(self) -> int:
         return 0 if self.options.ack_timeout is None else self.after(self.options.ack_timeout)
+
+    @property
+    def slack_ns(self) -> int:
+        """How much longer than ack_timeout a message that is prefetched on disk may be held."""
+        timeout = self.options.ack_timeout
+        return 0 if self.in_memory or timeout is None else min(int(timeout * SECOND) // 8, SECOND)
+
+    def later_ns(self) -> int:
+        """The deadline of what is prefetched."""
+        return self.deadline_ns() and self.deadline_ns() + self.slack_ns
+
+    def start(self, m: Listed) -> None:
+        """It is handed out now: its ack_timeout begins, unless enough of its time is left."""
+        m.started = True
+        if not self.deadline_ns() <= m.deadline_ns <= self.later_ns():
+            m.deadline_ns = self.deadline_ns()
 
     def holds(self, held: Held) -> bool:
         return self.claims.get(held.listed.id) == held.claim
