@@ -151,5 +151,6 @@ class StartedMarks:
             os.close(fd)
         started: dict[int, int] = {}
         for token, seq in zip(words[:SLOTS], words[SLOTS:], strict=True):
-            started[token] = max(seq, started.get(token, 0))
+            if token:
+                started[token] = max(seq, started.get(token, 0))
         return lambda token, position: position & _SEQ <= started.get(token, -1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
+from hand_clock import HandClock, timed_queue
 
 import mqlite
 
@@ -192,6 +195,51 @@ def test_a_shutdown_gives_prefetched_messages_back(q: mqlite.Queue[Any]) -> None
         first = consumer.receive(0)
         q.shutdown()
         assert (first.body, q.stats().claimed) == (1, 1)
+
+
+ORDERS: dict[str, dict[str, Any]] = {
+    "in order": {},
+    "last in, first out": {"order": "lifo"},
+    "ageing": {"aging": 5},
+    "fair": {"fair": True, "limits": {"*": None}},
+    "groups": {"limits": {"*": 2}},
+    "expiring": {"ttl": 10**6},
+}
+
+
+@pytest.mark.parametrize("options", ORDERS.values(), ids=ORDERS)
+def test_what_times_out_is_blamed_if_it_was_handed_out_whatever_the_order(
+    backend: str, path: str, made: list[mqlite.Queue[Any]], options: dict[str, Any]
+) -> None:
+    """Of all sorts of batches: of several priorities and groups, with messages that came back."""
+    chance = random.Random(11)
+    clock = HandClock()
+    q = timed_queue(path if backend == "disk" else None, clock, ack_timeout=100, max_deliveries=None, **options)
+    made.append(q)
+    expected: dict[int, int] = {}
+    for turn in range(60):
+        for _ in range(chance.randint(0, 6)):
+            group = chance.choice([None, "a", "b", "c"])
+            body = len(expected)
+            expected[body] = 0
+            q.put(body, priority=chance.choice([0, 0, 0, 1, -1]), **({} if options.get("order") == "lifo" else {"group": group}))
+        with q.consumer(prefetch=chance.randint(1, 8)) as consumer:
+            taken: list[mqlite.Message] = []
+            with contextlib.suppress(mqlite.Empty):
+                for _ in range(chance.randint(1, 8)):
+                    taken.append(consumer.receive(0))
+                    assert taken[-1].delivery_count == expected[taken[-1].body], turn
+                    if chance.random() < 0.3:
+                        getattr(taken.pop(chance.randrange(len(taken))), chance.choice(["ack", "release"]))()
+            clock.pass_by(102)
+            q._engine.takeback.take_back()
+            for message in taken:
+                expected[message.body] += 1
+    with contextlib.suppress(mqlite.Empty):
+        while True:
+            [message] = q.receive(timeout=0)
+            assert message.delivery_count == expected[message.body]
+            message.ack()
 
 
 # ---------------------------------------------------------------------- auto_ack

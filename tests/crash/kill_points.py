@@ -50,6 +50,7 @@ class Scenario:
     hold: the child receives so many messages before the shooting starts.
     dead: the messages are dead letters before the shooting starts.
     first_death: another process receives as many as `hold` and is killed before.
+    prefetched: what that process holds besides, in the buffer of its consumer.
     waits: the message is held at first and always comes back: another process can wait for it meanwhile.
     """
 
@@ -61,6 +62,7 @@ class Scenario:
     dead: bool = False
     hold: int = 0
     first_death: bool = False
+    prefetched: int = 0
     waits: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -70,6 +72,8 @@ class Scenario:
             queue.put_many(range(self.put), delay=self.put_delay)
         if self.name == "put":
             queue.put("old")
+        if self.name == "hand out":
+            queue.put_many(range(self.put, 2 * self.put), priority=-1)
         if self.dead:
             for message in queue.receive(self.put):
                 message.reject()
@@ -122,6 +126,16 @@ def _verify_prefetch(found: Found, returned: bool) -> None:
     assert set(found.live) == {0, 1, 2}, found
     assert found.live[0] == 1 if returned else found.live[0] in (0, 1), found
     assert found.live[1] == found.live[2] == 0, f"an untouched neighbour is blamed: {found}"
+
+
+def _verify_hand_out(found: Found, returned: bool) -> None:
+    assert set(found.live) == set(range(6)), found
+    blamed = [found.live[number] for number in range(6)]
+    assert blamed in [[1] * count + [0] * (6 - count) for count in ((4,) if returned else range(5))], found
+
+
+def _verify_handed_out(found: Found, returned: bool) -> None:
+    assert found.live == {0: 1, 1: 1, 2: 1, 3: 0, 4: 0}, f"the first death is that of three messages: {found}"
 
 
 def _verify_get(found: Found, returned: bool) -> None:
@@ -186,6 +200,13 @@ def _get_nothing(queue: mqlite.Queue[Any], _: list[mqlite.Message]) -> None:
         pass
 
 
+def _hand_out(queue: mqlite.Queue[Any], _: list[mqlite.Message]) -> None:
+    """One with its claim, three from the buffer: of two ranks."""
+    consumer = queue.consumer(prefetch=6)
+    for _ in range(4):
+        consumer.receive(timeout=0)
+
+
 def _receive_nothing(queue: mqlite.Queue[Any], _: list[mqlite.Message]) -> None:
     try:
         queue.receive(timeout=0)
@@ -220,6 +241,7 @@ SCENARIOS = [
     Scenario("producer", _produce, _verify_producer, put=0),
     Scenario("receive", lambda q, _: q.receive(), _verify_receive),
     Scenario("prefetch", lambda q, _: q.consumer(prefetch=3).receive(), _verify_prefetch, put=3),
+    Scenario("hand out", _hand_out, _verify_hand_out, put=3),
     Scenario("get", lambda q, _: q.get(), _verify_get),
     Scenario("ack", lambda q, m: m[0].ack(), _verify_ack(1), hold=1),
     Scenario("ack_many", lambda q, m: q.ack_many(m), _verify_ack(3), put=3, hold=3),
@@ -234,6 +256,7 @@ SCENARIOS = [
     Scenario("release", lambda q, m: m[0].release(), _verify_release, hold=1, waits=True),
     Scenario("extend", lambda q, m: m[0].extend(60), _verify_blamed, hold=1),
     Scenario("take back", lambda q, _: q.receive(timeout=0), _verify_take_back, hold=1, first_death=True),
+    Scenario("take back what was prefetched", lambda q, _: q.stats(), _verify_handed_out, put=5, hold=3, first_death=True, prefetched=2),
     Scenario("take back to dead", _receive_nothing, _verify_dead, hold=1, first_death=True, options={"max_deliveries": 1}),
     Scenario("close", lambda q, _: q.close(), _verify_release, hold=1, waits=True),
     Scenario("wait for a message", _get_nothing, lambda found, returned: None, put=0),
@@ -294,7 +317,7 @@ class Sweep:
         scenario.prepare(queue)
         queue.close()
         if scenario.first_death:
-            holder = self._children.fork(_hold, self._path, name, scenario.hold)
+            holder = self._children.fork(_hold, self._path, name, scenario.hold, scenario.prefetched)
             holder.hear()
             holder.kill()
         child = self._children.fork(self._act, name, scenario, point)
@@ -346,9 +369,14 @@ class Sweep:
         assert queue.get(timeout=GUARD) == "after"
 
 
-def _hold(talk: Any, path: str, name: str, count: int) -> None:
+def _hold(talk: Any, path: str, name: str, count: int, prefetched: int) -> None:
     queue: mqlite.Queue[Any] = mqlite.Queue(name, path)
-    queue.receive(count, timeout=GUARD)
+    if prefetched:
+        consumer = queue.consumer(prefetch=count + prefetched)
+        for _ in range(count):
+            consumer.receive(timeout=GUARD)
+    else:
+        queue.receive(count, timeout=GUARD)
     talk.say("held")
     talk.hear(3600)
 
