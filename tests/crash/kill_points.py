@@ -49,7 +49,8 @@ class Scenario:
 
     hold: the child receives so many messages before the shooting starts.
     dead: the messages are dead letters before the shooting starts.
-    first_death: another process receives as many as `hold` and is killed before.
+    first_death: another process receives as many as `hold` and is killed before; the child, which is there already, finds
+    it dead under fire.
     prefetched: what that process holds besides, in the buffer of its consumer.
     waits: the message is held at first and always comes back: another process can wait for it meanwhile.
     """
@@ -319,9 +320,10 @@ class Sweep:
         if scenario.first_death:
             holder = self._children.fork(_hold, self._path, name, scenario.hold, scenario.prefetched)
             holder.hear()
-            holder.kill()
         child = self._children.fork(self._act, name, scenario, point)
         assert child.hear() == "ready"
+        if scenario.first_death:
+            holder.kill()
         if waiting:
             queue = mqlite.Queue(name, self._path)
             child.say("go")
