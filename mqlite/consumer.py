@@ -98,7 +98,7 @@ class Consumer(Handle):
         (auto_ack: one commit per message).
         """
         wait = check_timeout(timeout)
-        end = None if wait is None else time.monotonic() + wait
+        end: float | None = None
         while True:
             taken: list[Claim] = []
             try:
@@ -106,6 +106,8 @@ class Consumer(Handle):
                     if self._buffer and not self._interrupt.closed:
                         self._take_buffered(taken)
                 if not taken:
+                    if wait is not None and end is None:
+                        end = time.monotonic() + wait
                     self._take_next(end, taken)
                 message = self._hand_out(taken[0])
             except BaseException as error:
@@ -265,7 +267,9 @@ class Consumer(Handle):
         return message_of(self._state.name, claim.position, claim.record, body, None)
 
     def _settled(self, lease: Lease) -> None:
-        self._drop(lease.claim)
+        if self._held.pop(id(lease.claim), None) is not None and self._stuck:  # `_drop` without its call
+            with self._lock:
+                self._changed.notify()
 
     def _drop(self, claim: Claim) -> None:
         if self._held.pop(id(claim), None) is not None and self._stuck:

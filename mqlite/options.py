@@ -229,7 +229,8 @@ class QueueOptions:
     aging              seconds after which a message stands one step of priority higher; None = never
     fair               groups take turns
     max_deliveries     failures after which a message is dead; None = never
-    ack_timeout        seconds until a claim of a living but hung consumer is taken back; None = never
+    ack_timeout        seconds until a claim of a living but hung consumer is taken back (of what was prefetched, up to
+                       an eighth later, at most 1 s); None = never
     backoff            how long a failed (nacked) message waits: a Backoff, a list of seconds, a function of the number
                        of failures; None = not at all
     dead_letter        keep dead messages in `queue.dead` (False: drop them)
