@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,28 @@ def test_a_killed_process_is_read_to_the_word_and_its_file_goes(count: int, path
     holder.kill()
     assert blamed(path) == [(body, int(body < count)) for body in range(10)]
     assert os.listdir(folder) == []
+
+
+def test_of_threads_that_share_a_consumer_each_message_is_blamed_that_one_has(path: str, children: Children) -> None:
+    def sharing(talk: Any) -> None:
+        sys.setswitchinterval(1e-6)
+        consumer = mqlite.Queue("q", path).consumer(prefetch=64)
+        kept: list[mqlite.Message] = []
+        threads = [threading.Thread(target=lambda: kept.extend([consumer.receive(GUARD) for _ in range(10)])) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        talk.say(sorted(message.body for message in kept))
+        talk.hear(3600)
+
+    for _ in range(5):
+        with mqlite.Queue[Any]("q", path) as queue:
+            queue.put_many(range(64))
+        holder = children.fork(sharing)
+        assert holder.hear() == list(range(40))
+        holder.kill()
+        assert blamed(path) == [(body, int(body < 40)) for body in range(64)]
 
 
 def test_without_room_for_the_file_a_commit_says_it(path: str, children: Children) -> None:
