@@ -68,7 +68,9 @@ class Consumer(Handle):
     def _reset(self) -> None:
         self._entry = ANYBODY if self.mode == "shared" else Pass(seats.new_number(self), waits=self.mode == "failover")
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
-        self._lock = threading.Lock()  # guards the six below; of the engine, only the marks are touched under it
+        self._lock = (
+            threading.Lock()
+        )  # guards the six below, and the marks; no lock of the engine is taken under it
         self._changed = threading.Condition(self._lock)  # entered as `_lock`: its own __enter__ can be interrupted
         self._buffer: deque[Claim] = deque()
         self._held: dict[int, Claim] = {}  # by id(claim): in the user's hands, and unsettled
@@ -101,15 +103,16 @@ class Consumer(Handle):
         end: float | None = None
         while True:
             taken: list[Claim] = []
+            marked = False
             try:
                 with self._lock:
                     if self._buffer and not self._interrupt.closed:
-                        self._take_buffered(taken)
+                        marked = self._take_buffered(taken)
                 if not taken:
                     if wait is not None and end is None:
                         end = time.monotonic() + wait
-                    self._take_next(end, taken)
-                message = self._hand_out(taken[0])
+                    marked = self._take_next(end, taken)
+                message = self._hand_out(taken[0], marked)
             except BaseException as error:
                 for claim in taken:
                     self._drop(claim)
@@ -120,8 +123,8 @@ class Consumer(Handle):
             if message is not None:
                 return message
 
-    def _take_next(self, end: float | None, taken: list[Claim]) -> None:
-        """The next claim goes into `taken`, which the caller gives back if he is interrupted.
+    def _take_next(self, end: float | None, taken: list[Claim]) -> bool:
+        """The next claim goes into `taken`, which the caller gives back if he is interrupted. Whether it is marked.
 
         What this thread claims itself begins with the message for its user: a row that is made as handed out needs no
         second commit of the claims, which took 27 us of 76 for receive and ack.
@@ -144,8 +147,7 @@ class Consumer(Handle):
                         if self._interrupt.closed:
                             self._interrupt.check()
                         if self._buffer:
-                            self._take_buffered(taken)
-                            return
+                            return self._take_buffered(taken)
                         room = self._room()
                         if room > 0:
                             self._asks[ask] = room
@@ -176,16 +178,19 @@ class Consumer(Handle):
                 if interrupts:
                     raise interrupts.pop()  # as a local variable, it would hold this frame, and the frame it
             if taken:
-                return
+                return False
             if not found and not served:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
-    def _take_buffered(self, taken: list[Claim]) -> None:
-        """Under the lock: the first in the buffer. In this order, no interrupt loses it."""
+    def _take_buffered(self, taken: list[Claim]) -> bool:
+        """Under the lock: the first in the buffer; whether it is marked as handed out. In this order, no interrupt
+        loses it, and no mark covers what is still in the buffer, whatever threads do.
+        """
         claim = self._buffer[0]
         self._held[id(claim)] = claim
         taken.append(claim)
         self._buffer.popleft()
+        return not self.auto_ack and self._engine.mark_started(claim)
 
     def _room(self) -> int:
         """Under the lock: how many more may be claimed."""
@@ -240,12 +245,13 @@ class Consumer(Handle):
             marks.forget(self._tokens - tokens)
             self._tokens = tokens
 
-    def _hand_out(self, claim: Claim) -> Message | None:
+    def _hand_out(self, claim: Claim, marked: bool) -> Message | None:
         """The message of a claim; None where the claim was lost or the body went to the dead."""
         if self.auto_ack:
             return self._settle_and_hand_out(claim)
-        if not claim.row.flags & STARTED and not self._engine.start(claim):  # it lay in the buffer
-            self._drop(claim)
+        engine = self._engine
+        if not claim.row.flags & STARTED and not (engine.is_held if marked else engine.start)(claim):
+            self._drop(claim)  # it lay in the buffer, and was lost
             return None
         channel = self._channel
         message = claimed_message(self._engine, claim, channel.encode, self._decode, self._settled, channel.accept)

@@ -43,7 +43,7 @@ class Claiming(Seizing):
         """Puts up to `count` claims into `into` as soon as there is one; none when none came in time.
 
         started: how many of them go to the user at once (None: all); the rest are
-        prefetched and must be announced with `start`. auto: the caller will settle them
+        prefetched and must be announced with `mark_started` or `start`. auto: the caller will settle them
         before the user sees them. enough() ends the waiting, too. Raises ShutDown, QueueLocked.
 
         `into` is the caller's, so that after an interrupt (Ctrl-C) at any moment he finds

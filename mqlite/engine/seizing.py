@@ -382,38 +382,40 @@ class Seizing(Picking):
             raise ShutDown(f"queue {queue.name!r} was shut down and has nothing more to give")
 
     # ------------------------------------------------------------------ handing out
-    def start(self, claim: Claim) -> bool:
-        """A prefetched message goes to the user now; False where its claim was lost. Raises ShutDown. [18]
+    def mark_started(self, claim: Claim) -> bool:
+        """Say without a commit that a prefetched message is about to go to the user, who gets it if `is_held` says so
+        then; False where `start` has to say it. [18]
 
-        Claims that were made together are started in their order. Cost: 0.8 us, and a snapshot of the claims more where
-        others have changed them since; one commit of the claims where so little is left of its time that it has to
-        begin anew.
-
-        Without a commit nobody is kept from revoking the claim a moment after the look at it, as nobody is kept from it
-        a moment after a commit. The look comes before the mark: who is stopped in between, until the claim has timed
-        out, is not blamed for a message that he did not get.
+        Claims of one token are marked in their order, one at a time. Takes no lock of the engine. Cost: 0.5 us.
         """
-        claims, queue, row = self.claims, claim.queue, claim.row
-        marks = claims.marks
+        marks, row = self.claims.marks, claim.row
         if marks is None:
-            return self._start_by_commit(claim)
-        if row.deadline_ns:
-            spare_ns = row.deadline_ns - self.clock.monotonic_ns() - queue.ack_timeout_ns
-            if not 0 <= spare_ns <= queue.slack_ns:
-                return self._start_by_commit(claim)
-        if not claims.seems_undisturbed(claim.commit):
-            with claims.read() as c:
-                if not self._is_held(c, claim):
-                    return False
-        if (queue.topic or queue.prepared_for) and not self._is_left(claim):
             return False
-        return marks.mark(row.owner, row.token, claim.position) or self._start_by_commit(claim)
+        if row.deadline_ns:
+            spare_ns = row.deadline_ns - self.clock.monotonic_ns() - claim.queue.ack_timeout_ns
+            if not 0 <= spare_ns <= claim.queue.slack_ns:
+                return False
+        return marks.mark(row.owner, row.token, claim.position)
 
-    def _start_by_commit(self, claim: Claim) -> bool:
-        """The row says that it is started, and when its time is over."""
+    def is_held(self, claim: Claim) -> bool:
+        """Whether a claim was not lost. Raises ShutDown. Cost: 0.2 us, and a snapshot of the claims where others have
+        changed them since it was made.
+
+        Nobody is kept from revoking the claim a moment later, as nobody is kept from it a moment after a commit.
+        """
+        if not self.claims.seems_undisturbed(claim.commit):
+            with self.claims.read() as c:
+                if not self._has_row(c, claim):
+                    return False
+        return not (claim.queue.topic or claim.queue.prepared_for) or self._is_left(claim)
+
+    def start(self, claim: Claim) -> bool:
+        """A prefetched message goes to the user, and its ack_timeout begins now; False where its claim was lost. Raises
+        ShutDown. One commit of the claims. [18]
+        """
         queue = claim.queue
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            if not self._is_held(c, claim, undisturbed=c.is_undisturbed(claim.commit)):
+            if not self._has_row(c, claim, undisturbed=c.is_undisturbed(claim.commit)):
                 return False
             if (queue.topic or queue.prepared_for) and not self._is_left(claim):
                 return False
@@ -427,7 +429,7 @@ class Seizing(Picking):
             self.waiters.ring_one(queue.id, Kind.MESSAGE)
         return True
 
-    def _is_held(self, c: Any, claim: Claim, *, undisturbed: bool = False) -> bool:
+    def _has_row(self, c: Any, claim: Claim, *, undisturbed: bool = False) -> bool:
         """Whether the row of a claim is there. Raises ShutDown."""
         if c.shut(claim.queue.id) is Shut.IMMEDIATE:
             self._raise_if_shut(c, claim.queue)

@@ -45,12 +45,6 @@ def test_the_greatest_seqs_are_told_apart(marks: StartedMarks) -> None:
     assert [marks.of(OWNER)(5, RANK | seq) for seq in (last - 2, last - 1, last)] == [True, True, False]
 
 
-def test_a_thread_that_comes_late_takes_nothing_back(marks: StartedMarks) -> None:
-    assert marks.mark(OWNER, 5, RANK | 20)
-    assert marks.mark(OWNER, 5, RANK | 10)
-    assert marks.of(OWNER)(5, RANK | 20)
-
-
 def test_each_batch_has_a_slot_of_its_own_and_there_are_so_many(marks: StartedMarks) -> None:
     assert all(marks.mark(OWNER, token, RANK | token) for token in range(1, SLOTS + 1))
     assert not marks.mark(OWNER, SLOTS + 1, RANK | SLOTS + 1)
