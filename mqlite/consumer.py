@@ -68,9 +68,7 @@ class Consumer(Handle):
     def _reset(self) -> None:
         self._entry = ANYBODY if self.mode == "shared" else Pass(seats.new_number(self), waits=self.mode == "failover")
         self._interrupt = Interrupt(f"the consumer of queue {self._state.name!r}")
-        self._lock = (
-            threading.Lock()
-        )  # guards the six below, and the marks; no lock of the engine is taken under it
+        self._lock = threading.Lock()  # guards the six below, and their marks; no lock of the engine comes under it
         self._changed = threading.Condition(self._lock)  # entered as `_lock`: its own __enter__ can be interrupted
         self._buffer: deque[Claim] = deque()
         self._held: dict[int, Claim] = {}  # by id(claim): in the user's hands, and unsettled

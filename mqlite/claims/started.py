@@ -16,7 +16,7 @@ process; nothing is flushed, since the claims end with the boot as well. Tokens 
 ids, so what is left in a slot is never taken for another claim's.
 
 Where there is no file (a full disk), or no free slot, `mark` says so, and the row is changed by a commit, as it is when
-its deadline has to be moved. A commit takes 6.5 us, this takes 0.2 us.
+its deadline has to be moved. A commit takes 6.7 us, `mark` 0.2 us.
 
 Rejected: one file for all processes (slots of the dead have to be told from those of the living); the rank in the slot,
 too (two stores, and a kill between them); a bit per message (rows would have to know their bits).

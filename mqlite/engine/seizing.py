@@ -386,7 +386,7 @@ class Seizing(Picking):
         """Say without a commit that a prefetched message is about to go to the user, who gets it if `is_held` says so
         then; False where `start` has to say it. [18]
 
-        Claims of one token are marked in their order, one at a time. Takes no lock of the engine. Cost: 0.5 us.
+        Claims of one token are marked in their order, one at a time. Takes no lock of the engine. Cost: 0.4 us.
         """
         marks, row = self.claims.marks, claim.row
         if marks is None:
@@ -398,8 +398,8 @@ class Seizing(Picking):
         return marks.mark(row.owner, row.token, claim.position)
 
     def is_held(self, claim: Claim) -> bool:
-        """Whether a claim was not lost. Raises ShutDown. Cost: 0.2 us, and a snapshot of the claims where others have
-        changed them since it was made.
+        """Whether a claim was not lost. Raises ShutDown. Cost: 0.2 us; 4 us, a snapshot of the claims, where others
+        have changed them since it was made.
 
         Nobody is kept from revoking the claim a moment later, as nobody is kept from it a moment after a commit.
         """
@@ -411,7 +411,7 @@ class Seizing(Picking):
 
     def start(self, claim: Claim) -> bool:
         """A prefetched message goes to the user, and its ack_timeout begins now; False where its claim was lost. Raises
-        ShutDown. One commit of the claims. [18]
+        ShutDown. One commit of the claims, 7 us. [18]
         """
         queue = claim.queue
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
