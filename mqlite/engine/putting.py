@@ -71,9 +71,12 @@ class Putting(Claiming):
     def put_alone(self, queue: QueueState, rank: int, payload: Payload) -> int:
         """As `put_one`, of a plain queue, where no other thread is putting or settling; 0 where it is to be asked."""
         _ = self.presence.owner
+        version = queue.version
+        if not queue.is_plain:  # since a moment ago. Behind the version, which is adopted last: so it is that of these
+            return 0
         return self.log.append_alone(
             queue.id,
-            queue.version,
+            version,
             queue.options.maxsize,
             rank,
             payload,

@@ -106,9 +106,11 @@ class Alone:
                 self._known.learn(transaction, {queue: counters}, seq, follows=known is not None)
                 self._environment.end_write()
             self._after_commit([note])
-        except BaseException:
+        except BaseException as error:
             if outcome:
                 self._group.resume([note], outcome)
+            elif isinstance(error, lmdb.Error):
+                raise self._environment.failed(error) from error
             raise
         return seq
 
@@ -140,9 +142,11 @@ class Alone:
                 self._known.learn(transaction, {queue: counters}, known.seq if known else 0, follows=known is not None)
                 self._environment.end_write()
             self._after_commit([note])
-        except BaseException:
+        except BaseException as error:
             if outcome:
                 self._group.resume([note], outcome)
+            elif isinstance(error, lmdb.Error):
+                raise self._environment.failed(error) from error
             raise
         return True
 
