@@ -60,14 +60,28 @@ class Tasks:
             with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 tasks = c.tasks(queue.id)
                 mine = self._presence.owner
-                owner = mine if tasks.get(mine, 0) > 0 else next((o for o, n in tasks.items() if n > 0), mine)
-                c.add_tasks(queue.id, owner, -1)
+                owner = mine if tasks.get(mine, 0) > 0 else next((o for o, n in tasks.items() if n > 0), 0)
+                if owner or not self._drop_task_row(c, txn, queue):
+                    c.add_tasks(queue.id, owner or mine, -1)
             if unfinished == 1:
                 txn.notes.append((CHANGED, queue.id))
             return True
 
         _ = self._presence.owner
         return self._log.hold(op)
+
+    @staticmethod
+    def _drop_task_row(c: Any, txn: Any, queue: QueueState) -> bool:
+        """Under L and C: a task that only a row tells of is done, and so goes the row; False where there is none.
+
+        Counted off by this process instead, it would be missing here once the holder of the row has died, whose tasks
+        are done with him.
+        """
+        for _, position, row in c.rows(queue.id):
+            if row.flags & TASK and not txn.has(queue.id, position):
+                c.drop(queue.id, position, row.group)
+                return True
+        return False
 
     def join(self, queue: QueueState, interrupt: Interrupt) -> None:
         """Wait until nothing is unfinished."""

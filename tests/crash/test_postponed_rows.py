@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import mqlite
 from mqlite.claims import Kind
 from mqlite.claims.postponed import AT_MOST
@@ -104,6 +106,27 @@ def test_what_get_took_is_a_task_while_its_row_is_left(path: str, children: Any,
     assert other.hear() == "reported"
     joining.result(GUARD)
     assert queue.unfinished_tasks == 0
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("how", ["kill", "end"])
+def test_a_task_that_was_reported_elsewhere_stays_done_when_the_holder_of_its_row_goes(
+    path: str, children: Any, how: str
+) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+    queue.put("x")
+    other = children.fork(_settle, path, "get")
+    assert other.hear() == 1
+    queue.task_done()
+    assert queue.unfinished_tasks == 0
+    if how == "kill":
+        other.kill()
+    else:
+        other.say("no more")
+        other.end()
+    assert queue.qsize() == 0
+    queue.put("y")
+    assert queue.unfinished_tasks == 1
     assert queue.check() == []
 
 
