@@ -295,8 +295,8 @@ class Claims(Protocol):
         now; owner: whose task it is, or 0. False where that commit should be made soon. May be done twice.
         """
 
-    def any_postponed(self) -> bool:
-        """Whether a row may be left whose message was settled: who counts rows looks at each. O(1)."""
+    def postponed(self) -> int:
+        """How many rows may be left whose message was settled, of all queues: who counts rows looks for them. O(1)."""
 
     def seems_undisturbed(self, commit: int) -> bool:
         """The same for who holds no lock: it may just have become untrue. Cheaper still."""

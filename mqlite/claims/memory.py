@@ -105,9 +105,9 @@ class MemoryClaims:
                 self.add_tasks(queue, owner, 1)
         return True
 
-    def any_postponed(self) -> bool:
+    def postponed(self) -> int:
         """There are none."""
-        return False
+        return 0
 
     def note_bare(self) -> None:
         """It is always so."""

@@ -9,7 +9,8 @@ queue must know whether there are any such: two words that all processes share s
     CLEARED   how many of their rows are gone; under C
 
 They are equal when none is left. A process that is killed leaves them unequal until what it held is taken back; then
-all rows without a message are dropped, and they are made equal, under both locks. Unequal without need costs time only.
+all rows without a message are dropped, and they are made equal, under both locks. So they are by each take-back, also
+where only a deadline was over: that may be the row of a settled message. Further apart than need be costs time only.
 """
 
 from __future__ import annotations
@@ -50,6 +51,6 @@ class Postponed:
         """Under L and C: there is no row without a message, of any process."""
         self._words[CLEARED] = self._words[SETTLED]
 
-    def anywhere(self) -> bool:
-        """Whether any process may have some."""
-        return self._words[SETTLED] != self._words[CLEARED]
+    def everywhere(self) -> int:
+        """How many all processes may have."""
+        return self._words[SETTLED] - self._words[CLEARED]

@@ -503,9 +503,9 @@ class SharedClaims:
         """
         return self._postponed.add(queue, position, owner)
 
-    def any_postponed(self) -> bool:
-        """Whether a row may be left whose message was settled."""
-        return self._postponed.anywhere()
+    def postponed(self) -> int:
+        """How many rows may be left whose message was settled."""
+        return self._postponed.everywhere()
 
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are as it made them. For who holds L, which who revokes

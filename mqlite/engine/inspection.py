@@ -101,10 +101,17 @@ class Inspection:
             return counters.total - counters.delayed - self._held(c, snapshot, queue)
 
     def _held(self, c: Any, snapshot: Snapshot, queue: QueueState) -> int:
-        """How many messages are claimed. O(1), or one seek each while rows of settled ones are left."""
+        """How many messages are claimed. O(1); while rows of settled ones are left, one seek each up to the last of
+        them: what was taken first is mostly settled first.
+        """
         claimed = int(c.claimed(queue.id))
-        if claimed and self._claims.any_postponed():
-            return sum(snapshot.has(queue.id, position) for _, position, _ in c.rows(queue.id))
+        left = self._claims.postponed() if claimed else 0
+        if left:
+            for _, position, _ in c.rows(queue.id):
+                if not snapshot.has(queue.id, position):
+                    claimed, left = claimed - 1, left - 1
+                    if not left:
+                        break
         return claimed
 
     def total(self, queue: QueueState) -> int:

@@ -106,9 +106,10 @@ class TakeBack:
                 was_started = self._started_rows()
                 freed: set[tuple[int, int]] = set()
                 earliest_ns = dict.fromkeys(c.deadlines(), 0)
+                sweeps = bool(dead) or self._claims.postponed() > 0
                 for queue, position, row in list(c.rows()):
                     # a seek that was killed leaves rows of the living, too, which may hold up a group [24]
-                    stale = bool(dead) and not txn.has(queue, position)
+                    stale = sweeps and not txn.has(queue, position)
                     if row.owner in living and not stale and not 0 < row.deadline_ns <= now_ns:
                         if row.deadline_ns:
                             earliest_ns[queue] = min(earliest_ns.get(queue) or row.deadline_ns, row.deadline_ns)
@@ -135,6 +136,7 @@ class TakeBack:
                     txn.notes.append((ARRIVED, queue))
                 if dead:  # whatever they were about to hand back is found by who scans next
                     c.forget_cursors()
+                if sweeps:
                     c.note_bare()
                 for queue, owner in c.seats():
                     if owner in dead:

@@ -169,6 +169,35 @@ def test_the_rows_of_a_killed_process_go_and_counting_is_cheap_again(path: str, 
     assert queue.check() == []
 
 
+def test_the_row_of_a_settled_message_goes_when_its_deadline_is_over_and_counting_is_cheap_again(
+    path: str, children: Any, eventually: Any
+) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path, ack_timeout=0.05)
+    queue.put_many("ab")
+    other = children.fork(_settle, path, "ack")
+    assert other.hear() == 1
+    assert _words(queue) == (1, 0)
+
+    def taken_back() -> bool:
+        queue._engine.takeback.care(queue._state.id)
+        return _rows(queue) == 0
+
+    eventually(taken_back)
+    assert _words(queue) == (1, 1)
+    assert _seen(queue) == (1, 1, 0)
+    assert queue.check() == []
+
+
+def test_rows_of_settled_messages_are_counted_off_wherever_they_lie(path: str) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+    queue.put_many(range(12))
+    held = queue.receive(10)
+    for settled, number in enumerate((9, 0, 5, 3), 1):
+        held[number].ack()
+        assert _rows(queue) == 10
+        assert _seen(queue) == (2, 2, 10 - settled)
+
+
 def test_closing_leaves_no_row(path: str) -> None:
     with mqlite.open(path) as broker:
         keeps = broker.queue("q")
