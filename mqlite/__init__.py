@@ -35,7 +35,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/rebuild.py                    records put back where they were (for recovery/)
       log/group_commit.py space.py      one commit for many threads; room before it is needed
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot (read: shared_reading.py)
-      claims/known.py                   what need not be read again
+      claims/known.py started.py        what need not be read again; what was handed out, said without a commit
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
     durability/                       how the log gets to the disk (level "full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks
