@@ -262,9 +262,9 @@ def test_closing_wakes_puts_that_wait_for_room_in_the_buffer(make_queue: MakeQue
     waiting = in_thread(producer.put, 2)
     closing = in_thread(producer.close)
     got = [q.get(timeout=10)]
-    closing.exception(10)
     error = waiting.exception(10)
     got += [q.get(timeout=10) for _ in range(1 if error else 2)]
+    closing.result(10)
     assert (got == ["first", 1] and isinstance(error, mqlite.Closed)) or got == ["first", 1, 2]
 
 
