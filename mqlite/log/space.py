@@ -56,6 +56,7 @@ class Space:
         self._path = environment.path
         self._fd = -1
         self._refused_at = -1.0
+        self._denied_at = -1.0  # more than was needed
 
     @property
     def words(self) -> memoryview:
@@ -171,9 +172,9 @@ class Space:
         return self._environment.tree_pages()
 
     def _grow(self, wanted: int, liked: int) -> None:
-        if time.monotonic() < self._refused_at + _RETRY_SECONDS:
-            return
         size = self._reserved()
+        if time.monotonic() < (self._refused_at if wanted > size else self._denied_at) + _RETRY_SECONDS:
+            return
         step = min(max(GROW_MIN, size // 8), GROW_MAX)
         for target in (min(max(size + step, liked), self._environment.map_size), wanted):
             if target <= size:
@@ -184,7 +185,9 @@ class Space:
                 return
             except OSError:
                 continue
-        self._refused_at = time.monotonic()
+        self._denied_at = time.monotonic()
+        if wanted > size:
+            self._refused_at = self._denied_at
 
     def close(self) -> None:
         """Close the descriptor; the next use opens it again."""

@@ -158,6 +158,25 @@ def test_the_holes_of_a_sparse_file_are_filled(file: Path, made: list[Space]) ->
     assert file.stat().st_blocks * 512 >= 20 << 20
 
 
+def test_what_is_needed_is_taken_also_where_what_would_be_good_was_just_refused(
+    file: Path, made: list[Space], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = FakeEnvironment(file, map_pages=100_000)
+    taken = space_of(made, environment)
+    assert taken.find(RESERVE_PAGES)
+    really = space.reserve
+
+    def nearly_full(fd: int, offset: int, size: int) -> None:
+        if size > 100 * PAGE:
+            raise OSError(errno.ENOSPC, "no room")
+        really(fd, offset, size)
+
+    monkeypatch.setattr(space, "reserve", nearly_full)
+    pages = file.stat().st_size // PAGE - environment.last_page - 1
+    assert taken.find(pages, 1000)
+    assert taken.find(pages + 50, 1000)
+
+
 def test_a_full_disk_does_not_keep_a_store_from_being_opened(file: Path, made: list[Space], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "reserve", no_room)
     space_of(made, FakeEnvironment(file, map_pages=100_000)).begin_session()
