@@ -142,12 +142,10 @@ class Aftermath:
             rings, watched = self._clear(note[1], set(), set())
         elif note[0] is not ARRIVED:
             return False
-        elif self.is_calm(note[1]):
-            return True
         else:
             queue, commit, (rings, watched) = self._foreseen
             if queue != note[1] or commit != self._claims.last_commit():
-                return False
+                return self.is_calm(note[1])
         if rings or watched:
             self._ring(rings, watched)
         return True
