@@ -39,8 +39,8 @@ _RETRY_SECONDS = 0.1
 _BASE_PAGES = 64
 #: Pages that most transactions do not exceed.
 _MOSTLY_PAGES = 4 * _BASE_PAGES
-#: Room for so many puts is asked for at once.
-_PUTS_AHEAD = 16
+#: Room for so many more pages than a put needs is asked for: as many as 16 small ones need.
+_PAGES_AHEAD = 16 * (_BASE_PAGES + 8)
 #: Of a message in a leaf, beside its value: key, header, place in the list.
 _NODE_BYTES = 48
 #: Pages that are written again by every commit, about: of a tree with a backlog.
@@ -124,7 +124,7 @@ class Space:
 
     def _has_room(self, pages: int) -> bool:
         """Whether a put of so many pages leaves the reserve alone."""
-        return pages + RESERVE_PAGES <= self._words[ROOM] or self.find(pages + RESERVE_PAGES, _PUTS_AHEAD * pages)
+        return pages + RESERVE_PAGES <= self._words[ROOM] or self.find(pages + RESERVE_PAGES, _PAGES_AHEAD)
 
     def take_for_put(self, size_bytes: int) -> bool:
         """For a transaction that stores one value and the numbers of its queue, and no more: takes off what `Usage`

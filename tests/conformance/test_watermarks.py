@@ -136,7 +136,7 @@ def test_a_queue_that_is_high_already_is_told_at_once(q: mqlite.Queue[Any], call
     with q.watermarks(5, 2, on_high=calls.on_high, on_low=calls.on_low):
         assert calls.next() == ("high", 7)
         take(q, 6)
-        assert calls.next() == ("low", 1)
+        assert calls.next() in (("low", 2), ("low", 1))  # it may look between two of these
 
 
 def test_a_queue_that_is_low_at_the_start_is_not_told(q: mqlite.Queue[Any], calls: Calls, settled: Settled) -> None:

@@ -101,8 +101,9 @@ class Kills:
         talk.hear(3600)
 
     def run(self, step: int) -> None:
-        """Until one survives."""
+        """Until two in a row survive: the process that goes on may have made the checkpoint that one was to make."""
         put, points = 0, []
+        survivors = 0
         for point in range(1, END, step):
             child = self._children.fork(self._make, point)
             assert child.hear() == "ready"
@@ -118,7 +119,8 @@ class Kills:
             put = self._goes_on.hear()
             child.kill()
             self._look(point, [["on", number] for number in range(put)], points, before if survived else self._synced)
-            if survived:
+            survivors = survivors + 1 if survived else 0
+            if survivors == 2:
                 break
         self._goes_on.say(None)
         self._goes_on.end()
