@@ -80,6 +80,8 @@ class Alone:
             with self._write_lock, self._environment:
                 txn: Any = self._environment.begin_write(self._space.look)
                 transaction = txn.id()
+                if self._group.is_led and self._environment.level.sync:
+                    return self._give_up(txn)
                 known = self._known if transaction == self._known.transaction + 1 else None
                 counters = self._counters(txn, known, queue)
                 if (
@@ -125,6 +127,8 @@ class Alone:
             with self._write_lock, self._environment:
                 txn: Any = self._environment.begin_write(self._space.look)
                 transaction = txn.id()
+                if self._group.is_led and self._environment.level.sync:
+                    return self._give_up(txn)
                 check()
                 value: bytes | None = None
                 if self._space.take_for_removal():
