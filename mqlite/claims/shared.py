@@ -140,6 +140,9 @@ class SharedTxn(SharedReading):
         return self._txn
 
     def _drop_postponed(self) -> None:
+        """Those that are known now, before the snapshot of the log is opened [8]: that of a message which is settled
+        after it must still be met, or the message would be claimed out of the snapshot.
+        """
         rows = list(self._postponed.rows)
         by_queue: dict[tuple[int, int], list[Position]] = {}
         for queue, position, owner in rows:

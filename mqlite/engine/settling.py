@@ -139,7 +139,8 @@ class Settling(Parts):
         first = claims[0]
         if len(claims) == 1 and not first.queue.topic and not first.row.group:
             note = (SETTLED_ALONE, first)
-            if self.log.remove_alone(first.queue.id, first.position, partial(self._check_row, first), note):
+            check = partial(self._check_row, first)
+            if self.log.remove_alone(first.queue.id, first.position, first.raw, check, note):
                 return
 
         def op(txn: Any) -> None:

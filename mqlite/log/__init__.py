@@ -384,8 +384,8 @@ class Log(Protocol):
         changed: write it.
         """
 
-    def remove_alone(self, queue: int, position: Position, check: Callable[[], object], note: Note) -> bool:
-        """The same for the removal of one; False: write it."""
+    def remove_alone(self, queue: int, position: Position, raw: Raw, check: Callable[[], object], note: Note) -> bool:
+        """The same for the removal of one that is stored so; False: write it."""
 
     def hold(self, op: Callable[[Any], T]) -> T:
         """Run `op(txn)` under the write lock once, without a commit: for ops that change the claims only."""

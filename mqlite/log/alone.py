@@ -116,11 +116,11 @@ class Alone:
             raise
         return seq
 
-    def remove(self, queue: int, position: Position, check: Callable[[], object], note: Note) -> bool:
-        """Take out a message that has no marks. check(), called under the write lock, may raise. False where the
-        general way is to be taken, also where there is no such message.
+    def remove(self, queue: int, position: Position, raw: bytes, check: Callable[[], object], note: Note) -> bool:
+        """Take out a message that has no marks. raw: as it was claimed. check(), called under the write lock, may
+        raise. False where the general way is to be taken, also where there is no such message.
         """
-        if self._write_lock.locked() or self._group.is_led:
+        if self._write_lock.locked() or self._group.is_led or not fmt.is_unmarked(raw):
             return False
         outcome: list[None] = []
         try:
@@ -128,7 +128,7 @@ class Alone:
                 txn: Any = self._environment.begin_write(self._space.look)
                 transaction = txn.id()
                 if self._group.is_led and self._environment.level.sync:
-                    return self._give_up(txn)
+                    return bool(self._give_up(txn))
                 check()
                 value: bytes | None = None
                 if self._space.take_for_removal():
