@@ -274,11 +274,13 @@ class Writing(Reading, Protocol):
 class Claims(Protocol):
     """See the top of this module.
 
+    postpones: whether `postpone` may leave a row for a while.
     ring_unseats: whoever rings a sleeper removes its row at once, as a condition's
     notify does, so that it is not rung again and again before it runs.
     """
 
     ring_unseats: bool
+    postpones: bool
 
     @property
     def marks(self) -> StartedMarks | None:

@@ -64,6 +64,7 @@ class MemoryClaims:
     """
 
     ring_unseats = True
+    postpones = False
     marks = None
 
     def __init__(

@@ -21,7 +21,7 @@ from ..message import Position
 from ..system.control import CLEARED, SETTLED
 
 #: As many stay at most.
-AT_MOST = 16
+AT_MOST = 64
 
 
 class Postponed:

@@ -456,6 +456,7 @@ class SharedClaims:
     """
 
     ring_unseats = False  # it would cost a commit per ring
+    postpones = True
 
     def __init__(self, path: str, words: memoryview) -> None:
         """words: of `log.control`."""

@@ -112,8 +112,8 @@ class Aftermath:
                         self._scan_anew(note[1])
                     elif note[0] is GONE:
                         self._drop(note[1], note[2])
-            for claim in alone:
-                self._ring(*self._clear_alone(claim))
+            if alone:
+                self._ring(*self._clear_alone(alone))
             if settled:
                 rings, watched = self._clear(settled, arrived, set(delayed))
             else:
@@ -137,7 +137,7 @@ class Aftermath:
     def _follow(self, note: Note) -> bool:
         """`run` for what most often follows a commit, if it is only that. (1 us less)"""
         if note[0] is SETTLED_ALONE:
-            rings, watched = self._clear_alone(note[1])
+            rings, watched = self._clear_alone([note[1]])
         elif note[0] is SETTLED:
             rings, watched = self._clear(note[1], set(), set())
         elif note[0] is not ARRIVED:
@@ -228,13 +228,17 @@ class Aftermath:
                         offer(c, snapshot, self._catalog.state(queue, snapshot), group)
             return self._who_waits(c, arrived, left)
 
-    def _clear_alone(self, claim: Claim) -> Outlook:
-        """The row of a message that one thread settled alone: see claims/postponed.py."""
-        queue, row = claim.queue.id, claim.row
-        if not self._claims.postpone(queue, claim.position, row.owner if row.flags & TASK else 0):
+    def _clear_alone(self, claims: list[Claim]) -> Outlook:
+        """The rows of messages that were settled one by one: see claims/postponed.py."""
+        few, queues = True, set()
+        for claim in claims:
+            row = claim.row
+            queues.add(claim.queue.id)
+            few = self._claims.postpone(claim.queue.id, claim.position, row.owner if row.flags & TASK else 0)
+        if not few:
             with self._claims.lock, self._claims.guard, self._claims.write():
                 pass  # all that was postponed goes now
-        return _NOBODY if self.is_calm(queue) else self._look(set(), {queue})
+        return self._look(set(), queues)
 
     @staticmethod
     def _clear_at_once(c: Any, settled: list[Claim]) -> bool:

@@ -137,14 +137,17 @@ class Settling(Parts):
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
         first = claims[0]
-        if len(claims) == 1 and not first.queue.topic and not first.row.group:
+        queue = first.queue
+        # of a queue in which messages age, a position may come again while a row is left there
+        postponable = self.claims.postpones and not queue.topic and not first.row.group and queue.options.aging is None
+        alone = len(claims) == 1 and postponable
+        if alone:
             note = (SETTLED_ALONE, first)
             check = partial(self._check_row, first)
-            if self.log.remove_alone(first.queue.id, first.position, first.raw, check, note):
+            if self.log.remove_alone(queue.id, first.position, first.raw, check, note):
                 return
 
         def op(txn: Any) -> None:
-            queue = first.queue
             if queue.topic or any(claim.queue is not queue for claim in claims):
                 self.check_claims(txn, claims)
                 for claim in claims:
@@ -156,7 +159,11 @@ class Settling(Parts):
                         raise self._taken_away(txn, claims[0])
                 elif not txn.remove_all(queue.id, [claim.position for claim in claims]):
                     raise self._taken_away(txn, next(each for each in claims if not txn.has(queue.id, each.position)))
-            txn.notes.append((SETTLED, claims[:]))
+            if alone:
+                txn.note_settled_alone()
+                txn.notes.append((SETTLED_ALONE, first))
+            else:
+                txn.notes.append((SETTLED, claims[:]))
 
         self.log.write(op)
 

@@ -329,6 +329,9 @@ class Txn(Snapshot, Indexing, Protocol):
         records at all of them.
         """
 
+    def note_settled_alone(self) -> None:
+        """The row of a message that was removed in this transaction is to be postponed (`Claims.postpone`)."""
+
     def pull(self, queue: int, position: Position) -> Raw | None:
         """As `remove`, also of what nobody was handed yet."""
 

@@ -1,4 +1,4 @@
-"""The bytes of the log, format version 4. All integers are big-endian: byte order is delivery order.
+"""The bytes of the log, format version 5. All integers are big-endian: byte order is delivery order.
 
 One LMDB tree; the first byte of a key says what it is:
 
@@ -8,10 +8,10 @@ One LMDB tree; the first byte of a key says what it is:
     05                                   the last number given to a queue u32 | crc u32
     06 | table u32                       the numbers of a table, see rows.py
     07 | table u32 | key                 a row of a table, see rows.py
-    10 | queue u32                       removed: total u64 | bytes u64 | crc u32
+    10 | queue u32                       removed: total u64 | bytes u64 | sum u64 | crc u32
     10 | queue u32 | rank u32 | seq u64  a message, see below
     10 | queue u32 | 13 x ff             put: total u64 | bytes u64 | settings version u32 | delayed u64 |
-                                         grouped u64 | expiring u64 | timers u32 | feeds u32 | crc u32
+                                         grouped u64 | expiring u64 | timers u32 | feeds u32 | sum u64 | crc u32
     11 | topic u32 | id u64              what a topic keeps: a message, see below
     11 | topic u32 | 9 x ff              its numbers: TopicNumbers, u64 each | crc u32
     18 | queue u32 | line u8 | due u64 | rank u32 | seq u64     a message that waits for its time
@@ -50,7 +50,7 @@ L1  seq is never used again, even after everything was acknowledged: it is count
 L2  counters and index entries are changed in the commit that changes the messages.
 
 Format 1 had neither marks nor an index, and shorter counters; format 2 no topics, and no feeds among the counters;
-format 3 no tables. They are read as they are, and become format 4 when the store is opened.
+format 3 no tables, format 4 no sums. They are read as they are, and become format 5 when the store is opened.
 """
 
 from __future__ import annotations

@@ -230,6 +230,12 @@ class LmdbTxn(LmdbReading, Indexing):
                 self._unmark_stored(queue, key, value, in_line(position))
         return value
 
+    def note_settled_alone(self) -> None:
+        """The row of a message that was removed may stay for a while. Counted before the commit: too many costs time
+        only (claims/postponed.py).
+        """
+        self._usage.note_settled_alone()
+
     def remove_all(self, queue: int, positions: list[Position]) -> bool:
         """Take out many records. O(log n) each, and mostly O(1): 0.7 us instead of 1.4 where they are neighbours, which
         those are that were claimed together. Then one cursor walks over them, and what is counted for each is counted

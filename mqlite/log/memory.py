@@ -76,6 +76,9 @@ class MemoryLog(MemoryRows, Indexing):
 
     hold = write
 
+    def note_settled_alone(self) -> None:
+        """No row stays."""
+
     def append_alone(self, *_: object) -> int:
         """There is a shorter way still: engine/local.py."""
         return 0

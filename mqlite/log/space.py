@@ -26,7 +26,7 @@ import lmdb
 
 from ..errors import StoreError, StoreFull
 from ..system.blocks import reserve
-from ..system.control import RESERVED, ROOM, VOLUME, Control, usable_pages
+from ..system.control import RESERVED, ROOM, SETTLED, VOLUME, Control, usable_pages
 from ..system.environment import PAGE, Environment
 
 RESERVE_PAGES = 1024
@@ -264,6 +264,10 @@ class Usage:
         """
         self._removals -= 1
         self._run_bytes += min(size_bytes, PAGE // 2) + _NODE_BYTES
+
+    def note_settled_alone(self) -> None:
+        """See claims/postponed.py."""
+        self._words[SETTLED] += 1
 
     def _pages(self) -> int:
         return self._stored_pages + 2 * self._removals + 4 * self._run_bytes // PAGE
