@@ -34,8 +34,10 @@ The map of the package, from the top; each floor uses only those below it:
       log/rows.py memory_rows.py        rows of tables, on disk and in memory
       log/rebuild.py                    records put back where they were (for recovery/)
       log/group_commit.py space.py      one commit for many threads; room before it is needed
+      log/alone.py                      one plain message in or out, where nobody else writes
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot (read: shared_reading.py)
       claims/known.py started.py        what need not be read again; what was handed out, said without a commit
+      claims/postponed.py               rows that go with the next commit
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
     durability/                       how the log gets to the disk (level "full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks
