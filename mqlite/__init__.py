@@ -29,7 +29,8 @@ The map of the package, from the top; each floor uses only those below it:
     log/  claims/  wake/              what exists; who holds what; who is woken
       log/memory.py shelf.py            in sorted containers
       log/lmdb.py (lmdb_*.py) upgrade.py  on disk; an older format
-      log/format.py index.py            every byte on disk; what a message is found by besides its place
+      log/format.py counting.py entries.py  every byte on disk: messages; the numbers of queues; indexes
+      log/index.py                      what a message is found by besides its place
       log/batch.py                      the same bytes of many messages at once
       log/rows.py memory_rows.py        rows of tables, on disk and in memory
       log/rebuild.py                    records put back where they were (for recovery/)

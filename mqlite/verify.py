@@ -26,7 +26,7 @@ import lmdb
 from .audit import log_problems
 from .engine.catalog import Catalog
 from .errors import MqliteError, StoreCorrupted
-from .log import DEAD_BIT, index
+from .log import DEAD_BIT, counting, index
 from .log import format as fmt
 from .log.lmdb import LmdbLog
 from .log.lmdb_reading import LmdbState
@@ -243,7 +243,7 @@ def _strays(state: _Told) -> Iterator[str]:
     known = {*definitions, *(number | DEAD_BIT for number in definitions), 0}
     for (number,), _ in state.entries(index.REMOVED, 0):
         known |= {number, number | DEAD_BIT}
-    last_number = fmt.unpacked_last_queue(state.value(fmt.LAST_QUEUE_KEY))
+    last_number = counting.unpacked_last_queue(state.value(fmt.LAST_QUEUE_KEY))
     for definition in definitions.values():
         if state.value(fmt.queue_key(fmt.NAME, definition.id)) != definition.name.encode():
             yield f"the name of number {definition.id}, {definition.name!r}, is not found by the number"

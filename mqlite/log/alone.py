@@ -23,7 +23,7 @@ from ..codecs import Payload
 from ..message import Position
 from ..system.control import SETTLED
 from ..system.environment import Environment
-from . import Counters, Note
+from . import Counters, Note, counting
 from . import format as fmt
 from .group_commit import GroupCommit
 from .lmdb_reading import Known, LmdbState
@@ -92,18 +92,18 @@ class Alone:
                 ):
                     return self._give_up(txn)
                 check()
-                seq = ((known and known.seq) or fmt.unpacked_seq(txn.get(fmt.SEQ_KEY))) + 1
+                seq = ((known and known.seq) or counting.unpacked_seq(txn.get(fmt.SEQ_KEY))) + 1
                 key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
                 value, crc = fmt.sealed_plain(key, tag, body, body_crc, seq, now_ns)
                 counters.put_total += 1
                 counters.put_bytes += size
                 counters.put_sum += crc
-                behind = fmt.put_key(queue)
+                behind = counting.put_key(queue)
                 txn.delete(behind)  # they come back behind it: see LmdbTxn.append
                 txn.delete(fmt.SEQ_KEY)
                 txn.put(key, value)
-                txn.put(behind, fmt.packed_put(counters))
-                txn.put(fmt.SEQ_KEY, fmt.packed_seq(seq))
+                txn.put(behind, counting.packed_put(counters))
+                txn.put(fmt.SEQ_KEY, counting.packed_seq(seq))
                 self._commit(txn, [note], outcome)
                 self._known.learn(transaction, {queue: counters}, seq, follows=known is not None)
                 self._environment.end_write()
@@ -140,7 +140,7 @@ class Alone:
                 counters.removed_total += 1
                 counters.removed_bytes += len(value)
                 counters.removed_sum += fmt.sum_of(value)
-                txn.put(fmt.removed_key(queue), fmt.packed_removed(counters))
+                txn.put(counting.removed_key(queue), counting.packed_removed(counters))
                 self._space.words[SETTLED] += 1  # before the commit: too many costs time only (claims/postponed.py)
                 self._commit(txn, [note], outcome)
                 self._known.learn(transaction, {queue: counters}, known.seq if known else 0, follows=known is not None)

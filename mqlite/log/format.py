@@ -57,7 +57,6 @@ from __future__ import annotations
 
 import functools
 import json
-import operator
 import struct
 import zlib
 from typing import Any
@@ -67,7 +66,7 @@ import attrs
 from ..codecs import BYTES, Payload
 from ..errors import MessageCorrupted, StoreCorrupted
 from ..message import Due, Marks, Position, Record
-from . import Counters, Definition, TopicNumbers, index
+from . import Definition
 
 FORMAT = 5
 
@@ -93,18 +92,7 @@ SUM_AND_FLAGS = struct.Struct(">I2xH")
 #: What begins the keys of a queue, rank, seq.
 MESSAGE_KEY = struct.Struct(">5sIQ")
 _CRC = struct.Struct(">I")
-_SEQ = struct.Struct(">QI")
 _STORE = struct.Struct(">I16sI")
-_REMOVED = struct.Struct(">QQQI")
-_PUT = struct.Struct(">QQIQQQIIQI")
-#: Shorter ones, of formats 1, 2 and 4: what is missing is zero, and the sums are not known.
-_OLD_PUT_BYTES = (struct.calcsize(">QQIQI"), struct.calcsize(">QQIQQQII"), struct.calcsize(">QQIQQQIII"))
-_OLD_REMOVED_BYTES = struct.calcsize(">QQI")
-_SUM_MASK = (1 << 63) - 1
-_NO_SUM = (1 << 64) - 1
-_topic_fields = operator.attrgetter(*attrs.fields_dict(TopicNumbers))
-_TOPIC = struct.Struct(f">{len(attrs.fields(TopicNumbers))}QI")
-_LAST_QUEUE = struct.Struct(">II")
 _SOURCE = struct.Struct(">II")
 _DELAYED = struct.Struct(">BQIQ")
 DELAYED_KEY_BYTES = 1 + 4 + _DELAYED.size
@@ -147,12 +135,6 @@ def kept_key(topic: int, number: int) -> bytes:
 def kept_number(key: bytes) -> int:
     """The id in a kept_key."""
     return int.from_bytes(key[5:], "big")
-
-
-@functools.lru_cache(maxsize=1024)
-def topic_key(topic: int) -> bytes:
-    """Behind the last message that a topic keeps."""
-    return KEPT + _ID.pack(topic) + b"\xff" * 9
 
 
 @attrs.define(eq=False)
@@ -361,125 +343,9 @@ def salvaged(key: bytes, value: bytes, now_ns: int) -> Record:
     return Record((BYTES, value), now_ns, int.from_bytes(key[-8:], "big"))
 
 
-@functools.lru_cache(maxsize=1024)
-def removed_key(queue: int) -> bytes:
-    """Before the first message of a queue."""
-    return MESSAGE + _ID.pack(queue)
-
-
-@functools.lru_cache(maxsize=1024)
-def put_key(queue: int) -> bytes:
-    """Behind the last message of a queue."""
-    return MESSAGE + _ID.pack(queue) + b"\xff" * 13
-
-
-def is_plain(put: bytes | None, version: int) -> bool:
-    """Whether a queue has that version of its settings, and no message with a group, that expires, or that waits for
-    its time: what a claimer asks first. Unchecked: what it leads to is checked.
-    """
-    return put is not None and len(put) == _PUT.size and put[16:52] == _plain_middle(version)
-
-
-@functools.lru_cache(maxsize=64)
-def _plain_middle(version: int) -> bytes:
-    """What lies between the totals and the checksum: the version, and gauges that are all zero. A version of -1 (in
-    doubt) is none's.
-    """
-    return b"" if version < 0 else _ID.pack(version) + bytes(32)
-
-
-def packed_removed(counters: Counters) -> bytes:
-    """The value of a removed_key."""
-    head = _REMOVED.pack(counters.removed_total, counters.removed_bytes, counters.removed_sum & _SUM_MASK, 0)[
-        : -_CRC.size
-    ]
-    return head + _CRC.pack(_crc32(head))
-
-
-def packed_put(counters: Counters) -> bytes:
-    """The value of a put_key."""
-    head = _PUT.pack(
-        counters.put_total,
-        counters.put_bytes,
-        counters.settings_version,
-        counters.delayed,
-        counters.grouped,
-        counters.expiring,
-        counters.timers,
-        counters.feeds,
-        _NO_SUM if counters.put_sum < 0 else counters.put_sum & _SUM_MASK,
-        0,
-    )[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
-
-
-def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
-    """Raises StoreCorrupted."""
-    counters = Counters()
-    sums = True
-    if put is not None:
-        if len(put) in _OLD_PUT_BYTES:
-            _check(put, len(put), "the counters of a queue")
-            put = _lengthened(put)
-            sums = False
-        else:
-            _check(put, _PUT.size, "the counters of a queue")
-        (
-            counters.put_total,
-            counters.put_bytes,
-            counters.settings_version,
-            counters.delayed,
-            counters.grouped,
-            counters.expiring,
-            counters.timers,
-            counters.feeds,
-            counters.put_sum,
-            _,
-        ) = _PUT.unpack(put)
-    if removed is not None:
-        if len(removed) == _OLD_REMOVED_BYTES:
-            _check(removed, len(removed), "the counters of a queue")
-            removed = removed[: -_CRC.size].ljust(_REMOVED.size, b"\0")
-        else:
-            _check(removed, _REMOVED.size, "the counters of a queue")
-        counters.removed_total, counters.removed_bytes, counters.removed_sum, _ = _REMOVED.unpack(removed)
-    if not sums or counters.put_sum == _NO_SUM:
-        counters.put_sum = -1
-    return counters
-
-
 def sum_of(value: bytes) -> int:
     """What a stored message counts in the sums of its queue: its checksum, unchecked."""
     return int.from_bytes(value[: _CRC.size], "big")
-
-
-def gauges(put: bytes | None) -> tuple[int, int, int, int]:
-    """Counters.gauges of what is under a put_key, unchecked; zeros where there is nothing."""
-    if put is None or len(put) != _PUT.size:
-        if put is None or len(put) not in _OLD_PUT_BYTES:
-            return 0, 0, 0, 0
-        put = _lengthened(put)
-    _, _, version, delayed, grouped, expiring, timers, feeds, _, _ = _PUT.unpack(put)
-    return version, delayed + timers + feeds, expiring, grouped
-
-
-def _lengthened(put: bytes) -> bytes:
-    """Counters of an older format, without their checksum."""
-    return put[: -_CRC.size].ljust(_PUT.size, b"\0")
-
-
-def packed_topic(numbers: TopicNumbers) -> bytes:
-    """The value of a topic_key."""
-    head = _TOPIC.pack(*_topic_fields(numbers), 0)[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
-
-
-def unpacked_topic(value: bytes | None) -> TopicNumbers:
-    """Raises StoreCorrupted."""
-    if value is None:
-        return TopicNumbers()
-    _check(value, _TOPIC.size, "the numbers of a topic")
-    return TopicNumbers(*_TOPIC.unpack(value)[:-1])
 
 
 def delayed_key(prefix: bytes, due: Due, rank: int, seq: int) -> bytes:
@@ -508,114 +374,6 @@ def rank_of_delayed(key: bytes) -> int:
     return int.from_bytes(key[14:18], "big")
 
 
-_INDEX = 0x20
-_PARTS = {
-    index.PLACE: struct.Struct(">Q"),
-    index.GROUP: struct.Struct(">QIQ"),
-    index.EXPIRY: struct.Struct(">BQQ"),
-    index.REPLACE: struct.Struct(">16s"),
-    index.UNIQUE: struct.Struct(">16sQ"),
-    index.DEDUP: struct.Struct(">16s"),
-    index.DEDUP_END: struct.Struct(">Q16s"),
-    index.TIMER: struct.Struct(">16s"),
-    index.MEMBER: struct.Struct(">I"),
-    index.REFERENCES: struct.Struct(">Q"),
-    index.FEED: struct.Struct(">I"),
-    index.RETAINED: struct.Struct(">16s"),
-    index.FORGOTTEN: struct.Struct(">BQI"),
-    index.REMOVED: struct.Struct(">I"),
-}
-_VALUES = {
-    index.PLACE: struct.Struct(">BBQIQ"),
-    index.GROUP: struct.Struct(">Q"),
-    index.EXPIRY: struct.Struct(">I"),
-    index.REPLACE: struct.Struct(">Q"),
-    index.DEDUP: struct.Struct(">QQ"),
-    index.TIMER: struct.Struct(">Q"),
-    index.MEMBER: struct.Struct(">I"),
-    index.REFERENCES: struct.Struct(">Q"),
-    index.FEED: struct.Struct(">QBQ"),
-    index.RETAINED: struct.Struct(">Q"),
-    index.REMOVED: struct.Struct(">I"),
-}
-_NOTHING = struct.Struct("")
-#: The first part alone: what entries that have it in common begin with.
-_PREFIX = {
-    kind: struct.Struct(">16s" if parts.format.startswith(">16s") else parts.format[:2])
-    for kind, parts in _PARTS.items()
-}
-
-
-@functools.lru_cache(maxsize=1024)
-def index_prefix(kind: int, queue: int) -> bytes:
-    """Of all entries of one index of a queue."""
-    return bytes([_INDEX + kind]) + _ID.pack(queue)
-
-
-def index_key(kind: int, queue: int, parts: index.Parts) -> bytes:
-    """Of one entry."""
-    return index_prefix(kind, queue) + _PARTS[kind].pack(*parts)
-
-
-def index_range(kind: int, queue: int, prefix: index.Parts, start: index.Parts) -> tuple[bytes, bytes]:
-    """(what keys of entries whose first part is `prefix` begin with, the first key from prefix + start on)."""
-    begins = index_prefix(kind, queue) + (_PREFIX[kind].pack(*prefix) if prefix else b"")
-    return begins, index_key(kind, queue, (*prefix, *start)) if start else begins
-
-
-def index_parts(kind: int, key: bytes) -> index.Parts:
-    """The parts of an entry."""
-    return _PARTS[kind].unpack_from(key, 5)
-
-
-def packed_entry(kind: int, value: index.Parts) -> bytes:
-    """The value of an entry."""
-    return _VALUES.get(kind, _NOTHING).pack(*value)
-
-
-def unpacked_entry(kind: int, value: bytes) -> index.Parts:
-    """Raises StoreCorrupted."""
-    form = _VALUES.get(kind, _NOTHING)
-    if len(value) != form.size:
-        raise StoreCorrupted("an entry of an index does not have its size: restore the store from a backup")
-    return form.unpack(value)
-
-
-def is_entry(key: bytes, value: bytes) -> bool:
-    """Whether these have the lengths of an entry of an index: that is all that can be told of one by itself."""
-    kind = key[0] - _INDEX if key else -1
-    parts = _PARTS.get(kind)
-    return parts is not None and len(key) == 5 + parts.size and len(value) == _VALUES.get(kind, _NOTHING).size
-
-
-def packed_seq(seq: int) -> bytes:
-    """The value of SEQ_KEY."""
-    head = _SEQ.pack(seq, 0)[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
-
-
-def unpacked_seq(value: bytes | None) -> int:
-    """Raises StoreCorrupted."""
-    if value is None:
-        return 0
-    _check(value, _SEQ.size, "the counter of message numbers")
-    return int(_SEQ.unpack(value)[0])
-
-
-def packed_last_queue(number: int) -> bytes:
-    """The value of LAST_QUEUE_KEY."""
-    head = _LAST_QUEUE.pack(number, 0)[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
-
-
-def unpacked_last_queue(value: bytes | None) -> int:
-    """Raises StoreCorrupted."""
-    if value is None:
-        return 0
-    _check(value, _LAST_QUEUE.size, "the counter of queues")
-    return int(_LAST_QUEUE.unpack(value)[0])
-
-
 def packed_store(store_id: str) -> bytes:
     """The value of STORE_KEY."""
     head = _STORE.pack(FORMAT, bytes.fromhex(store_id), 0)[: -_CRC.size]
@@ -624,12 +382,13 @@ def packed_store(store_id: str) -> bytes:
 
 def unpacked_store(value: bytes) -> tuple[int, str]:
     """(format, store id). Raises StoreCorrupted."""
-    _check(value, _STORE.size, "the record that names the store")
+    check_sum(value, _STORE.size, "the record that names the store")
     version, number, _ = _STORE.unpack(value)
     return version, number.hex()
 
 
-def _check(value: bytes, size: int, what: str) -> None:
+def check_sum(value: bytes, size: int, what: str) -> None:
+    """Raises StoreCorrupted where a value that ends with its checksum has another size, or another sum."""
     if len(value) != size or _crc32(value[: -_CRC.size]) != _CRC.unpack(value[-_CRC.size :])[0]:
         raise StoreCorrupted(f"{what} does not match its checksum: restore the store from a backup")
 

@@ -13,7 +13,7 @@ from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
 from ..system.structure import Progress, structure_problems
-from . import Note, Row, Snapshot, rows
+from . import Note, Row, Snapshot, counting, rows
 from . import batch as batches
 from . import format as fmt
 from .alone import Alone
@@ -251,7 +251,7 @@ class LmdbLog:
             txn = environment.begin_write()
             try:
                 txn.put(fmt.STORE_KEY, fmt.packed_store(store_id))
-                txn.put(fmt.SEQ_KEY, fmt.packed_seq(0))
+                txn.put(fmt.SEQ_KEY, counting.packed_seq(0))
                 txn.commit()
             except lmdb.Error as error:
                 raise environment.failed(error) from error

@@ -11,7 +11,7 @@ import attrs
 from ..message import Position
 from ..system.environment import Environment
 from ..system.snapshot import LmdbGlance, LmdbView
-from . import Counters, Definition, Gauges, Row, TableNumbers, TopicNumbers, rows
+from . import Counters, Definition, Gauges, Row, TableNumbers, TopicNumbers, counting, entries, rows
 from . import format as fmt
 from .index import LOW_MASK, Indexed, Parts, Place
 
@@ -57,19 +57,19 @@ class LmdbReading(Indexed):
 
     def entry(self, kind: int, queue: int, parts: Parts) -> Parts | None:
         """The value of an entry of an index."""
-        value = self._txn.get(fmt.index_key(kind, queue, parts))
-        return None if value is None else fmt.unpacked_entry(kind, value)
+        value = self._txn.get(entries.index_key(kind, queue, parts))
+        return None if value is None else entries.unpacked_entry(kind, value)
 
     def entries(self, kind: int, queue: int, prefix: Parts = (), start: Parts = ()) -> Iterator[tuple[Parts, Parts]]:
         """The entries whose first part is `prefix`, from prefix + start on. One seek, and O(1) each."""
-        begins, key = fmt.index_range(kind, queue, prefix, start)
+        begins, key = entries.index_range(kind, queue, prefix, start)
         walk = self._txn.cursor()
         found = walk.set_range(key)
         while found:
             key = walk.key()
             if not key.startswith(begins):
                 return
-            yield fmt.index_parts(kind, key), fmt.unpacked_entry(kind, walk.value())
+            yield entries.index_parts(kind, key), entries.unpacked_entry(kind, walk.value())
             found = walk.next()
 
     def ranks(self, queue: int) -> Iterator[int]:
@@ -88,11 +88,13 @@ class LmdbReading(Indexed):
         return None if value is None else fmt.id_of(value)
 
     def _stored_counters(self, queue: int) -> Counters:
-        return fmt.unpacked_counters(self._txn.get(fmt.put_key(queue)), self._txn.get(fmt.removed_key(queue)))
+        return counting.unpacked_counters(
+            self._txn.get(counting.put_key(queue)), self._txn.get(counting.removed_key(queue))
+        )
 
     def gauges(self, queue: int) -> Gauges:
         """What a claimer asks first. Unchecked: what they lead to is checked."""
-        return fmt.gauges(self._txn.get(fmt.put_key(queue)))
+        return counting.gauges(self._txn.get(counting.put_key(queue)))
 
     def next_due(self, queue: int, line: int) -> int | None:
         """When the earliest message that waits on a line of time is due. One seek."""
@@ -167,7 +169,7 @@ class LmdbReading(Indexed):
         """The first so many that `ahead` gives, at once (in three fifths of its time). None where a cursor is None,
         where a message has a group, expires or waits for its time, and where the settings have another version.
         """
-        if not fmt.is_plain(self._txn.get(fmt.put_key(queue)), version):
+        if not counting.is_plain(self._txn.get(counting.put_key(queue)), version):
             return None
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         positions: list[Position] = []
@@ -229,7 +231,7 @@ class LmdbReading(Indexed):
 
     def topic_numbers(self, topic: int) -> TopicNumbers:
         """The numbers of a topic."""
-        return fmt.unpacked_topic(self._txn.get(fmt.topic_key(topic)))
+        return counting.unpacked_topic(self._txn.get(counting.topic_key(topic)))
 
     def table_numbers(self, table: int) -> TableNumbers:
         """The numbers of a table."""
@@ -266,7 +268,7 @@ class LmdbReading(Indexed):
 
     def last_seq(self) -> int:
         """The seq that was given last."""
-        return fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
+        return counting.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
 
     def oldest_ns(self, queue: int) -> int | None:
         """The smallest time of put among the first and the last of each rank: two seeks per rank."""

@@ -12,7 +12,7 @@ import lmdb
 from ..codecs import Payload
 from ..message import Position, rank_at
 from ..system.environment import PAGE
-from . import Counters, Definition, Gauges, Lineup, Note, TableNumbers, TopicNumbers, rows
+from . import Counters, Definition, Gauges, Lineup, Note, TableNumbers, TopicNumbers, counting, entries, rows
 from . import batch as batches
 from . import format as fmt
 from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
@@ -73,7 +73,7 @@ class LmdbTxn(LmdbReading, Indexing):
         counters = self.counters(queue)
         if queue not in self._put_to:
             self._put_to.add(queue)
-            self._txn.delete(fmt.put_key(queue))
+            self._txn.delete(counting.put_key(queue))
         position = rank << 64 | seq
         if lineup is not None:
             position = lineup(rank, seq)
@@ -99,7 +99,7 @@ class LmdbTxn(LmdbReading, Indexing):
         counters = self.counters(queue)
         if queue not in self._put_to:
             self._put_to.add(queue)
-            self._txn.delete(fmt.put_key(queue))
+            self._txn.delete(counting.put_key(queue))
         number, count = self.next_seq(), len(batch)
         ids = range(number, number + count)
         keys, values, sums = batches.sealed(queue, ids, batch)
@@ -146,7 +146,7 @@ class LmdbTxn(LmdbReading, Indexing):
     def next_seq(self) -> int:
         """A new number, greater than all before. O(1)."""
         if not self._seq:
-            self._seq = self._follows.seq or fmt.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
+            self._seq = self._follows.seq or counting.unpacked_seq(self._txn.get(fmt.SEQ_KEY))
             self._txn.delete(fmt.SEQ_KEY)
         self.changed = True
         self._seq += 1
@@ -300,13 +300,13 @@ class LmdbTxn(LmdbReading, Indexing):
         """Make an entry, or change its value. O(log n)."""
         self.changed = True
         self._usage.store(64)
-        self._txn.put(fmt.index_key(kind, queue, parts), fmt.packed_entry(kind, value))
+        self._txn.put(entries.index_key(kind, queue, parts), entries.packed_entry(kind, value))
 
     def strike(self, kind: int, queue: int, parts: Parts) -> bool:
         """Remove an entry. O(log n)."""
         self.changed = True
         self._usage.remove()
-        return bool(self._txn.delete(fmt.index_key(kind, queue, parts)))
+        return bool(self._txn.delete(entries.index_key(kind, queue, parts)))
 
     def count(self, queue: int, grouped: int, expiring: int, timers: int, feeds: int = 0) -> None:
         """Change these counters."""
@@ -321,8 +321,8 @@ class LmdbTxn(LmdbReading, Indexing):
     def define(self, definition: Definition) -> None:
         """Store a definition, new or changed."""
         if not definition.id:
-            definition.id = (fmt.unpacked_last_queue(self._txn.get(fmt.LAST_QUEUE_KEY)) or self._last_named()) + 1
-            self._txn.put(fmt.LAST_QUEUE_KEY, fmt.packed_last_queue(definition.id))
+            definition.id = (counting.unpacked_last_queue(self._txn.get(fmt.LAST_QUEUE_KEY)) or self._last_named()) + 1
+            self._txn.put(fmt.LAST_QUEUE_KEY, counting.packed_last_queue(definition.id))
             self._txn.put(fmt.queue_key(fmt.NAME, definition.id), definition.name.encode())
         self.changed = True
         packed = fmt.packed_definition(definition)
@@ -352,7 +352,7 @@ class LmdbTxn(LmdbReading, Indexing):
     def wipe(self, queue: int) -> None:
         """Remove the numbers of a queue that is gone."""
         self.changed = True
-        for key in (fmt.put_key(queue), fmt.removed_key(queue)):
+        for key in (counting.put_key(queue), counting.removed_key(queue)):
             self._txn.delete(key)
         self._put_to.discard(queue)
         self._removed_from.discard(queue)
@@ -370,7 +370,7 @@ class LmdbTxn(LmdbReading, Indexing):
         """Store a body. O(log n). The numbers behind it are out of the way meanwhile, as in `append`."""
         number = draft.record.id = self.next_seq()
         numbers = self.topic_numbers(topic)
-        self._txn.delete(fmt.topic_key(topic))
+        self._txn.delete(counting.topic_key(topic))
         key = fmt.kept_key(topic, number)
         value = fmt.sealed(draft, key)
         self._usage.store(len(value))
@@ -453,7 +453,7 @@ class LmdbTxn(LmdbReading, Indexing):
         if self._references:
             self._references.settle(self, self._forget_body)
         for topic, numbers in self._topics.items():
-            self._txn.put(fmt.topic_key(topic), fmt.packed_topic(numbers))
+            self._txn.put(counting.topic_key(topic), counting.packed_topic(numbers))
         for table, changed in self._tables.items():
             self._txn.put(rows.prefix_of(rows.NUMBERS, table), rows.packed_numbers(table, changed))
         for queue in self._put_to:
@@ -461,11 +461,11 @@ class LmdbTxn(LmdbReading, Indexing):
             if counters.put_sum < 0 and not counters.total and not counters.timers:
                 counters.put_sum = counters.removed_sum = 0
                 self._removed_from.add(queue)
-            self._txn.put(fmt.put_key(queue), fmt.packed_put(counters))
+            self._txn.put(counting.put_key(queue), counting.packed_put(counters))
         if self._seq:
-            self._txn.put(fmt.SEQ_KEY, fmt.packed_seq(self._seq))
+            self._txn.put(fmt.SEQ_KEY, counting.packed_seq(self._seq))
         for queue in self._removed_from:
-            self._txn.put(fmt.removed_key(queue), fmt.packed_removed(self._counters[queue]))
+            self._txn.put(counting.removed_key(queue), counting.packed_removed(self._counters[queue]))
         self._usage.seal()
         return self._txn
 

@@ -12,7 +12,7 @@ import attrs
 
 from ..errors import MqliteError
 from ..message import Position, Record, rank_at
-from . import Definition, Row, rows
+from . import Definition, Row, counting, entries, rows
 from . import format as fmt
 from .index import DEDUP, DEDUP_END, FEED, FORGOTTEN, MEMBER, REFERENCES, REPLACE, RETAINED, TIMER, Parts
 from .lmdb import LmdbLog
@@ -24,7 +24,7 @@ def is_whole(key: bytes, value: bytes) -> bool:
     kind = key[:1]
     check = _CHECKS.get((kind, len(key))) or _CHECKS.get((kind, 0))
     if check is None:
-        return fmt.is_entry(key, value)
+        return entries.is_entry(key, value)
     try:
         return check(key, value)
     except (MqliteError, ValueError, TypeError):
@@ -38,16 +38,16 @@ def _passes(*_: object) -> bool:
 
 _CHECKS: dict[tuple[bytes, int], Callable[[bytes, bytes], bool]] = {
     (fmt.STORE_KEY, 1): lambda key, value: _passes(fmt.unpacked_store(value)),
-    (fmt.SEQ_KEY, 1): lambda key, value: _passes(fmt.unpacked_seq(value)),
-    (fmt.LAST_QUEUE_KEY, 1): lambda key, value: _passes(fmt.unpacked_last_queue(value)),
+    (fmt.SEQ_KEY, 1): lambda key, value: _passes(counting.unpacked_seq(value)),
+    (fmt.LAST_QUEUE_KEY, 1): lambda key, value: _passes(counting.unpacked_last_queue(value)),
     (fmt.DEFINITION, 0): lambda key, value: fmt.unpacked_definition(value).name.encode() == key[1:],
     (fmt.NAME, 5): lambda key, value: _passes(value.decode()),
     (rows.NUMBERS, 5): lambda key, value: _passes(rows.unpacked_numbers(int.from_bytes(key[1:], "big"), value)),
     (rows.ROW, 0): lambda key, value: len(key) >= rows.PREFIX_BYTES and _passes(rows.unpacked_row(key, value)),
-    (fmt.MESSAGE, 5): lambda key, value: _passes(fmt.unpacked_counters(None, value)),
-    (fmt.MESSAGE, 18): lambda key, value: _passes(fmt.unpacked_counters(value, None)),
+    (fmt.MESSAGE, 5): lambda key, value: _passes(counting.unpacked_counters(None, value)),
+    (fmt.MESSAGE, 18): lambda key, value: _passes(counting.unpacked_counters(value, None)),
     (fmt.MESSAGE, fmt.MESSAGE_KEY_BYTES): fmt.is_whole,
-    (fmt.KEPT, 14): lambda key, value: _passes(fmt.unpacked_topic(value)),
+    (fmt.KEPT, 14): lambda key, value: _passes(counting.unpacked_topic(value)),
     (fmt.KEPT, fmt.KEPT_KEY_BYTES): fmt.is_whole,
     (fmt.DELAYED, fmt.DELAYED_KEY_BYTES): fmt.is_whole,
 }
@@ -81,8 +81,8 @@ class RebuildTxn(LmdbTxn):
 
     def start(self, seq: int, last_number: int) -> None:
         """No number up to these is given out again."""
-        self.put_raw(fmt.SEQ_KEY, fmt.packed_seq(seq))
-        self.put_raw(fmt.LAST_QUEUE_KEY, fmt.packed_last_queue(last_number))
+        self.put_raw(fmt.SEQ_KEY, counting.packed_seq(seq))
+        self.put_raw(fmt.LAST_QUEUE_KEY, counting.packed_last_queue(last_number))
 
     def restore_definition(self, definition: Definition) -> None:
         """With the number that it had."""

@@ -11,7 +11,7 @@ from typing import Any
 from ..disk_store import DEFAULT_MAX_STORE_BYTES
 from ..engine.catalog import shown
 from ..errors import NotSupported, StoreError
-from ..log import DEAD_BIT, rows
+from ..log import DEAD_BIT, counting, rows
 from ..log import format as fmt
 from ..log.lmdb import LmdbLog
 from ..log.rebuild import RebuildLog, is_whole
@@ -183,7 +183,7 @@ class _Run:
             tally.greatest += UNSEEN
         last_number = max(
             max(tally.definitions, default=0),
-            *(fmt.unpacked_last_queue(state.value(fmt.LAST_QUEUE_KEY)) for state in states),
+            *(counting.unpacked_last_queue(state.value(fmt.LAST_QUEUE_KEY)) for state in states),
         )
         rebuild.log.write(lambda txn: txn.start(max(tally.greatest, txn.last_seq()), last_number))
 

@@ -10,7 +10,7 @@ from typing import Any
 import lmdb
 
 from ..errors import MqliteError
-from ..log import Counters, rows
+from ..log import Counters, counting, rows
 from ..log import format as fmt
 from ..log.lmdb_reading import LmdbState
 from ..log.rebuild import newer
@@ -96,10 +96,10 @@ class Staged(LmdbState):
 
     def told_counters(self, queue: int) -> Counters | None:
         """The numbers of a queue, if both parts of them are known."""
-        put, removed = self.value(fmt.put_key(queue)), self.value(fmt.removed_key(queue))
+        put, removed = self.value(counting.put_key(queue)), self.value(counting.removed_key(queue))
         if put is None:
             return None
         with contextlib.suppress(MqliteError):
-            counters = fmt.unpacked_counters(put, removed)
+            counters = counting.unpacked_counters(put, removed)
             return counters if counters.total >= 0 else None
         return None

@@ -9,6 +9,7 @@ import lmdb
 import pytest
 
 import mqlite
+from mqlite.log import counting
 from mqlite.log import format as fmt
 
 
@@ -136,7 +137,7 @@ def test_damaged_settings_stop_the_open(path: str) -> None:
         mqlite.Queue("q", path)
 
 
-@pytest.mark.parametrize("key_of", [fmt.put_key, fmt.removed_key], ids=["put", "removed"])
+@pytest.mark.parametrize("key_of", [counting.put_key, counting.removed_key], ids=["put", "removed"])
 def test_damaged_counters_are_never_served(path: str, key_of: Callable[[int], bytes]) -> None:
     with mqlite.Queue("q", path) as q:
         q.put_many([1, 2])

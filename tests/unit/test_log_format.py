@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqlite.errors import MessageCorrupted, StoreCorrupted
-from mqlite.log import Counters, Definition
+from mqlite.log import Counters, Definition, counting
 from mqlite.log import format as fmt
 from mqlite.message import Record
 
@@ -129,26 +129,26 @@ def test_the_overhead_is_what_a_message_takes_besides_body_and_extras(record: Re
 @given(u64, u64, u64, u64, u32)
 def test_counters_come_back(put: int, put_bytes: int, removed: int, removed_bytes: int, version: int) -> None:
     counters = Counters(put, put_bytes, removed, removed_bytes, version)
-    assert fmt.unpacked_counters(fmt.packed_put(counters), fmt.packed_removed(counters)) == counters
+    assert counting.unpacked_counters(counting.packed_put(counters), counting.packed_removed(counters)) == counters
 
 
 def test_a_queue_without_counters_has_none() -> None:
-    assert fmt.unpacked_counters(None, None) == Counters()
+    assert counting.unpacked_counters(None, None) == Counters()
 
 
 @given(u32, st.integers(0, 2**96 - 1))
 def test_the_counters_of_a_queue_lie_around_its_messages(queue: int, position: int) -> None:
-    assert fmt.removed_key(queue) < key_of(queue, position) < fmt.put_key(queue)
+    assert counting.removed_key(queue) < key_of(queue, position) < counting.put_key(queue)
 
 
 @given(st.integers(0, 2**32 - 2))
 def test_the_counters_of_a_queue_lie_before_the_next_queue(queue: int) -> None:
-    assert fmt.put_key(queue) < fmt.removed_key(queue + 1)
+    assert counting.put_key(queue) < counting.removed_key(queue + 1)
 
 
 @given(u64)
 def test_the_seq_comes_back(seq: int) -> None:
-    assert fmt.unpacked_seq(fmt.packed_seq(seq)) == seq
+    assert counting.unpacked_seq(counting.packed_seq(seq)) == seq
 
 
 def test_the_store_s_record_comes_back() -> None:
@@ -161,9 +161,9 @@ def test_definitions_come_back(definition: Definition) -> None:
 
 
 SMALL: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
-    "put": (fmt.packed_put(Counters(1, 2, 3, 4, 5)), lambda value: fmt.unpacked_counters(value, None)),
-    "removed": (fmt.packed_removed(Counters(1, 2, 3, 4, 5)), lambda value: fmt.unpacked_counters(None, value)),
-    "seq": (fmt.packed_seq(5), fmt.unpacked_seq),
+    "put": (counting.packed_put(Counters(1, 2, 3, 4, 5)), lambda value: counting.unpacked_counters(value, None)),
+    "removed": (counting.packed_removed(Counters(1, 2, 3, 4, 5)), lambda value: counting.unpacked_counters(None, value)),
+    "seq": (counting.packed_seq(5), counting.unpacked_seq),
     "store": (fmt.packed_store("0f" * 16), fmt.unpacked_store),
     "definition": (fmt.packed_definition(Definition(1, "q", {"maxsize": 5})), fmt.unpacked_definition),
 }
