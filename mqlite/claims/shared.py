@@ -462,6 +462,7 @@ class SharedClaims:
         """words: of `log.control`."""
         self.environment = Environment(path, map_size=MAP_BYTES, level=Unflushed())
         self.environment.tell_commits(words, CLAIMS)
+        self.last_commit = self.environment.last_txnid
         self._words = words
         self._begin_anew()
         self.lock = self.environment.write_lock
@@ -496,10 +497,6 @@ class SharedClaims:
     def write(self) -> SharedTxn:
         """The write transaction; the caller holds `lock` and `guard`."""
         return self._txn
-
-    def last_commit(self) -> int:
-        """The number of the last commit, also of other processes."""
-        return self.environment.last_txnid()
 
     def postpone(self, queue: int, position: Position, owner: int) -> bool:
         """The row of a message that was settled goes with the next commit of the claims. False where that should be

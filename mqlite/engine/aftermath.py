@@ -280,7 +280,12 @@ class Aftermath:
         besides the flush). What is registered after the second time is followed by a look at the log [5].
         """
         last = self._claims.last_commit()
-        return self._calm.get(queue) == last or self._claims.is_calm(queue, last)
+        if self._calm.get(queue) == last:
+            return True
+        if self._claims.is_calm(queue, last):
+            self._calm[queue] = last
+            return True
+        return False
 
     def _ring_joiners(self, queue: int) -> None:
         with self._log.read() as snapshot:

@@ -93,7 +93,7 @@ class Alone:
                     return self._give_up(txn)
                 check()
                 seq = ((known and known.seq) or counting.unpacked_seq(txn.get(fmt.SEQ_KEY))) + 1
-                key = fmt.message_key(fmt.queue_key(fmt.MESSAGE, queue), rank << 64 | seq)
+                key = fmt.MESSAGE_KEY.pack(fmt.queue_key(fmt.MESSAGE, queue), rank, seq)
                 value, crc = fmt.sealed_plain(key, tag, body, body_crc, seq, now_ns)
                 counters.put_total += 1
                 counters.put_bytes += size

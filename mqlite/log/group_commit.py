@@ -88,6 +88,7 @@ class GroupCommit:
     """Runs operations in transactions made by `begin`, and `after(notes)` behind each commit.
 
     end(txn) is called with the transaction that was committed, or None after an abort.
+    is_led: a hint: somebody leads, and others may follow, whom he would pass by who commits by himself.
     translated turns an error of the storage (one of the types in `foreign`) into ours.
     """
 
@@ -110,12 +111,7 @@ class GroupCommit:
         self._foreign = foreign
         self._translated = translated
         self._waiting: deque[_Request] = deque()
-        self._led = False  # a hint: somebody leads, and will have the next one lead
-
-    @property
-    def is_led(self) -> bool:
-        """Whether somebody leads, and others may follow: who commits by himself would pass them by."""
-        return self._led
+        self.is_led = False
 
     def resume(self, notes: list[Note], outcome: list[None]) -> None:
         """An error or an interrupt struck behind a commit that was made without the group: do what follows it.
@@ -130,10 +126,10 @@ class GroupCommit:
         """The result of `op(txn)`, once it is committed. Raises what it raised, or why it was not."""
         own = _Request(op)
         try:
-            if self._led:
+            if self.is_led:
                 self._follow(own)
             if not own.outcome:
-                self._led = True
+                self.is_led = True
                 with self._write_lock, self._guard:
                     late = bool(own.outcome)
                     if not late:
@@ -154,7 +150,7 @@ class GroupCommit:
         own.gate = allocate_lock()
         own.gate.acquire()
         self._waiting.append(own)
-        if self._led and not own.gate.acquire(timeout=HEDGE) and own.outcome:  # whoever hands the lead on now sees us
+        if self.is_led and not own.gate.acquire(timeout=HEDGE) and own.outcome:  # whoever hands the lead on now sees us
             own.gate.acquire(timeout=HEDGE)  # the leader does what follows the commit first
 
     def _commit(self, own: _Request) -> None:
@@ -240,18 +236,18 @@ class GroupCommit:
                 _open(request)
 
     def _hand_on(self) -> None:
-        self._led = False
+        self.is_led = False
         while self._waiting:
-            self._led = True
+            self.is_led = True
             try:
                 heir = self._waiting[0]
             except IndexError:  # another leader took it along
-                self._led = False
+                self.is_led = False
                 continue
             if not heir.outcome:
                 _open(heir)
                 return
-            self._led = False
+            self.is_led = False
             with contextlib.suppress(ValueError):  # answered, and still in line
                 self._waiting.remove(heir)
 

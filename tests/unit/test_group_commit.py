@@ -120,7 +120,7 @@ def together(store: FakeStore, in_thread: InThread, eventually: Eventually) -> C
     def run(*ops: Callable[[Any], Any]) -> list[Future[Any]]:
         with store.lock:
             futures = [in_thread(store.group.run, ops[0])]
-            eventually(lambda: store.group._led)
+            eventually(lambda: store.group.is_led)
             for n, op in enumerate(ops[1:], 1):
                 futures.append(in_thread(store.group.run, op))
                 eventually(lambda n=n: len(store.group._waiting) == n)
@@ -395,7 +395,7 @@ def _interrupted_leader(store: FakeStore, in_thread: InThread, eventually: Event
     def join_in() -> list[str]:
         inside.wait(10)
         futures = [in_thread(store.group.run, write((point, n), n)) for n in range(2)]
-        eventually(lambda: len(store.group._waiting) == 2 or not store.group._led)
+        eventually(lambda: len(store.group._waiting) == 2 or not store.group.is_led)
         go_on.set()
         return [future.result(10) for future in futures]
 
@@ -453,7 +453,7 @@ def test_an_interrupt_at_any_point_leaves_nobody_waiting(
 
 def test_a_follower_leads_where_the_lead_was_lost(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_commit, "HEDGE", 0.01)
-    store.group._led = True  # by nobody
+    store.group.is_led = True  # by nobody
     assert (store.group.run(write(1, "result")), store.stored) == ("result", [1])
 
 
@@ -464,7 +464,7 @@ def test_a_follower_whose_leader_is_slow_is_committed_once(
     go_on, followers = threading.Event(), 5
     with store.lock:
         first = in_thread(store.group.run, lambda txn: (txn.write("slow"), go_on.wait(10)))
-        eventually(lambda: store.group._led)
+        eventually(lambda: store.group.is_led)
         others = [in_thread(store.group.run, write(n, n)) for n in range(followers)]
         eventually(lambda: len(store.group._waiting) == followers)
     eventually(lambda: store.lock.locked() and not store.group._waiting)  # all are in the batch, and impatient
