@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -28,6 +29,10 @@ from mqlite.claims import Kind
 from mqlite.store import open_store
 
 BACKENDS = ("memory", "disk")
+
+if threading.current_thread() is threading.main_thread():
+    # a shell that starts the tests in the background has them, and their children, ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=BACKENDS)
