@@ -70,7 +70,7 @@ class Alone:
         raise. 0 where the general way is to be taken: also where the settings of the queue have another version, and
         where it holds `maxsize` messages, unless that is 0.
         """
-        if self._write_lock.locked() or self._group.is_led:
+        if self._has_company():
             return 0
         tag, body = payload
         body_crc = crc32(body)
@@ -120,7 +120,7 @@ class Alone:
         """Take out a message that has no marks. raw: as it was claimed. check(), called under the write lock, may
         raise. False where the general way is to be taken, also where there is no such message.
         """
-        if self._write_lock.locked() or self._group.is_led or not fmt.is_unmarked(raw):
+        if self._has_company() or not fmt.is_unmarked(raw):
             return False
         outcome: list[None] = []
         try:
@@ -153,6 +153,11 @@ class Alone:
                 raise self._environment.failed(error) from error
             raise
         return True
+
+    def _has_company(self) -> bool:
+        """Whether others write, or, where a commit waits for the disk, have just shared one and will be back."""
+        group = self._group
+        return self._write_lock.locked() or group.is_led or (group.company > 0 and self._environment.level.sync)
 
     @staticmethod
     def _counters(txn: Any, known: Known | None, queue: int) -> Counters:

@@ -43,6 +43,8 @@ from . import Note
 T = TypeVar("T")
 _COMMIT = operator.methodcaller("commit")
 MAX_BATCH = 512
+#: Who has just shared a commit comes back, and not all at once.
+COMPANY = 16
 #: Seconds after which a follower leads, if nobody has answered.
 HEDGE = 1.0
 _DECIDED: list[None] = [None]
@@ -88,7 +90,8 @@ class GroupCommit:
     """Runs operations in transactions made by `begin`, and `after(notes)` behind each commit.
 
     end(txn) is called with the transaction that was committed, or None after an abort.
-    is_led: a hint: somebody leads, and others may follow, whom he would pass by who commits by himself.
+    is_led, company: hints for who would commit by himself: somebody leads, and others may follow, whom he would pass
+    by; not 0: one of the last COMPANY commits was shared.
     translated turns an error of the storage (one of the types in `foreign`) into ours.
     """
 
@@ -112,6 +115,7 @@ class GroupCommit:
         self._translated = translated
         self._waiting: deque[_Request] = deque()
         self.is_led = False
+        self.company = 0
 
     def resume(self, notes: list[Note], outcome: list[None]) -> None:
         """An error or an interrupt struck behind a commit that was made without the group: do what follows it.
@@ -163,6 +167,7 @@ class GroupCommit:
                 if not pending:
                     if self._waiting:
                         self._gather(own)
+                    self.company = COMPANY if own.followers else max(0, self.company - 1)
                     pending = [own, *own.followers]
                 culprit = self._apply(txn, pending)
                 if culprit is None:
