@@ -32,7 +32,7 @@ def _some_points() -> list[int]:
 
 def _all_points() -> range:
     """Every line, or every n-th of them."""
-    stride = int(os.environ.get("MQLITE_POLICY_STRIDE", "24"))
+    stride = int(os.environ.get("MQLITE_POLICY_STRIDE", "32"))
     return range(1 + sweep_seed() % stride, END + stride, stride)
 
 

@@ -178,7 +178,7 @@ def test_after_an_interrupt_at_some_points_a_topic_lacks_nothing(name: str, back
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "backend"), CASES)
 def test_after_an_interrupt_at_every_point_a_topic_lacks_nothing(name: str, backend: str, path: str, children: Any) -> None:
-    stride = int(os.environ.get("MQLITE_TOPIC_STRIDE", "150"))  # 1: every point; else every n-th; another seed begins elsewhere
+    stride = int(os.environ.get("MQLITE_TOPIC_STRIDE", "180"))  # 1: every point; else every n-th; another seed begins elsewhere
     first = 1 + int(os.environ.get("MQLITE_SWEEP_SEED", "0")) % stride
     print(f"from {first} in steps of {stride}")
     assert _sweep(name, backend, range(first, END + stride, stride), path, children) > 0

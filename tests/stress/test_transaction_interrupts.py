@@ -190,6 +190,6 @@ def test_a_transaction_interrupted_at_some_points_is_done_or_not_done(name: str,
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_transaction_interrupted_at_every_point_is_done_or_not_done(name: str, backend: str, tmp_path: Any, children: Any) -> None:
-    stride = int(os.environ.get("MQLITE_TRANSACTION_STRIDE", "36"))  # 1: every point; else every n-th; another seed begins elsewhere
+    stride = int(os.environ.get("MQLITE_TRANSACTION_STRIDE", "45"))  # 1: every point; else every n-th; another seed begins elsewhere
     first = 1 + int(os.environ.get("MQLITE_SWEEP_SEED", "0")) % stride
     assert _sweep(name, backend, range(first, END + stride, stride), str(tmp_path), children) > 0
