@@ -2,7 +2,7 @@
 
 A message that was settled is gone from the log. Its row keeps nobody from anything: no claimer meets it, take-back
 drops it, and the task that it stands for is counted. So it may stay for a while; whoever takes one message after the
-other then makes two commits for each instead of three (8 us of 31 for receive and ack). Only who counts the rows of a
+other then makes two commits for each instead of three (3 us of 31 for receive and ack). Only who counts the rows of a
 queue must know whether there are any such: two words that all processes share say so.
 
     SETTLED   how many messages were ever settled that way; under L

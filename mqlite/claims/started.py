@@ -49,7 +49,7 @@ def _nothing(token: int, position: Position) -> bool:
 class StartedMarks:
     """What this process has handed out, and a look at what others have.
 
-    Locks    `_lock` guards who has which slot; nothing is waited for under it, and it may be taken under any other.
+    Locks    `_lock` guards who has which slot; the file is made under it, once; it may be taken under any other.
              The seq of a slot is changed by one thread at a time: a consumer's own lock sees to it (0.2 us less).
     Fork     a child has no marks, and makes a file of its own.
     """

@@ -1,7 +1,7 @@
 """The level "process": nothing is flushed, kill -9 loses nothing, and a power cut may damage the log, which is noticed.
 
 The page cache of the kernel holds what was committed, whatever becomes of the process. The log is written through a
-map, which spares a system call per changed page: a put takes 17 us of processor time instead of 22. The price is that a
+map, which spares a system call per changed page: a put takes 11 us of processor time instead of 16. The price is that a
 page without a block on the disk kills the process with SIGBUS when the disk is full, so every page gets its block
 before it is used (log/space.py). That is not to be had on file systems that copy on write: there the log is written
 with plain writes.

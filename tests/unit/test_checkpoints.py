@@ -167,6 +167,7 @@ def test_the_thread_ends_with_an_environment_that_is_not_open_when_it_is_closed_
     with environment.gated():
         environment.close()  # as before a fork
     environment.close_for_good()
+    assert environment.level.ended  # type: ignore[attr-defined]
     thread.join(60)
     assert not thread.is_alive()
     with contextlib.suppress(mqlite.Closed):
