@@ -16,7 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -28,6 +28,8 @@ from .wake import Bell
 T = TypeVar("T")
 #: A ring goes to one of so many sleepers.
 RUNG_FROM = 8
+#: Seconds that one sleeps without a row among the waiters, before it makes sure of what it expects.
+EXPECTS_AT_MOST = 0.02
 #: Queues for which it is remembered when who waits there was to wake.
 USUAL_AT_MOST = 1024
 Ring = tuple[int, Kind, list[Waiting]]
@@ -100,11 +102,13 @@ class Seat:
     """A waiting thread's row among the claims, while it has one. A claim removes it in its own commit.
 
     alone_at: the number of that commit, if it left nobody who waits. As long as it is the last one, nobody does.
+    expected: what it has a claim on that is about to be committed, instead of the row; who commits rings it. [28]
     """
 
     sleeper: int = 0
     taken: bool = False
     alone_at: int = -2
+    expected: Any = None
 
 
 class Waiters:
@@ -157,7 +161,7 @@ class Waiters:
             seat.taken = involved = True
             self._register(queue, kind, Waiting(sleeper.id, owner, promised_ns))
             while True:
-                if woken and seat.taken and not interrupt.closed:  # most likely for a message: look for it first
+                if woken and (seat.taken or seat.expected) and not interrupt.closed:  # most likely for a message
                     result = attempt(seat)  # (16% of the time to wake up)
                     if result is not None:
                         return result
@@ -170,6 +174,10 @@ class Waiters:
                 result = attempt(seat)
                 if result is not None:
                     return result
+                if seat.expected is not None:  # then the next attempt waits for the commit itself
+                    bell.sleep(sleeper, EXPECTS_AT_MOST)
+                    woken = True
+                    continue
                 now_ns = self._clock.monotonic_ns()
                 if end_ns is not None and now_ns >= end_ns:
                     return None
@@ -194,6 +202,10 @@ class Waiters:
             seat.taken = seat.taken or (self._claims.ring_unseats and involved)
             if seat.taken:
                 self._ghosts.append((queue, kind, sleeper.id, owner))
+            if (
+                seat.expected is not None and self._claims.expected is not None
+            ):  # an interrupt; the caller gives it back
+                self._claims.expected.free(owner, sleeper.id)
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
             with contextlib.suppress(Closed):  # closing removed the row
@@ -237,6 +249,10 @@ class Waiters:
         with self._claims.read() as c:
             waiting = list(c.waiting(queue, kind))
         return bool(waiting) and not any(0 < w.wake_ns <= deadline_ns for w in waiting)
+
+    def ring(self, owner: int, sleeper: int) -> bool:
+        """Ring that sleeper, of whatever process; False where it cannot be reached."""
+        return self._presence.bell.ring(owner, sleeper)
 
     def ring_one(self, queue: int, kind: Kind) -> None:
         """Ring the first registered sleeper that can be reached."""

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from ..message import Position
+from .expected import Expected
 from .started import StartedMarks
 
 STARTED = 1  # handed to the user: a death is blamed on the message (so it is where a mark says it, see started.py)
@@ -191,6 +192,9 @@ class Writing(Reading, Protocol):
         alike and lie side by side had better be one object.
         """
 
+    def claim_expected(self, queue: int, line: Line, position: Position, row: Row) -> bool:
+        """Make a row for a message that may still be to come; no cursor moves. False where there is a row. [28]"""
+
     def drop_settled(self, queue: int, positions: list[Position]) -> int:
         """Remove rows that have no group; how many there were."""
 
@@ -286,6 +290,12 @@ class Claims(Protocol):
     def marks(self) -> StartedMarks | None:
         """Where it is said without a commit that a prefetched message was handed out; None where a commit is cheap."""
 
+    @property
+    def expected(self) -> Expected | None:
+        """Where it is said that a message is about to be committed, and who has a row for it already; None where no
+        commit waits for a disk.
+        """
+
     def last_commit(self) -> int:
         """The number of the last commit of any process; -1 where commits have no numbers. Cheap."""
 
@@ -298,7 +308,9 @@ class Claims(Protocol):
         """
 
     def postponed(self) -> int:
-        """How many rows may be left whose message was settled, of all queues: who counts rows looks for them. O(1)."""
+        """How many rows may have no message, of all queues: it was settled, or is still to come [28]. Who counts rows
+        looks for them. O(1).
+        """
 
     def seems_undisturbed(self, commit: int) -> bool:
         """The same for who holds no lock: it may just have become untrue. Cheaper still."""

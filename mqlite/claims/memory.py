@@ -66,6 +66,7 @@ class MemoryClaims:
     ring_unseats = True
     postpones = False
     marks = None
+    expected = None
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ from ..system.environment import Environment
 from ..system.level import Unflushed
 from ..system.snapshot import LmdbView
 from . import Kind, Returned, Row, Shut, Waiting
+from .expected import Expected
 from .known import Known, Line
 from .postponed import Postponed
 from .shared_reading import (
@@ -268,6 +269,16 @@ class SharedTxn(SharedReading):
         line.claimed += len(positions)
         put(line.counter, line.claimed.to_bytes(8, "big"))
 
+    def claim_expected(self, queue: int, line: Line, position: Position, row: Row) -> bool:
+        """Make a row for what is perhaps still to come, with the cursor left where it is; False where there is one."""
+        if not self._txn.put(line.rows + position.to_bytes(12, "big"), packed_row(row), overwrite=False):
+            return False
+        self._is_changed = True
+        line.cursors.pop(position >> 64, None)  # a row lies ahead of it now
+        line.claimed += 1
+        self._txn.put(line.counter, line.claimed.to_bytes(8, "big"))
+        return True
+
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are as it made them."""
         return self._known.since <= commit or commit == self.commit - 1
@@ -464,6 +475,7 @@ class SharedClaims:
         self.environment.tell_commits(words, CLAIMS)
         self.last_commit = self.environment.last_txnid
         self._words = words
+        self.expected = Expected(words)
         self._begin_anew()
         self.lock = self.environment.write_lock
         self.guard = self.environment
@@ -505,8 +517,8 @@ class SharedClaims:
         return self._postponed.add(queue, position, owner)
 
     def postponed(self) -> int:
-        """How many rows may be left whose message was settled."""
-        return self._postponed.everywhere()
+        """How many rows may have no message: it was settled, or is still to come."""
+        return self._postponed.everywhere() + (not self.expected.is_free())
 
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are as it made them. For who holds L, which who revokes

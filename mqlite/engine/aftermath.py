@@ -14,6 +14,7 @@ from itertools import islice, repeat
 from typing import Any
 
 from ..claims import TASK, Claims, Kind, Shut
+from ..claims.expected import Expected
 from ..errors import MqliteError
 from ..log import DEAD_BIT, Log, Note
 from ..message import Position
@@ -51,18 +52,20 @@ class Aftermath:
         self._calm: dict[int, int] = {}  # per queue: the commit of the claims as of which it was calm
         self._foreseen: tuple[int, int, Outlook] = (0, -2, _NOBODY)  # queue, commit of the claims, who waited then
         self._forewarned_ns = 0
+        self._expected = claims.expected
+        self._has_announced = False
         log.before_commit = self.forewarn
         log.after_commit = self.run
 
     def forewarn(self, notes: list[Note]) -> None:
         """Under L, before a commit that waits for the disk: ring who waits for what it brings.
 
-        He looks, finds nothing yet, and sleeps again while the disk is busy; when he is rung after the commit, the
-        processor and its caches know his way (commit to return of receive(): 148-167 us instead of 331-362). A ring
-        too many is harmless, so this needs no rule. Who was seen to wait is remembered for `run`, as is_calm remembers
+        He makes his row for it, if it is a plain message that comes alone [28], or else finds nothing yet; and sleeps
+        again while the disk is busy. When he is rung after the commit, the processor and its caches know his way
+        (commit to return of receive(): FIGURE us). A ring too many is harmless. Who was seen to wait is remembered for `run`, as is_calm remembers
         that nobody did.
         """
-        kind, queue = notes[0][:2]
+        kind, queue, *position = notes[0]
         if kind is not ARRIVED or self.is_calm(queue):
             return
         now_ns = time.monotonic_ns()
@@ -72,6 +75,9 @@ class Aftermath:
         with contextlib.suppress(MqliteError):  # told after the commit
             with self._claims.read() as c:
                 self._foreseen = queue, c.commit, self._who_waits(c, {queue}, set())
+            if position and len(notes) == 1 and self._expected is not None:
+                self._has_announced = True
+                self._expected.announce(queue, *position)
             for ring in self._foreseen[2][0]:
                 self._waiters.ring_any(*ring)
 
@@ -82,6 +88,9 @@ class Aftermath:
         """
         leftover: list[Note] = []
         try:
+            if self._expected is not None and self._ring_expecting(self._expected, notes) and not self._leftover:
+                self._ring([], self._look({notes[0][1]}, set())[1])
+                return
             if not self._leftover and len(notes) == 1 and self._follow(notes[0]):
                 return
             if self._leftover:
@@ -133,6 +142,18 @@ class Aftermath:
             self._leftover.extend([*notes, *leftover])
             if not isinstance(error, MqliteError):
                 raise
+
+    def _ring_expecting(self, expected: Expected, notes: list[Note]) -> bool:
+        """Ring who expects a message, whatever was committed; he makes sure of it. Whether it was this one, so that
+        nobody else need be rung for it. [28]
+        """
+        if self._has_announced:
+            self._has_announced = False
+            expected.withdraw()
+        who = expected.expecting()
+        if who is None or not self._waiters.ring(who.owner, who.sleeper):
+            return False
+        return len(notes) == 1 and notes[0] == (ARRIVED, who.queue, who.position)
 
     def _follow(self, note: Note) -> bool:
         """`run` for what most often follows a commit, if it is only that. (1 us less)"""
@@ -299,3 +320,4 @@ class Aftermath:
         self._leftover.clear()
         self._calm.clear()
         self._foreseen = 0, -2, _NOBODY
+        self._has_announced = False

@@ -10,7 +10,7 @@ from ..errors import CodecError, LeaseLost
 from ..log import DEAD_BIT
 from ..system.clock import ns_of
 from ..waiting import Interrupt, Seat
-from . import pace, replay, seats, subscriptions
+from . import expecting, pace, replay, seats, subscriptions
 from .catalog import QueueState
 from .seizing import ANYBODY, NO_SEAT, Pass, Seizing
 from .steps import Claim, Refused
@@ -55,7 +55,9 @@ class Claiming(Seizing):
             return  # most often; the rest is for who finds nothing (1 us)
 
         def attempt(seat: Seat) -> bool | None:
-            return enough() or self._claim(queue, count, flags, given, seat, into, entry) or None
+            if seat.expected is None and enough():
+                return True
+            return self._claim(queue, count, flags, given, seat, into, entry) or None
 
         if entry.waits and not seats.sit(self, queue, entry.number):
             end_ns = None if timeout is None else self.clock.monotonic_ns() + ns_of(timeout)
@@ -209,6 +211,8 @@ class Claiming(Seizing):
         entry: Pass = ANYBODY,
     ) -> bool:
         """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
+        if seat.expected is not None and expecting.has_come(self, seat, into, surely=True):
+            return True
         self.takeback.notice_deaths()  # what they held comes before what is newer
         if queue.options.rate is not None:
             self.schedule.care(queue.id)  # what has expired uses no slot up

@@ -17,7 +17,7 @@ from ..claims import STARTED, Kind, Row, Shut
 from ..errors import MessageCorrupted, MqliteError, NoSuchSubscription, QueueLocked, ShutDown, StoreFull
 from ..message import Position
 from ..waiting import Seat
-from . import pace, replay, seats
+from . import expecting, pace, replay, seats
 from .catalog import QueueState
 from .picking import NOTHING, Picking
 from .steps import Claim
@@ -67,11 +67,15 @@ class Seizing(Picking):
         """
         owner = self.presence.owner  # before C, which joining takes
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
-            found = follow = None
-            alone_at = -2
+            found = follow = coming = None
+            is_earliest, alone_at = False, -2
             if queue.is_in_line and entry is ANYBODY:
+                if seat.taken and self.claims.expected is not None:
+                    coming = self.claims.expected.coming(queue.id)  # before the snapshot of the log
                 found = self._claim_in_line(c, owner, queue, count, flags, started, into)
-                if found and seat.taken:
+                if found is False and coming is not None:
+                    is_earliest = expecting.expect(self, c, owner, queue, coming, flags, started, seat, into)
+                if into and seat.taken:
                     alone_at = self._unseat(c, queue, seat, owner)
             if found is None:
                 found, follow = self._claim_by_all_rules(
@@ -83,6 +87,11 @@ class Seizing(Picking):
             if seat.taken:
                 seat.taken, seat.alone_at = False, alone_at
             self._open_in_line(queue.id, into)
+        elif into:
+            seat.taken, seat.alone_at = False, alone_at
+            if is_earliest and self.waiters.uncovered(queue.id, into[0].row.deadline_ns):
+                self.waiters.ring_one(queue.id, Kind.MESSAGE)
+            found = expecting.has_come(self, seat, into)  # row, look, sleep
         return found
 
     def _claim_in_line(

@@ -14,7 +14,7 @@ from ..message import Position, Record
 if TYPE_CHECKING:
     from .catalog import QueueState
 
-ARRIVED: Final = "arrived"  # (ARRIVED, queue): something may be claimable now
+ARRIVED: Final = "arrived"  # (ARRIVED, queue[, position]): something, or just that, may be claimable now
 SETTLED: Final = "settled"  # (SETTLED, claims): gone from the log, their rows may go
 SETTLED_ALONE: Final = "settled alone"  # (SETTLED_ALONE, claim): the same; its row, without a group, need not go yet
 FAILED: Final = "failed"  # (FAILED, claim): it goes back to its place at once

@@ -123,7 +123,7 @@ class TakeBack:
                             c.add_tasks(queue, row.owner, 1)
                         txn.notes.append((CHANGED, queue))
                         continue
-                    failures = row.failures + was_started(row, position)
+                    failures = row.failures + was_started(queue, row, position)
                     claim = self._last_failure(txn, queue, position, raw, row, failures)
                     if claim is not None:
                         doomed.append((claim, claim.record.delivery_count + failures))
@@ -162,6 +162,10 @@ class TakeBack:
                         )
 
         self._log.hold(op)
+        expected = self._claims.expected
+        who = None if expected is None else expected.expecting()
+        if expected is not None and who is not None and not self._presence.is_alive(who.owner):
+            expected.free(who.owner, who.sleeper)  # not before that commit: what takes back after a kill looks there
         if self._claims.marks is not None:
             for owner in gone:  # not before that commit: what takes back after a kill reads them again
                 self._claims.marks.bury(owner)
@@ -169,13 +173,14 @@ class TakeBack:
             self._log.write(bury)
         self.settle()
 
-    def _started_rows(self) -> Callable[[Row, Position], bool]:
+    def _started_rows(self) -> Callable[[int, Row, Position], bool]:
         """Whether a claim was handed to the user, so that it is to blame. The marks of an owner are read once."""
-        marks = self._claims.marks
+        marks, expected = self._claims.marks, self._claims.expected
+        expecting = None if expected is None else expected.expecting()
         covers: dict[int, Covers] = {}
 
-        def was_started(row: Row, position: Position) -> bool:
-            if row.flags & AUTO:
+        def was_started(queue: int, row: Row, position: Position) -> bool:
+            if row.flags & AUTO or (expecting and expecting[:3] == (queue, position, row.owner)):
                 return False
             if row.flags & STARTED or marks is None:
                 return bool(row.flags & STARTED)

@@ -67,8 +67,8 @@ class Alone:
         note: Note,
     ) -> int:
         """Store a message of which nothing is said but its body; its id. check(), called under the write lock, may
-        raise. 0 where the general way is to be taken: also where the settings of the queue have another version, and
-        where it holds `maxsize` messages, unless that is 0.
+        raise. The note gets the position, too. 0 where the general way is to be taken: also where the settings of the
+        queue have another version, and where it holds `maxsize` messages, unless that is 0.
         """
         if self._has_company():
             return 0
@@ -102,6 +102,7 @@ class Alone:
                 txn.put(key, value)
                 txn.put(behind, counting.packed_put(counters))
                 txn.put(fmt.SEQ_KEY, counting.packed_seq(seq))
+                note = (*note, rank << 64 | seq)
                 self._commit(txn, [note], outcome)
                 self._known.learn(transaction, {queue: counters}, seq, follows=known is not None)
                 self._environment.end_write()

@@ -1,0 +1,420 @@
+"""Who waits has a claim on a message already while its commit waits for the disk: nobody may notice, whatever comes between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from fixture_types import Eventually, InThread, UntilWaiting
+
+import mqlite
+from mqlite import waiting
+from mqlite.claims.expected import Expected, Expecting
+from mqlite.system.control import COMING_SEQ
+from mqlite.wake import fifo
+
+LEVEL = "full"
+GUARD = 60.0
+Then = Callable[[], object]
+
+
+@pytest.fixture(autouse=True)
+def no_hedge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks by himself: a lost ring is a test that fails."""
+    monkeypatch.setattr(fifo, "HEDGE", GUARD)
+    monkeypatch.setattr(waiting, "EXPECTS_AT_MOST", GUARD)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who expects something makes sure of it at once, if he is not rung."""
+    monkeypatch.setattr(waiting, "EXPECTS_AT_MOST", 0.005)
+
+
+@pytest.fixture
+def queue(disk_queue: mqlite.Queue[Any]) -> mqlite.Queue[Any]:
+    return disk_queue
+
+
+def _words(queue: mqlite.Queue[Any]) -> Expected:
+    expected = queue._engine.claims.expected
+    assert expected is not None
+    return expected
+
+
+def _expecting(queue: mqlite.Queue[Any]) -> Expecting | None:
+    return _words(queue).expecting()
+
+
+def _is_quiet(queue: mqlite.Queue[Any]) -> bool:
+    """Nothing is left of any of it."""
+    with queue._engine.claims.read() as c:
+        rows = list(c.rows(queue._state.id))
+    words = queue._channel.store._control.words  # type: ignore[union-attr]
+    return _expecting(queue) is None and not words[COMING_SEQ] and not rows
+
+
+@pytest.fixture
+def meanwhile(
+    queue: mqlite.Queue[Any], eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Then], None]:
+    """meanwhile(then): what happens once somebody expects the message of the next put, and before it is committed."""
+    forewarn = queue._engine.log.before_commit
+
+    def arrange(then: Then) -> None:
+        def when_it_is_expected(notes: Any) -> None:
+            monkeypatch.setattr(queue._engine.log, "before_commit", forewarn)
+            forewarn(notes)
+            eventually(lambda: _expecting(queue) is not None)
+            then()
+
+        monkeypatch.setattr(queue._engine.log, "before_commit", when_it_is_expected)
+
+    return arrange
+
+
+def _fails() -> None:
+    raise mqlite.StoreError("the disk has failed")
+
+
+def _waiting(queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting) -> Future[Any]:
+    waiting = in_thread(queue.receive, timeout=GUARD)
+    until_waiting(queue)
+    return waiting
+
+
+def test_one_who_waits_has_a_claim_before_the_commit_and_gets_the_message_after_it(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    receiving = _waiting(queue, in_thread, until_waiting)
+    seen: list[Any] = []
+
+    def look() -> None:
+        with queue._engine.claims.read() as c:
+            seen.append((len(list(c.rows(queue._state.id))), c.anybody()))
+        seen.append((queue.qsize(), queue.stats().claimed, receiving.done()))
+
+    meanwhile(look)
+    queue.put("x")
+    [message] = receiving.result(GUARD)
+    assert seen == [(1, False), (0, 0, False)]
+    assert (message.body, message.delivery_count, message.redelivered) == ("x", 0, False)
+    assert (queue.qsize(), queue.stats().claimed) == (0, 1)
+    message.ack()
+    queue.put("y")
+    assert queue.get(timeout=0) == "y"
+    assert queue.check() == []
+
+
+def test_the_one_who_expects_it_is_rung_and_nobody_else(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _waiting(queue, in_thread, until_waiting)
+    bell: Any = queue._engine.presence.bell
+    ring = bell.ring
+    rung: list[int] = []
+
+    def another_waits() -> None:
+        others.append(_waiting(queue, in_thread, until_waiting))
+        expecting = _expecting(queue)
+        assert expecting is not None
+        whom.append(expecting.sleeper)
+        monkeypatch.setattr(bell, "ring", lambda owner, sleeper: (rung.append(sleeper), ring(owner, sleeper))[1])
+
+    others: list[Future[Any]] = []
+    whom: list[int] = []
+    meanwhile(another_waits)
+    queue.put("x")
+    [message] = first.result(GUARD)
+    assert (message.body, rung[:1]) == ("x", whom)
+    assert not others[0].done()
+    queue.put("y")
+    assert others[0].result(GUARD)[0].body == "y"
+
+
+def test_get_settles_what_it_expected(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    getting = in_thread(queue.get, timeout=GUARD)
+    until_waiting(queue)
+    meanwhile(lambda: None)
+    queue.put("x")
+    assert getting.result(GUARD) == "x"
+    assert queue.unfinished_tasks == 1
+    queue.task_done()
+    queue.join()
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("auto_ack", [False, True])
+def test_a_consumer_hands_out_what_it_expected(
+    auto_ack: bool, queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    with queue.consumer(prefetch=8, auto_ack=auto_ack) as consumer:
+        receiving = in_thread(consumer.receive, timeout=GUARD)
+        until_waiting(queue)
+        meanwhile(lambda: None)
+        queue.put("x")
+        message = receiving.result(GUARD)
+        assert message.body == "x"
+        if not auto_ack:
+            message.ack()
+    assert _is_quiet(queue) or queue.stats().claimed == 0
+    assert queue.qsize() == 0
+
+
+@pytest.mark.parametrize("after", ["the same queue", "another priority", "another queue"])
+def test_nothing_is_left_of_a_commit_that_failed_and_the_next_message_is_not_lost(
+    after: str,
+    queue: mqlite.Queue[Any],
+    made: list[mqlite.Queue[Any]],
+    path: str,
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    eventually: Eventually,
+    meanwhile: Any,
+    soon: None,
+) -> None:
+    other: mqlite.Queue[Any] = mqlite.Queue("other", path)
+    made.append(other)
+    receiving = _waiting(queue, in_thread, until_waiting)
+    meanwhile(_fails)
+    with pytest.raises(mqlite.StoreError, match="has failed"):
+        queue.put("lost")
+    eventually(lambda: _is_quiet(queue))
+    if after == "another queue":
+        other.put("elsewhere")
+        until_waiting(queue)
+    queue.put("x", priority=1 if after == "another priority" else 0)
+    assert receiving.result(GUARD)[0].body == "x"
+    assert other.qsize() == (1 if after == "another queue" else 0)
+
+
+def test_a_message_that_gets_the_place_of_one_that_failed_is_delivered_once(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    receiving = _waiting(queue, in_thread, until_waiting)
+    meanwhile(_fails)
+    with pytest.raises(mqlite.StoreError, match="has failed"):
+        queue.put("lost")
+    queue.put("x")  # with the seq of the other: who expects that is rung
+    [message] = receiving.result(GUARD)
+    assert message.body == "x"
+    assert queue.qsize() == 0
+    message.ack()
+    assert queue.check() == []
+
+
+def test_a_message_of_a_group_that_gets_the_place_keeps_its_group(
+    path: str,
+    made: list[mqlite.Queue[Any]],
+    queue: mqlite.Queue[Any],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    meanwhile: Any,
+) -> None:
+    receiving = _waiting(queue, in_thread, until_waiting)
+    meanwhile(_fails)
+    with pytest.raises(mqlite.StoreError, match="has failed"):
+        queue.put("lost")
+    queue.put_many([1, 2], group="g")
+    [message] = receiving.result(GUARD)
+    assert message.body == 1
+    with pytest.raises(mqlite.Empty):
+        queue.receive(timeout=0)  # the group is busy
+    message.ack()
+    assert queue.receive(timeout=0)[0].body == 2
+    assert queue.check() == []
+
+
+def test_a_writer_that_is_killed_in_the_commit_leaves_nothing(
+    path: str,
+    queue: mqlite.Queue[Any],
+    children: Any,
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    eventually: Eventually,
+) -> None:
+    receiving = _waiting(queue, in_thread, until_waiting)
+
+    def stuck(talk: Any) -> None:
+        mine: mqlite.Queue[Any] = mqlite.Queue("q", path)
+        forewarn = mine._engine.log.before_commit
+
+        def stays(notes: Any) -> None:
+            forewarn(notes)
+            talk.say("committing")
+            talk.hear(GUARD)
+
+        mine._engine.log.before_commit = stays
+        mine.put("lost")
+
+    writer = children.fork(stuck)
+    assert writer.hear() == "committing"
+    eventually(lambda: _expecting(queue) is not None)
+    writer.kill()
+    eventually(lambda: _is_quiet(queue))
+    until_waiting(queue)
+    queue.put("x")
+    assert receiving.result(GUARD)[0].body == "x"
+
+
+@pytest.mark.parametrize("options", [{}, {"max_deliveries": 1}])
+def test_one_who_is_killed_before_the_message_was_there_is_not_blamed(
+    options: dict[str, Any], path: str, children: Any, until_waiting: UntilWaiting, eventually: Eventually
+) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path, **options)
+
+    def wait(talk: Any) -> None:
+        mqlite.Queue("q", path).receive(timeout=GUARD)
+
+    waiter = children.fork(wait)
+    until_waiting(queue)
+    forewarn = queue._engine.log.before_commit
+
+    def kill(notes: Any) -> None:
+        queue._engine.log.before_commit = forewarn
+        forewarn(notes)
+        eventually(lambda: _expecting(queue) is not None)
+        waiter.kill()
+
+    queue._engine.log.before_commit = kill
+    queue.put("x")
+    [message] = queue.receive(timeout=GUARD)
+    assert (message.body, message.delivery_count) == ("x", 0)
+    assert _expecting(queue) is None
+    message.ack()
+    assert queue.check() == []
+
+
+def test_one_who_is_killed_with_the_message_is_blamed(path: str, children: Any, until_waiting: UntilWaiting) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+
+    def take(talk: Any) -> None:
+        talk.say([message.body for message in mqlite.Queue("q", path).receive(timeout=GUARD)])
+        talk.hear(GUARD)
+
+    taker = children.fork(take)
+    until_waiting(queue)
+    queue.put("x")
+    assert taker.hear() == ["x"]
+    taker.kill()
+    [message] = queue.receive(timeout=GUARD)
+    assert (message.body, message.delivery_count, message.redelivered) == ("x", 1, True)
+
+
+def test_a_timeout_that_ends_during_the_commit_loses_nothing(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, eventually: Eventually, meanwhile: Any, soon: None
+) -> None:
+    receiving = in_thread(queue.receive, timeout=0.2)
+    until_waiting(queue)
+    clock, end = queue._engine.clock, queue._engine.clock.monotonic_ns() + 200_000_000
+    meanwhile(lambda: eventually(lambda: clock.monotonic_ns() > end))
+    queue.put("x")
+    assert receiving.result(GUARD)[0].body == "x"
+
+
+def test_a_handle_that_is_closed_during_the_commit_leaves_the_message_to_others(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    consumer = queue.consumer()
+    receiving = in_thread(consumer.receive, timeout=GUARD)
+    until_waiting(queue)
+    closing: list[Future[Any]] = []
+    meanwhile(lambda: closing.append(in_thread(consumer.close)))
+    queue.put("x")
+    closing[0].result(GUARD)
+    if receiving.exception(GUARD) is None:  # it was faster
+        pytest.fail("a message was handed out by a closed consumer")
+    assert queue.receive(timeout=GUARD)[0].body == "x"
+    assert _expecting(queue) is None
+
+
+def test_a_shutdown_during_the_commit_is_told(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    receiving = _waiting(queue, in_thread, until_waiting)
+    shutting: list[Future[Any]] = []
+    meanwhile(lambda: shutting.append(in_thread(queue.shutdown, immediate=True)))
+    queue.put("x")
+    shutting[0].result(GUARD)
+    error = receiving.exception(GUARD)
+    assert error is None or isinstance(error, mqlite.ShutDown)
+
+
+def test_a_death_elsewhere_during_the_commit_takes_nothing_away(
+    path: str,
+    queue: mqlite.Queue[Any],
+    children: Any,
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    eventually: Eventually,
+    meanwhile: Any,
+) -> None:
+    queue.put("held")
+
+    def hold(talk: Any) -> None:
+        held = mqlite.Queue("q", path).receive(timeout=GUARD)
+        talk.say(len(held))
+        talk.hear(GUARD)
+
+    holder = children.fork(hold)
+    assert holder.hear() == 1
+    receiving = _waiting(queue, in_thread, until_waiting)
+    meanwhile(holder.kill)
+    queue.put("x")
+    bodies = {receiving.result(GUARD)[0].body, queue.receive(timeout=GUARD)[0].body}
+    assert bodies == {"held", "x"}
+    assert _expecting(queue) is None
+
+
+def test_its_time_to_settle_begins_when_it_is_handed_out(
+    path: str,
+    made: list[mqlite.Queue[Any]],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timeout_ns = 3_000_000_000
+    queue: mqlite.Queue[Any] = mqlite.Queue("timed", path, ack_timeout=timeout_ns / 1e9)
+    made.append(queue)
+    engine = queue._engine
+    queue.put("first")
+    [first] = queue.receive()  # from now on a deadline is noted
+    forewarn = engine.log.before_commit
+    receiving = _waiting(queue, in_thread, until_waiting)
+    committed: list[int] = []
+
+    def long_after(notes: Any) -> None:
+        forewarn(notes)
+        eventually(lambda: _expecting(queue) is not None)
+        begun = engine.clock.monotonic_ns()
+        eventually(lambda: engine.clock.monotonic_ns() > begun + timeout_ns // 4)  # more than its slack
+        committed.append(engine.clock.monotonic_ns())
+
+    monkeypatch.setattr(engine.log, "before_commit", long_after)
+    queue.put("x")
+    receiving.result(GUARD)
+    with engine.claims.read() as c:
+        [row] = [row for _, _, row in c.rows(queue._state.id) if row.token != first._lease.claim.row.token]
+    assert row.deadline_ns >= committed[0] + timeout_ns
+
+
+def test_a_message_that_asks_for_more_than_room_is_not_expected(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiving = _waiting(queue, in_thread, until_waiting)
+    seen: list[Any] = []
+    forewarn = queue._engine.log.before_commit
+
+    def look(notes: Any) -> None:
+        forewarn(notes)
+        seen.append(queue._channel.store._control.words[COMING_SEQ])  # type: ignore[union-attr]
+
+    monkeypatch.setattr(queue._engine.log, "before_commit", look)
+    queue.put("x", group="g")
+    assert receiving.result(GUARD)[0].body == "x"
+    assert seen == [0]
