@@ -25,6 +25,7 @@ from crash.kill_points import sweep_seed
 from interrupting import interrupted_at, learn
 
 import mqlite
+from mqlite.claims import Kind
 
 GUARD = 60.0
 #: More points than any of the calls has.
@@ -140,6 +141,57 @@ def _producer(queue: mqlite.Queue[Any]) -> None:
 Call = Callable[[mqlite.Queue[Any]], Any]
 
 
+def _put_what_is_expected(take: Callable[[mqlite.Queue[Any]], Any]) -> Call:
+    """Takes, in vain at first; another thread puts, and commits as soon as the message is expected, or was not waited for."""
+
+    def call(queue: mqlite.Queue[Any]) -> None:
+        over = threading.Event()
+        engine: Any = queue._engine
+        forewarn, expected, release_all = engine.log.before_commit, engine.claims.expected, engine.release_all
+
+        def after_an_interrupt(*arguments: Any) -> None:
+            over.set()  # this waits for the commit
+            release_all(*arguments)
+
+        engine.release_all = after_an_interrupt
+        assert expected is not None
+
+        def is_registered() -> bool:
+            with engine.claims.read() as c:
+                return any(c.waiting(queue._state.id, Kind.MESSAGE))
+
+        def when_it_is_expected(notes: Any) -> None:
+            forewarn(notes)
+            while expected.expecting() is None and not over.wait(0.0005):
+                pass
+
+        def put() -> None:
+            while not is_registered() and not over.wait(0.0005):
+                pass
+            engine.log.before_commit = when_it_is_expected
+            try:
+                queue.put("new")
+            finally:
+                engine.log.before_commit = forewarn
+
+        putting = threading.Thread(target=put)
+        putting.start()
+        try:
+            take(queue)
+        finally:
+            over.set()
+            putting.join()
+            del engine.release_all
+
+    return call
+
+
+
+
+def _nothing(queue: mqlite.Queue[Any]) -> None:
+    pass
+
+
 def _first_and_second(queue: mqlite.Queue[Any]) -> None:
     queue.put_many(["first", "second"])
 
@@ -153,6 +205,7 @@ class Case:
     before: Call = _first_and_second
     afterwards: Call = lambda queue: None
     options: dict[str, Any] = field(default_factory=dict)
+    level: str | None = None
 
 
 CALLS: dict[str, Call] = {
@@ -323,12 +376,27 @@ POLICIES: dict[str, Case] = {
     "fail over": Case(_in_block(lambda message: message.ack(), mode="failover"), FIRST_GONE),
     "watermarks": Case(_watched, NEW_LAST),
 }
-CASES: dict[str, Case] = {**{name: Case(call, _plainly(name), options={"maxsize": 4}) for name, call in CALLS.items()}, **POLICIES}
+TAKEN: list[mqlite.Message] = []
+
+
+def _give_back(queue: mqlite.Queue[Any]) -> None:
+    for message in TAKEN:
+        message.release()
+
+
+#: At "full" only, who waits makes his row while the disk is busy.
+EXPECTED: dict[str, Case] = {
+    "receive what is expected": Case(
+        _put_what_is_expected(lambda queue: TAKEN.extend(queue.receive(timeout=HANGS))), _one_of([], ["new"]), _nothing, _give_back, level="full"
+    ),
+    "get what is expected": Case(_put_what_is_expected(lambda queue: queue.get(timeout=HANGS)), _one_of(["new"], []), _nothing, level="full"),
+}
+CASES: dict[str, Case] = {**EXPECTED, **{name: Case(call, _plainly(name), options={"maxsize": 4}) for name, call in CALLS.items()}, **POLICIES}
 
 
 def _sweep(call: str, points: Any, path: str, children: Any) -> int:
     """Interrupt the call at each of the points; how many interrupts struck."""
-    mqlite.Queue[Any]("kept", path).close()  # loads all of the package
+    mqlite.Queue[Any]("kept", path, durability=CASES[call].level).close()  # loads all of the package
     learn()
     for struck_times, point in enumerate(points):
         name = f"q{point}"
