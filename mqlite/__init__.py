@@ -38,7 +38,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/alone.py                      one plain message in or out, where nobody else writes
       claims/memory.py shared.py        in sorted containers; in LMDB, for one boot (read: shared_reading.py)
       claims/known.py started.py        what need not be read again; what was handed out, said without a commit
-      claims/postponed.py               rows that go with the next commit
+      claims/postponed.py expected.py   rows that go with the next commit; rows of what is about to be committed
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
     durability/                       how the log gets to the disk (level "full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks

@@ -21,6 +21,7 @@ from ..message import Position
 from ..system.control import (
     COMING_PLACE,
     COMING_SEQ,
+    EXPECTED_COMMIT,
     EXPECTED_OWNER,
     EXPECTED_PLACE,
     EXPECTED_SEQ,
@@ -32,12 +33,13 @@ _SEQ = (1 << 64) - 1
 
 
 class Expecting(NamedTuple):
-    """Who has a row for which message."""
+    """Who has a row for which message, and the number of the commit of the claims that made it."""
 
     queue: int
     position: Position
     owner: int
     sleeper: int
+    commit: int
 
 
 class Expected:
@@ -70,10 +72,10 @@ class Expected:
         """Whether nobody has. Under C it stays so."""
         return not self._words[EXPECTED_SEQ]
 
-    def expect(self, queue: int, position: Position, owner: int, sleeper: int) -> None:
+    def expect(self, who: Expecting) -> None:
         """Under C, while it is free, before the commit of the row."""
         words = self._words
-        words[EXPECTED_OWNER], words[EXPECTED_SLEEPER] = owner, sleeper
+        queue, position, words[EXPECTED_OWNER], words[EXPECTED_SLEEPER], words[EXPECTED_COMMIT] = who
         words[EXPECTED_PLACE] = queue << 32 | position >> 64
         words[EXPECTED_SEQ] = position & _SEQ
 
@@ -84,7 +86,8 @@ class Expected:
         if not seq:
             return None
         place: int = words[EXPECTED_PLACE]
-        return Expecting(place >> 32, (place & _LOW) << 64 | seq, words[EXPECTED_OWNER], words[EXPECTED_SLEEPER])
+        position = (place & _LOW) << 64 | seq
+        return Expecting(place >> 32, position, words[EXPECTED_OWNER], words[EXPECTED_SLEEPER], words[EXPECTED_COMMIT])
 
     def free(self, owner: int, sleeper: int) -> None:
         """That sleeper expects nothing any more; it is handed out, or given up. May be done twice."""

@@ -1,9 +1,9 @@
 """A claim on what is about to be committed. [28]
 
 Where a commit waits for the disk, who waits for its message is woken when it begins. He makes his row then, while the
-disk is busy, and after the commit has but to look and return: FIGURE. The row is one like
-others: nobody meets it before the message is there, and everybody passes it over from then on. What is left out is the
-cursor, which stays: if the commit fails, the next message may get the same place.
+disk is busy, and has but to look and return after it (a quarter of the time from the commit to the return of receive()
+less). The row is like others: nobody meets it before the message is there, and everybody passes it over from then on.
+Only the cursor stays where it is: if the commit fails, the next message may get the same place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..claims import STARTED, Row
+from ..claims.expected import Expecting
 from ..message import Position
 from ..waiting import Seat
 from .catalog import QueueState
@@ -50,7 +51,7 @@ def expect(
         into.clear()
         seat.expected = None
         return False
-    expected.expect(queue.id, position, owner, seat.sleeper)
+    expected.expect(Expecting(queue.id, position, owner, seat.sleeper, c.commit))
     is_earliest = deadline_ns > 0 and not 0 < line.deadline_ns <= deadline_ns
     if is_earliest:
         c.note_deadline(queue.id, deadline_ns)

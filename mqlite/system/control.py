@@ -22,8 +22,8 @@
                      20  settled: messages that were settled alone (claims/postponed.py)
                      21  cleared: how many of their rows are gone; changed under the write lock of the claims
                      22, 23  coming: place and seq of the message that is on its way to the disk (claims/expected.py)
-                     24 to 27  expected: place, seq, owner and sleeper of who has a row for it already; changed under
-                         the write lock of the claims, and freed by that sleeper
+                     24 to 28  expected: place, seq, owner and sleeper of who has a row for it already, and the commit
+                         of that row; changed under the write lock of the claims, and freed by that sleeper
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -89,7 +89,8 @@ _PAGE_SIZE = struct.Struct("=I")
     EXPECTED_SEQ,
     EXPECTED_OWNER,
     EXPECTED_SLEEPER,
-) = range(28)
+    EXPECTED_COMMIT,
+) = range(29)
 
 
 @attrs.frozen
@@ -165,7 +166,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, EXPECTED_SLEEPER + 1):
+        for place in range(MAPPED, EXPECTED_COMMIT + 1):
             self.words[place] = 0
         self.words[_FLUSHED] = self._read_marks()[0]
         self.words[MAPPED] = mapped
