@@ -89,8 +89,9 @@ class Aftermath:
         """
         leftover: list[Note] = []
         try:
-            if self._expected is not None:
-                who = self._ring_expecting(self._expected)
+            expected = self._expected
+            if expected is not None and (self._has_announced or not expected.is_free()):
+                who = self._ring_expecting(expected)
                 if who is not None and not self._leftover and notes == [(ARRIVED, who.queue, who.position)]:
                     self._ring([], self._who_looks_on(who))  # nobody else need be rung for it
                     return
