@@ -28,6 +28,9 @@ from .staging import Staged, Staging
 from .tally import Tally
 from .topics import TopicRebuild
 
+#: Where records are staged. Who opens a directory that holds such a file and no marker is refused; else a power cut may
+#: leave one in which an empty store is made, as if nothing could have been saved.
+_STAGED = ("unfinished-recovery-1.mdb", "unfinished-recovery-2.mdb")
 #: What is left free above the greatest number that was seen, where the counter of numbers is lost.
 UNSEEN = 1 << 20
 _ROOM = 1 << 28  # for staging, besides four times the old file: its pages may come out half full
@@ -41,7 +44,10 @@ def recovered(path: str, into: str, durability: str | None, progress: Progress |
     target = os.path.realpath(into)
     made = not os.path.lexists(target)
     if not made and os.path.isdir(target) and os.listdir(target):
-        raise StoreError(f"{into!r} is not empty: give a directory that does not exist, or is empty")
+        raise StoreError(
+            f"{into!r} is not empty: give a directory that does not exist, or is empty; if a recovery was cut short "
+            "there, delete it first"
+        )
     new = StoreDirectory.locate(into)
     try:
         with new.locked(), _alone(old):
@@ -102,8 +108,9 @@ class _Run:
         with contextlib.ExitStack() as last, DataFile(self._old.log) as file:
             sure, doubtful = (
                 last.enter_context(contextlib.closing(Staging(os.path.join(self._new.path, name), room)))
-                for name in ("staged-1.mdb", "staged-2.mdb")
+                for name in _STAGED
             )
+            self._new.sync(own_name=False)  # before any name of a store is on the disk
             salvage = Salvage(file, is_whole, self._progress)
             for key, value, is_sure in salvage.entries():
                 if is_sure:
@@ -121,8 +128,9 @@ class _Run:
             store_id = new_store_id()
             self._make_log(store_id, size, states)
             self._tell_losses(states, salvage)
-        with Control(self._new.control) as control:
-            control.write(Mark(CLEAN, newest_transaction(self._new.log)))
+            with Control(self._new.control) as control:
+                control.write(Mark(CLEAN, newest_transaction(self._new.log)))
+            self._new.sync(own_name=False)  # before the files that are staged are gone, and the marker is there
         durability = durability or (marker.durability if marker else "full")
         self._new.write_marker(Marker(format=FORMAT, store_id=store_id, durability=durability, max_store_bytes=size))
         return {

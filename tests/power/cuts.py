@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import attrs
 
-from .records import BEGUN, CLOSED, RETURNED, SYNCED, Content, Disk, Entry, Named, Pending, rename, settle
+from .records import (
+    BEGUN,
+    CLOSED,
+    COPIED,
+    COPIES,
+    RETURNED,
+    SYNCED,
+    Content,
+    Disk,
+    Entry,
+    Named,
+    Pending,
+    folders,
+    paths,
+    rename,
+    settle,
+)
 
 #: Which changes that were not flushed reach the disk.
 KINDS = ("none", "all", "prefix", "half", "half", "some lost", "some kept", "newest", "one file")
@@ -15,9 +32,11 @@ KINDS = ("none", "all", "prefix", "half", "half", "some lost", "some kept", "new
 
 @attrs.frozen(kw_only=True)
 class Image:
-    """The files of the store's directory after a power cut, and what had been promised until then."""
+    """The files of the recorded directory after a power cut, and what had been promised until then."""
 
     files: dict[str, Content]
+    #: Folders in it, also those that are empty.
+    folders: frozenset[str] = frozenset()
     #: Where the power went: number and kind of the record, and what reached the disk.
     where: str
     #: The last operation that had begun; whose call had returned; that had to survive power cuts.
@@ -26,6 +45,9 @@ class Image:
     synced: int
     #: Whether nothing had begun since all was flushed or closed.
     at_rest: bool
+    #: Of each copy by its number: the last operation that had returned when it began; that had begun when it returned.
+    copies: dict[int, int] = attrs.Factory(dict)
+    copied: dict[int, int] = attrs.Factory(dict)
 
 
 @attrs.define
@@ -34,6 +56,8 @@ class _Promises:
     returned: int = 0
     synced: int = 0
     at_rest: bool = False
+    copies: dict[int, int] = attrs.Factory(dict)
+    copied: dict[int, int] = attrs.Factory(dict)
 
     def hear(self, entry: Entry) -> None:
         """A mark."""
@@ -44,6 +68,10 @@ class _Promises:
             self.returned = number
         elif entry.flags in (SYNCED, CLOSED):
             self.synced, self.at_rest = number, True
+        elif entry.flags == COPIES:
+            self.copies[number] = self.returned
+        elif entry.flags == COPIED:
+            self.copied[number] = self.begun
 
 
 def images(
@@ -56,18 +84,20 @@ def images(
     first: int = 0,
     last: int | None = None,
     names_in_order: bool = True,
+    often: Sequence[int] = (),
 ) -> Iterator[Image]:
     """About `count` images, of power cuts just before records number `first` to `last`, or after all of them.
 
     Half of the cuts come when a flush has begun and not returned, when most is pending. base: see `Disk`.
     names_in_order: as file systems with a journal do it; else any subset of the changes of names may be there.
+    often: moments that get half of the cuts.
     """
     moments = range(first, len(recorded) + 1 if last is None else last + 1)
     flushes = [at for at in moments if at < len(recorded) and (recorded[at].op in "FD" or (recorded[at].op == "W" and recorded[at].flags))]
     rests = [at for at in moments if at and recorded[at - 1].op == "M" and recorded[at - 1].flags in (SYNCED, CLOSED)]
     chosen: dict[int, int] = {}
     for _ in range(count):
-        crowd = rnd.choices((flushes or moments, rests or moments, moments), (5, 1, 4))[0]
+        crowd = rnd.choices((flushes or moments, rests or moments, moments, often), (5, 1, 4, 10 if often else 0))[0]
         at = rnd.choice(crowd)
         chosen[at] = chosen.get(at, 0) + 1
     disk, promised = Disk(unit, base), _Promises()
@@ -78,9 +108,9 @@ def images(
             if entry is not None and entry.op == "W" and entry.flags:
                 pending = [*pending, *_under_way(disk, entry)]
             for kind in _kinds(rnd, chosen[at]):
-                files, reached = _after(disk, pending, kind, rnd, names_in_order)
+                left, reached = _after(disk, pending, kind, rnd, names_in_order)
                 what = "the end" if entry is None else entry.op
-                yield Image(files=files, where=f"{at} ({what}), {kind}: {reached}", **attrs.asdict(promised))
+                yield Image(**left, where=f"{at} ({what}), {kind}: {reached}", **attrs.asdict(promised))
         if entry is not None:
             disk.apply(entry)
             if entry.op == "M":
@@ -101,7 +131,7 @@ def _under_way(disk: Disk, entry: Entry) -> list[Pending]:
 
 def _after(
     disk: Disk, pending: list[Pending], kind: str, rnd: random.Random, names_in_order: bool
-) -> tuple[dict[str, Content], str]:
+) -> tuple[dict[str, Any], str]:
     changes = _subset(pending, kind, rnd)
     contents: dict[int, Content] = {}
     for change in changes:
@@ -111,8 +141,9 @@ def _after(
     names, renames = dict(disk.names), _names(disk.pending_names, kind, rnd, names_in_order)
     for renamed in renames:
         rename(names, renamed)
-    files = {name: contents.get(inode) or disk.durable[inode] for name, inode in names.items()}
-    return files, f"{len(changes)} of {len(pending)} changes, {len(renames)} of {len(disk.pending_names)} names"
+    files = {path: contents.get(inode) or disk.durable[inode] for path, inode in paths(names).items()}
+    left = {"files": files, "folders": frozenset(folders(names).values()) - {""}}
+    return left, f"{len(changes)} of {len(pending)} changes, {len(renames)} of {len(disk.pending_names)} names"
 
 
 def _subset(pending: list[Pending], kind: str, rnd: random.Random) -> list[Pending]:

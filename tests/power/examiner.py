@@ -30,13 +30,13 @@ import mqlite.verify
 
 from . import raw_tree
 from .cuts import Image
-from .program import Model, Store, lineage, more_operations
+from .program import Model, Store, digest_of, lineage, more_operations
 from .records import PAGE
 
 TESTS = Path(__file__).parent.parent
 PATIENCE = 30.0
 #: Outcomes after which nothing is left open.
-GOOD = ("whole", "refused")
+GOOD = ("whole", "refused", "nothing", "unfinished")
 #: How many operations more are done to a store that is whole.
 MORE = 12
 
@@ -60,22 +60,27 @@ class Examiner:
         self._process: subprocess.Popen[str] | None = None
 
     def examine(self, image: Image, seed: str, **how: Any) -> Verdict:
-        """What is wrong with it, if anything. seed: of what lies beside the files that are flushed."""
+        """What is wrong with it, if anything. seed: of what lies beside the files that are flushed. inside: which folder of
+        the image is the store. question: see `QUESTIONS`, with what else each of them is to be told.
+        """
         verdict = self._examine(image, seed, how)
         if verdict.outcome.startswith("kills"):  # perhaps it is what would have killed a child only
             verdict = self._examine(image, seed, {**how, "by_child": True})
         return verdict
 
     def _examine(self, image: Image, seed: str, how: dict[str, Any]) -> Verdict:
-        store = self._folder / "store"
-        shutil.rmtree(store, ignore_errors=True)
-        store.mkdir(parents=True)
-        rnd = random.Random(seed)
+        whole = self._folder / "store"
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir(parents=True)
+        for name in image.folders:
+            (whole / name).mkdir()
         for name, content in image.files.items():
-            content.save(str(store / name))
-        self._leave_rubbish(store, rnd)
-        verdict = self._ask({"store": str(store), "seed": seed, **how})
-        shutil.rmtree(store, ignore_errors=True)
+            content.save(str(whole / name))
+        store = whole / how.get("inside", "")
+        if store.is_dir():
+            self._leave_rubbish(store, random.Random(seed))
+        verdict = self._ask({"store": str(store), "seed": seed, **{name: told for name, told in how.items() if name != "inside"}})
+        shutil.rmtree(whole, ignore_errors=True)
         return verdict
 
     @staticmethod
@@ -142,6 +147,29 @@ class Examiner:
             process.kill()
             process.wait(PATIENCE)
             process.stdout.close()
+
+
+# ---------------------------------------------------------------------- what a verdict is worth
+def promised(image: Image, level: str) -> int:
+    """The first state that may be found."""
+    if level == "full":
+        return max(image.returned, image.synced)
+    return image.synced if level == "checkpoint" or image.at_rest else 0
+
+
+def wrong(image: Image, verdict: Verdict, level: str) -> str:
+    """What is wrong with a verdict; "" if nothing is."""
+    if verdict.outcome == "refused" and level == "process" and not image.at_rest and image.begun:
+        return ""
+    if verdict.outcome != "whole":
+        return f"{verdict.outcome} {verdict.detail}"
+    if not promised(image, level) <= verdict.state <= image.begun:
+        return f"state {verdict.state} is not in {promised(image, level)} to {image.begun}"
+    return ""
+
+
+def of(seed: str, count: int, *revivals: tuple[int, str, int]) -> dict[str, Any]:
+    return {"seed": seed, "count": count, "revivals": list(revivals)}
 
 
 # ---------------------------------------------------------------------- in the process
@@ -226,12 +254,90 @@ def _verdict_of_raw(store: str, seed: str, models: dict[str, Any], by_child: boo
     return Verdict("whole", state)
 
 
+def _verdict_of_copy(
+    store: str, seed: str, models: dict[str, Any] | None = None, digest: str = "", told: str = "", empty: tuple[str, ...] = ()
+) -> Verdict:
+    """A directory into which a store is, or was, copied: "nothing" is there, but perhaps what needs not be there, and files
+    of the names `empty`; "unfinished": it does not open, and the error says `told`; or it is whole (with its level as the
+    detail): as of a state of the models, or with contents of that digest.
+    """
+    mqlite.disk_store.store_problems = _verified_here
+    mqlite.system.directory.boot_id = lambda: seed
+    names = os.listdir(store) if os.path.isdir(store) else []
+    if all(name in ("run", *empty) or name.endswith("lock") for name in names):
+        return Verdict("nothing")
+    try:
+        found = Store(store, max_store_bytes=None)
+    except mqlite.StoreError as error:
+        return Verdict("unfinished" if told in str(error) else "unfinished, and does not say so", detail=str(error))
+    problems = found.broker.check()
+    if problems:
+        return Verdict("check", detail="; ".join(problems)[:1000])
+    state = 0
+    if models is not None:
+        state, _ = found.recognise(_models(json.dumps(models)))
+    elif digest_of(found.contents()) != digest:
+        return Verdict("contents")
+    queue = found.broker.queue("more")
+    queue.put_many(list(range(MORE)))
+    got = [message.body for message in queue.receive(MORE, timeout=0)]
+    if got != list(range(MORE)):
+        return Verdict("messages after it was opened", detail=repr(got))
+    with open(os.path.join(store, "store.json")) as marker:
+        level = json.load(marker)["durability"]
+    found.close()
+    return Verdict("whole", state, level)
+
+
+def _verdict_of_next_backup(store: str, seed: str, models: dict[str, Any], target: str) -> Verdict:
+    """The store, which is whole, is copied once more to the same target, after what was left there by the one before."""
+    mqlite.disk_store.store_problems = _verified_here
+    mqlite.system.directory.boot_id = lambda: seed
+    target = os.path.join(os.path.dirname(store), target)
+    opened = Store(store)
+    state, _ = opened.recognise(_models(json.dumps(models)))
+    contents = opened.contents()
+    try:
+        opened.broker.backup(target)
+    finally:
+        opened.close()
+    if os.path.exists(target + ".part"):
+        return Verdict("leaves something behind")
+    copied = Store(target)
+    same = copied.contents() == contents
+    copied.close()
+    return Verdict("whole", state) if same else Verdict("contents")
+
+
+def _verdict_of_next_recovery(store: str, seed: str, digest: str, into: str) -> Verdict:
+    """The store is recovered once more into the same directory; where that is refused, after what the error says."""
+    mqlite.system.directory.boot_id = lambda: seed
+    into = os.path.join(os.path.dirname(store), into)
+    try:
+        mqlite.recover(store, into)
+    except mqlite.StoreError as error:
+        if "delete" not in str(error):
+            return Verdict("refused without a way out", detail=str(error))
+        shutil.rmtree(into)
+        mqlite.recover(store, into)
+    return _verdict_of_copy(into, seed, digest=digest)
+
+
+#: What can be asked about an image, by what answers it in the process.
+QUESTIONS = {
+    "store": _verdict_of_store,
+    "raw": _verdict_of_raw,
+    "copy": _verdict_of_copy,
+    "next backup": _verdict_of_next_backup,
+    "next recovery": _verdict_of_next_recovery,
+}
+
+
 def _serve() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
-        raw = asked.pop("raw", False)
         try:
-            verdict = _verdict_of_raw(**asked) if raw else _verdict_of_store(**asked)
+            verdict = QUESTIONS[asked.pop("question", "store")](**asked)
         except BaseException as error:
             verdict = Verdict(f"raises {type(error).__name__}", detail=traceback.format_exc()[-1500:])
         print(json.dumps(attrs.asdict(verdict)), flush=True)

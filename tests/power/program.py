@@ -5,6 +5,7 @@ An operation is one commit, so that the states of a store can be numbered: state
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -226,7 +227,7 @@ class Store:
     """An open store, to which operations are done by the public API."""
 
     def __init__(self, path: str, **options: Any) -> None:
-        self.broker = mqlite.open(path, max_store_bytes=MAX_STORE_BYTES, **options)
+        self.broker = mqlite.open(path, **{"max_store_bytes": MAX_STORE_BYTES, **options})
         self._lanes: dict[str, Any] = {}
 
     def lane(self, name: str) -> Any:
@@ -344,6 +345,11 @@ class Store:
 
     def close(self) -> None:
         self.broker.close()
+
+
+def digest_of(contents: dict[str, Any]) -> str:
+    """What contents can be compared by across processes."""
+    return hashlib.sha256(repr(contents).encode()).hexdigest()
 
 
 def _expect(wanted: object, found: object) -> None:

@@ -2,20 +2,22 @@
  *
  *   cc -shared -fPIC -O2 -o recorder.so recorder.c -ldl -lpthread
  *   LD_PRELOAD=./recorder.so python ...
- *   ctypes.CDLL(None).power_record("/real/path/of/store", "/path/of/records")   from now on, also in forked children
+ *   ctypes.CDLL(None).power_record("/real/path/of/store", "/path/of/records", 0)   from now on, also in forked children
  *   ctypes.CDLL(None).power_mark(1, 7)           what the program has to say, in its place among the records
  *   ctypes.CDLL(None).power_kill_at(5, 0)        SIGKILL in place of the 5th recorded call from now on
  *   ctypes.CDLL(None).power_kill_at(5, 1)        the same, but the first half of a long write is made
  *   ctypes.CDLL(None).power_calls()              calls counted since
  *
  * Watched are the regular files in the directory itself, not those in folders below it, and none whose
- * name ends with "lock": these need not outlive the machine.
+ * name ends with "lock": these need not outlive the machine. If the last argument of power_record is 1, the folders in
+ * the directory and the regular files in them are watched, too; names are then paths such as "app/log.mdb".
  *
  * A record: op u8, flags u8, 0 u16, pid u32, inode u64, offset u64, length u64; then so many bytes of data.
  *   C  the name in the data now stands for the inode (flags 1: the file is new)
  *   R  the first name of the data (they end with 0) was renamed to the second
  *   U  the name in the data was removed
- *   D  the directory was flushed
+ *   K  the name in the data is that of a new folder
+ *   D  the directory was flushed, or the folder in it that the data names
  *   W  the data was written at the offset (flags 1: and was durable on return)
  *   L  the length was set to the offset
  *   A  blocks were set aside from the offset on, so many bytes as the data (u64) says
@@ -60,7 +62,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char store[PATH_MAX], records[PATH_MAX];
 static int out = -1;
 static long fatal_call, calls;
-static int half;
+static int half, depth;
 static struct map maps[MAPS];
 
 /* ---------------------------------------------------------------- the real calls */
@@ -122,11 +124,12 @@ static void after_fork_in_child(void) {
     }
 }
 
-void power_record(const char *directory, const char *file) {
+void power_record(const char *directory, const char *file, int folders) {
     if (out >= 0)
         fail("records already");
     snprintf(store, sizeof store, "%s", directory);
     snprintf(records, sizeof records, "%s", file);
+    depth = folders;
     open_records();
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
@@ -139,7 +142,9 @@ static const char *name_in_store(const char *path) {
         return NULL;
     const char *name = path + length + 1;
     size = strlen(name);
-    return strchr(name, '/') || (size >= 4 && !strcmp(name + size - 4, "lock")) ? NULL : name;
+    const char *slash = strchr(name, '/');
+    int too_deep = slash && (!depth || strchr(slash + 1, '/'));
+    return too_deep || (size >= 4 && !strcmp(name + size - 4, "lock")) ? NULL : name;
 }
 
 static int path_of(int fd, char *path) {
@@ -164,9 +169,14 @@ static uint64_t watched(int fd) {
     return inode;
 }
 
-static int is_store(int fd) {
-    char path[PATH_MAX];
-    return out >= 0 && path_of(fd, path) && !strcmp(path, store);
+/* The name of a watched folder, or "" of the directory itself; NULL of all else. */
+static const char *folder(int fd, char *path) {
+    if (out < 0 || !path_of(fd, path))
+        return NULL;
+    if (!strcmp(path, store))
+        return "";
+    const char *name = depth ? name_in_store(path) : NULL;
+    return name && !strchr(name, '/') ? name : NULL;
 }
 
 /* The real path of a name that may not exist, by that of its directory. */
@@ -546,14 +556,15 @@ FALLOCATE(fallocate64)
 #define FLUSH(name)                                                                               \
     int name(int fd) {                                                                            \
         REAL(int, #name, (int));                                                                  \
+        char path[PATH_MAX];                                                                      \
         uint64_t inode = watched(fd);                                                             \
-        int directory = !inode && is_store(fd);                                                   \
-        if (!inode && !directory)                                                                 \
+        const char *name = inode ? NULL : folder(fd, path);                                       \
+        if (!inode && !name)                                                                      \
             return real(fd);                                                                      \
         enter();                                                                                  \
         int result = real(fd);                                                                    \
         if (!result)                                                                              \
-            record(directory ? 'D' : 'F', 0, inode, 0, NULL, 0);                                  \
+            record(name ? 'D' : 'F', 0, inode, 0, name, name ? strlen(name) : 0);                 \
         leave();                                                                                  \
         return result;                                                                            \
     }
@@ -679,8 +690,8 @@ int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags) 
 
 static int unlinked(int directory, const char *path, int flags) {
     char whole[PATH_MAX];
-    const char *name = flags ? NULL : resolved(directory, path, whole);
-    if (!name)
+    const char *name = resolved(directory, path, whole);
+    if (!name || (flags && (!depth || strchr(name, '/')))) /* of folders only those that are watched */
         return (int)syscall(SYS_unlinkat, directory, path, flags);
     enter();
     int result = (int)syscall(SYS_unlinkat, directory, path, flags);
@@ -696,6 +707,31 @@ int unlink(const char *path) {
 
 int unlinkat(int directory, const char *path, int flags) {
     return unlinked(directory, path, flags);
+}
+
+int rmdir(const char *path) {
+    return unlinked(AT_FDCWD, path, AT_REMOVEDIR);
+}
+
+static int made(int directory, const char *path, mode_t mode) {
+    char whole[PATH_MAX];
+    const char *name = depth ? resolved(directory, path, whole) : NULL;
+    if (!name || strchr(name, '/'))
+        return (int)syscall(SYS_mkdirat, directory, path, mode);
+    enter();
+    int result = (int)syscall(SYS_mkdirat, directory, path, mode);
+    if (!result)
+        record('K', 0, 0, 0, name, strlen(name));
+    leave();
+    return result;
+}
+
+int mkdir(const char *path, mode_t mode) {
+    return made(AT_FDCWD, path, mode);
+}
+
+int mkdirat(int directory, const char *path, mode_t mode) {
+    return made(directory, path, mode);
 }
 
 int remove(const char *path) {

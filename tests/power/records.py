@@ -14,8 +14,11 @@ _U64 = struct.Struct("=Q")
 
 #: Kinds of mark: a call for operation n begins; it has returned; all up to n must survive a power cut; the store was
 #: closed by all, with all up to n; a process was killed in operation n;
-#: only the maps were looked at; a compaction begins.
-BEGUN, RETURNED, SYNCED, CLOSED, KILLED, LOOKED, COMPACTS = 1, 2, 3, 4, 5, 6, 7
+#: only the maps were looked at; a compaction begins; copy number n of the store begins; it has returned.
+BEGUN, RETURNED, SYNCED, CLOSED, KILLED, LOOKED, COMPACTS, COPIES, COPIED = range(1, 10)
+
+#: A name in a folder: (folder, name). Folder 0 is the directory that was recorded, those in it have negative numbers.
+Name = tuple[int, str]
 
 
 class Entry(NamedTuple):
@@ -126,29 +129,43 @@ class Pending(NamedTuple):
 
 
 class Named(NamedTuple):
-    """A change of names that may have reached the disk: one name stands for an inode now (0: for nothing), and another
-    is gone.
+    """A change of names that may have reached the disk: one name stands for an inode or a folder now, and another one of
+    the same folder is gone. None: there is no such name.
     """
 
-    name: str
+    name: Name | None
     inode: int
-    gone: str
+    gone: Name | None
+
+    @property
+    def folder(self) -> int:
+        """Whose flush makes it durable."""
+        [folder] = {name[0] for name in (self.name, self.gone) if name is not None}
+        return folder
 
 
 class Disk:
-    """The files of a directory: `durable` is what a power cut surely leaves, `pending` what else it may leave."""
+    """The files of a directory, and of folders in it: `durable` is what a power cut surely leaves, `pending` what else it
+    may leave.
+
+    A flush of one folder makes its names durable, nothing else: a file is there when its folder's name is, too.
+    """
 
     def __init__(self, unit: int, base: dict[str, tuple[int, bytes]] | None = None) -> None:
-        """base: name -> (inode, content) of what was there, and durable, when recording began."""
+        """base: path -> (inode, content) of what was there, and durable, when recording began."""
         self.unit = unit
-        self.names: dict[str, int] = {}
+        self.names: dict[Name, int] = {}
         self.durable: dict[int, Content] = {}
         self.cache: dict[int, Content] = {}
         self.pending: list[Pending] = []
         self.pending_names: list[Named] = []
-        self.seen_names: dict[str, int] = {}
-        for name, (inode, data) in (base or {}).items():
-            self.names[name] = self.seen_names[name] = inode
+        self.seen_names: dict[Name, int] = {}
+        self._folders = 0
+        for path, (inode, data) in (base or {}).items():
+            folder = path.rpartition("/")[0]
+            if folder and (0, folder) not in self.names:
+                self.names[0, folder] = self.seen_names[0, folder] = self._new_folder()
+            self.names[self._name_of(path)] = self.seen_names[self._name_of(path)] = inode
             self.durable[inode] = Content.of(data, unit)
             self.cache[inode] = self.durable[inode].copy()
 
@@ -169,21 +186,25 @@ class Disk:
                 stop = entry.offset + _U64.unpack(entry.data)[0] if entry.flags else 1 << 62
                 self._flush(entry.inode, entry.offset, stop)
             case "C":
-                name = entry.data.decode()
+                name = self._name_of(entry.data.decode())
                 if entry.flags:
                     self.durable[entry.inode] = Content(self.unit)
                     self.cache[entry.inode] = Content(self.unit)
                     self.pending = [change for change in self.pending if change.inode != entry.inode]
-                self._name(Named(name, entry.inode, ""))
+                self._name(Named(name, entry.inode, None))
             case "R":
-                old, new = entry.data.decode().rstrip("\0").split("\0")
+                old, new = map(self._name_of, entry.data.decode().rstrip("\0").split("\0"))
                 self._name(Named(new, self.seen_names[old], old))
             case "U":
-                self._name(Named("", 0, entry.data.decode()))
+                self._name(Named(None, 0, self._name_of(entry.data.decode())))
+            case "K":
+                self._name(Named(self._name_of(entry.data.decode()), self._new_folder(), None))
             case "D":
+                folder = self.seen_names[0, entry.data.decode()] if entry.data else 0
                 for change in self.pending_names:
-                    rename(self.names, change)
-                self.pending_names.clear()
+                    if change.folder == folder:
+                        rename(self.names, change)
+                self.pending_names = [change for change in self.pending_names if change.folder != folder]
             case "M":
                 pass
             case _:
@@ -199,6 +220,14 @@ class Disk:
     def _resize(self, inode: int, size: int) -> None:
         self.cache[inode].resize(size)
         self.pending.append(Pending(inode, -1, b"", size))
+
+    def _new_folder(self) -> int:
+        self._folders -= 1
+        return self._folders
+
+    def _name_of(self, path: str) -> Name:
+        folder, _, name = path.rpartition("/")
+        return (self.seen_names[0, folder] if folder else 0, name)
 
     def _name(self, change: Named) -> None:
         rename(self.seen_names, change)
@@ -226,12 +255,23 @@ def settle(content: Content, change: Pending) -> None:
         content.put(change.number, change.piece, change.end)
 
 
-def rename(names: dict[str, int], change: Named) -> None:
+def rename(names: dict[Name, int], change: Named) -> None:
     """A change of names reaches the disk."""
-    if change.gone:
+    if change.gone is not None:
         names.pop(change.gone, None)
-    if change.name:
+    if change.name is not None:
         names[change.name] = change.inode
+
+
+def folders(names: dict[Name, int]) -> dict[int, str]:
+    """The paths of the folders that can be reached."""
+    return {0: ""} | {number: name for (folder, name), number in names.items() if folder == 0 and number < 0}
+
+
+def paths(names: dict[Name, int]) -> dict[str, int]:
+    """path -> inode of the files that can be reached."""
+    of = folders(names)
+    return {os.path.join(of[folder], name): inode for (folder, name), inode in names.items() if inode > 0 and folder in of}
 
 
 def replayed(path: str, base: dict[str, tuple[int, bytes]] | None = None) -> dict[str, bytes]:
@@ -239,14 +279,40 @@ def replayed(path: str, base: dict[str, tuple[int, bytes]] | None = None) -> dic
     disk = Disk(PAGE, base)
     for entry in entries(path):
         disk.apply(entry)
-    return {name: disk.cache[inode].bytes() for name, inode in disk.seen_names.items()}
+    return {path: disk.cache[inode].bytes() for path, inode in paths(disk.seen_names).items()}
 
 
-def watched_files(store: str) -> dict[str, tuple[int, bytes]]:
-    """name -> (inode, content) of the files that recorder.c watches, as they are."""
+def watched_files(store: str, folders: bool = False) -> dict[str, tuple[int, bytes]]:
+    """path -> (inode, content) of the files that recorder.c watches, as they are."""
     found = {}
     for item in os.scandir(store):
         if item.is_file(follow_symlinks=False) and not item.name.endswith("lock"):
             with open(item.path, "rb") as file:
                 found[item.name] = (item.inode(), file.read())
+        elif folders and item.is_dir():
+            found |= {os.path.join(item.name, name): file for name, file in watched_files(item.path).items()}
+    return found
+
+
+def whereabouts(recorded: list[Entry], base: dict[str, tuple[int, bytes]] | None = None) -> list[str]:
+    """Which path each record is about, as it was then: of a file, of a folder ("": the whole), or of what was renamed."""
+    path_of = {inode: path for path, (inode, _) in (base or {}).items()}
+    found = []
+    for entry in recorded:
+        match entry.op:
+            case "C":
+                path_of[entry.inode] = entry.data.decode()
+                found.append(path_of[entry.inode])
+            case "R":
+                old, new = entry.data.decode().rstrip("\0").split("\0")
+                for inode, path in path_of.items():
+                    if path == old or path.startswith(old + "/"):
+                        path_of[inode] = new + path[len(old) :]
+                found.append(old)
+            case "U" | "K" | "D":
+                found.append(entry.data.decode())
+            case "M":
+                found.append("")
+            case _:
+                found.append(path_of[entry.inode])
     return found

@@ -6,7 +6,7 @@
     recording.remove()
 
 The process reads a line of JSON for each program and answers with one. Programs are the functions `alone`,
-`together`, `again`, `compact`, `make` and `raw` below.
+`together`, `again`, `compact`, `make`, `back_up`, `recover` and `raw` below.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,21 @@ import attrs
 from crash.children import Children
 
 import mqlite
+import mqlite.backup
 import mqlite.compaction
 import mqlite.log.space
+import mqlite.system.copying
 import mqlite.system.directory
 from mqlite.durability import checkpoint
 
 from . import raw_tree
-from .program import Store, history, more_operations
+from .program import Store, digest_of, history, more_operations
 from .records import (
     BEGUN,
     CLOSED,
     COMPACTS,
+    COPIED,
+    COPIES,
     KILLED,
     LOOKED,
     RETURNED,
@@ -77,25 +82,26 @@ class Stage:
             [sys.executable, "-m", "power.stage"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def record(self, program: str, files: dict[str, Content] | None = None, **how: Any) -> Recording:
+    def record(self, program: str, files: dict[str, Content] | None = None, folders: bool = False, **how: Any) -> Recording:
         """Run a program on a new directory, or one that holds these files. Raises AssertionError where it fails, and
-        where the records do not make the files that it has left.
+        where the records do not make the files that it has left. folders: those in the directory are recorded, too.
         """
         self._number += 1
         folder = self._work / f"recording-{self._number}"
         store = folder / "store"
         store.mkdir(parents=True)
         for name, content in (files or {}).items():
+            (store / name).parent.mkdir(exist_ok=True)
             content.save(str(store / name))
-        base = watched_files(str(store))
+        base = watched_files(str(store), folders)
         records = str(folder / "records")
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"program": program, "store": str(store), "records": records, **how}) + "\n")
+        self._process.stdin.write(json.dumps({"program": program, "store": str(store), "records": records, "folders": folders, **how}) + "\n")
         self._process.stdin.flush()
         told = json.loads(self._process.stdout.readline() or '{"raised": "the stage is gone"}')
         assert "raised" not in told, told["raised"]
-        left = {name: data for name, (_, data) in watched_files(str(store)).items()}
+        left = {name: data for name, (_, data) in watched_files(str(store), folders).items()}
         made = replayed(records, base)
         wrong = [name for name in {*left, *made} if left.get(name) != made.get(name)]
         assert not wrong, f"the records do not make {wrong} as the program left it: something writes unseen"
@@ -312,6 +318,72 @@ def make(store: str, level: str) -> dict[str, Any]:
     return {}
 
 
+def back_up(store: str, level: str, seed: str, copies: list[str | None], before: int = 30) -> dict[str, Any]:
+    """Store "app" is written to by one thread, and copied by another: copy number n, of the n-th of these levels, is
+    "copy-n". Every second one goes to a directory that is there. Tells how many operations there were.
+    """
+    mqlite.system.copying.CHUNK, mqlite.backup.FLUSHED_BYTES = 24 << 10, 64 << 10  # several of each
+    operations, models = history(seed, 1000)
+    opened = Store(os.path.join(store, "app"), durability=level)
+    _mark(SYNCED, 0)
+    wanted, done = threading.Semaphore(before), threading.Semaphore(0)
+    told: dict[str, Any] = {"operations": 0, "raised": []}
+    ends = False
+
+    def write() -> None:
+        _look_inside(level)
+        number = 0
+        while wanted.acquire() and not ends:
+            try:
+                _run(opened, operations, models, number + 1)
+            except BaseException:
+                told["raised"].append(traceback.format_exc())
+            number = told["operations"] = number + 1
+            if number % 17 == 0:
+                _synced(opened, number)
+            done.release()
+
+    def write_meanwhile(now: int, total: int) -> None:
+        """Some are done when the copy goes on, and others beside it."""
+        wanted.release(3)
+        for _ in range(2):
+            done.acquire()
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    for _ in range(before):
+        done.acquire()
+    for number, of_copy in enumerate(copies, 1):
+        target = os.path.join(store, f"copy-{number}")
+        if number % 2 == 0:
+            os.mkdir(target)
+        _mark(COPIES, number)
+        opened.broker.backup(target, progress=write_meanwhile, durability=of_copy)
+        _mark(COPIED, number)
+        write_meanwhile(0, 0)
+    ends = True
+    wanted.release()
+    thread.join()
+    opened.close()
+    _mark(CLOSED, told["operations"])
+    if told["raised"]:
+        raise AssertionError(told["raised"][0])
+    return {"operations": told["operations"]}
+
+
+def recover(store: str, level: str) -> dict[str, Any]:
+    """What can be saved of store "app" goes into "saved". Tells the digest of what that is."""
+    _mark(COPIES, 1)
+    found = mqlite.recover(os.path.join(store, "app"), into=os.path.join(store, "saved"), durability=level)
+    _mark(COPIED, 1)
+    looked_at = os.path.join(store, os.pardir, "looked at")  # a copy, since what looks at it writes to it
+    shutil.copytree(os.path.join(store, "saved"), looked_at)
+    opened = Store(looked_at, max_store_bytes=None)
+    digest = digest_of(opened.contents())
+    opened.close()
+    return {"digest": digest, "messages": found.messages, "problems": found.problems}
+
+
 def raw(store: str, seed: str, count: int, sync: bool) -> dict[str, Any]:
     """LMDB alone; see raw_tree.py."""
     raw_tree.run(os.path.join(store, "data.mdb"), seed, count, sync, lambda number: _mark(BEGUN, number), lambda number: _mark(RETURNED, number))
@@ -319,13 +391,15 @@ def raw(store: str, seed: str, count: int, sync: bool) -> dict[str, Any]:
 
 
 def _serve() -> None:
-    programs = {function.__name__: function for function in (alone, together, again, compact, make, raw)}
+    programs = {function.__name__: function for function in (alone, together, again, compact, make, back_up, recover, raw)}
     for line in sys.stdin:
         asked = json.loads(line)
-        program, records = programs[asked.pop("program")], asked.pop("records")
+        program, records, folders = programs[asked.pop("program")], asked.pop("records"), asked.pop("folders")
 
-        def child(talk: Any, program: Any = program, records: str = records, asked: dict[str, Any] = asked) -> None:
-            ctypes.CDLL(None).power_record(asked["store"].encode(), records.encode())
+        def child(
+            talk: Any, program: Any = program, records: str = records, folders: bool = folders, asked: dict[str, Any] = asked
+        ) -> None:
+            ctypes.CDLL(None).power_record(asked["store"].encode(), records.encode(), int(folders))
             talk.say(program(**asked))
 
         children = Children()

@@ -7,13 +7,8 @@ cut at any moment (cuts.py), and each is opened, compared and written to (examin
 from __future__ import annotations
 
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -21,62 +16,12 @@ import pytest
 from mqlite.checks import LEVELS
 
 from .cuts import Image, images
-from .examiner import Examiner, Verdict
+from .examiner import Examiner, of, promised, wrong
 from .records import COMPACTS, KILLED, PAGE, SECTOR, SYNCED
 from .stage import Recording, Stage
 
-HERE = Path(__file__).parent
-COMPILER = shutil.which("cc")
 UNITS = pytest.mark.parametrize("unit", [PAGE, SECTOR], ids=["pages", "sectors"])
 AT_EACH_LEVEL = pytest.mark.parametrize("level", LEVELS)
-
-
-@pytest.fixture(scope="module")
-def work() -> Iterator[Path]:
-    """A folder for recordings and images, in memory if possible: real flushes would only take time."""
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="power-", dir=memory if memory.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def stage(work: Path) -> Iterator[Stage]:
-    if COMPILER is None or not sys.platform.startswith("linux"):
-        pytest.skip("recording what is written and flushed needs Linux and a C compiler (cc)")
-    library = work / "recorder.so"
-    command = [COMPILER, "-shared", "-fPIC", "-O2", "-o", str(library), str(HERE / "recorder.c"), "-ldl", "-lpthread"]
-    built = subprocess.run(command, capture_output=True, text=True)
-    if built.returncode:
-        pytest.skip(f"recorder.c cannot be compiled here: {built.stderr}")
-    stage = Stage(str(library), work)
-    yield stage
-    stage.close()
-
-
-@pytest.fixture(scope="module")
-def examiner(work: Path) -> Iterator[Examiner]:
-    examiner = Examiner(work / "image")
-    yield examiner
-    examiner.close()
-
-
-def promised(image: Image, level: str) -> int:
-    """The first state that may be found."""
-    if level == "full":
-        return max(image.returned, image.synced)
-    return image.synced if level == "checkpoint" or image.at_rest else 0
-
-
-def wrong(image: Image, verdict: Verdict, level: str) -> str:
-    """What is wrong with a verdict; "" if nothing is."""
-    if verdict.outcome == "refused" and level == "process" and not image.at_rest and image.begun:
-        return ""
-    if verdict.outcome != "whole":
-        return f"{verdict.outcome} {verdict.detail}"
-    if not promised(image, level) <= verdict.state <= image.begun:
-        return f"state {verdict.state} is not in {promised(image, level)} to {image.begun}"
-    return ""
 
 
 def outcomes(examiner: Examiner, found: Iterable[Image], level: str, seed: str, models: dict[str, Any]) -> Counter[str]:
@@ -93,10 +38,6 @@ def outcomes(examiner: Examiner, found: Iterable[Image], level: str, seed: str, 
     assert counted, "no image at all"
     assert not failures, f"{len(failures)} of {counted.total()} images: " + "\n".join(failures[:3])
     return counted
-
-
-def of(seed: str, count: int, *revivals: tuple[int, str, int]) -> dict[str, Any]:
-    return {"seed": seed, "count": count, "revivals": list(revivals)}
 
 
 def cut_alone(
@@ -116,7 +57,7 @@ def test_the_simulation_finds_what_a_power_cut_does_to_an_unsynced_tree(stage: S
         recording = stage.record("raw", seed="raw", count=80, sync=sync)
         recording.remove()
         verdicts = [
-            (image, examiner.examine(image, str(number), raw=True, models={"seed": "raw", "count": 80}))
+            (image, examiner.examine(image, str(number), question="raw", models={"seed": "raw", "count": 80}))
             for number, image in enumerate(images(recording.entries, random.Random("raw"), 60, unit, first=_first_mark(recording)))
         ]
         counted[sync] = Counter(verdict.outcome for _, verdict in verdicts)
