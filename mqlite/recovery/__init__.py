@@ -64,6 +64,9 @@ def recover(
     were changed may be older; no message is in a queue twice. A queue whose settings are lost has default ones, and a
     name such as "recovered-7" if that is lost, too.
 
+    After a kill or a power cut `into` is not there, or empty, or raises StoreError when opened, or is whole; delete it
+    before the next try. When this has returned, the new store is on the disk.
+
     Raises StoreError (somebody has the old store open, or `into` cannot be used), StoreFull, NotSupported (a newer
     format); then `into` is as it was. Cost: reads the old log once or twice, and writes what is saved twice.
     """

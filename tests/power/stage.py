@@ -320,7 +320,8 @@ def make(store: str, level: str) -> dict[str, Any]:
 
 def back_up(store: str, level: str, seed: str, copies: list[str | None], before: int = 30) -> dict[str, Any]:
     """Store "app" is written to by one thread, and copied by another: copy number n, of the n-th of these levels, is
-    "copy-n". Every second one goes to a directory that is there. Tells how many operations there were.
+    "copy-n". The second one goes to a directory that is there, and meets what one before it has left that was cut short. Tells
+    how many operations there were.
     """
     mqlite.system.copying.CHUNK, mqlite.backup.FLUSHED_BYTES = 24 << 10, 64 << 10  # several of each
     operations, models = history(seed, 1000)
@@ -355,8 +356,11 @@ def back_up(store: str, level: str, seed: str, copies: list[str | None], before:
         done.acquire()
     for number, of_copy in enumerate(copies, 1):
         target = os.path.join(store, f"copy-{number}")
-        if number % 2 == 0:
+        if number == 2:
             os.mkdir(target)
+            shutil.copytree(os.path.join(store, "copy-1"), target + ".part")
+            for name in (*os.listdir(target + ".part"), "", os.pardir):
+                _flush(os.path.join(target + ".part", name))
         _mark(COPIES, number)
         opened.broker.backup(target, progress=write_meanwhile, durability=of_copy)
         _mark(COPIED, number)
@@ -369,6 +373,12 @@ def back_up(store: str, level: str, seed: str, copies: list[str | None], before:
     if told["raised"]:
         raise AssertionError(told["raised"][0])
     return {"operations": told["operations"]}
+
+
+def _flush(path: str) -> None:
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.close(file)
 
 
 def recover(store: str, level: str) -> dict[str, Any]:

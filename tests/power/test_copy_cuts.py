@@ -25,8 +25,8 @@ from .records import COPIED, COPIES, LOOKED, PAGE, SECTOR, Entry, whereabouts
 from .stage import Recording, Stage
 
 MORE = int(os.environ.get("MQLITE_COPY_CUTS", "1"))
-#: Every so-many-th image of a store that was copied is examined, not only its copy; and what a second try makes of it.
-OF_STORES, OF_SECOND_TRIES = 5, 40
+#: Of how many images the store that was copied is examined, too; of how many of these it is copied again, or recovered.
+STORES, COPIED_AGAIN, RECOVERED_AGAIN = 0.12, 0.25, 0.03
 OTHER_LEVEL = {"full": "process", "checkpoint": "full", "process": "checkpoint"}
 
 
@@ -34,7 +34,8 @@ OTHER_LEVEL = {"full": "process", "checkpoint": "full", "process": "checkpoint"}
 class Sweep:
     """Images of a recording from record `first` to `last`. Copies that are equal are examined once.
 
-    entries: what is taken for the record. counted: how often there was which outcome.
+    entries: what is taken for the record. copies_only: nothing else is looked at. counted: how often there was which
+    outcome.
     """
 
     examiner: Examiner
@@ -43,11 +44,12 @@ class Sweep:
     first: int
     last: int
     entries: list[Entry] = attrs.field(default=attrs.Factory(lambda self: self.recording.entries, takes_self=True))
+    copies_only: bool = False
     counted: Counter[str] = attrs.Factory(Counter)
     _verdicts: dict[tuple[str, int], Verdict] = attrs.Factory(dict)
 
-    def images(self, count: int) -> Iterator[tuple[int, str, Image]]:
-        """With numbers and seeds. Half are of cuts at flushes and changes of names, but those of the store that is copied,
+    def images(self, count: int) -> Iterator[tuple[str, Image]]:
+        """With a seed for each. Half are of cuts at flushes and changes of names, but those of the store that is copied,
         and of cuts right after the copy.
         """
         rnd = random.Random(self.seed)
@@ -67,7 +69,7 @@ class Sweep:
                 first=self.first, last=self.last, names_in_order=in_order, often=often,
             )
             for number, image in enumerate(found):
-                yield number, f"{self.seed} {in_order} {number}", image
+                yield f"{self.seed} {in_order} {number}", image
 
     def copy(self, image: Image, seed: str, folder: str, **how: Any) -> Verdict:
         """What the copy in that folder is worth."""
@@ -116,7 +118,7 @@ def wrong_with_backups(sweep: Sweep, count: int, level: str, number: int) -> Ite
     """What is wrong with copy `number` of the store, what lies beside it, the store, and the next copy to the same target."""
     models = of(sweep.seed, sweep.recording.told["operations"])
     target, level_of_copy = f"copy-{number}", (level, OTHER_LEVEL[level])[number - 1]
-    for at, seed, image in sweep.images(count):
+    for seed, image in sweep.images(count):
         where = f"seed {seed!r}, at record {image.where}:"
         copy = sweep.copy(image, seed, target, models=models)
         returned = number in image.copied
@@ -132,12 +134,13 @@ def wrong_with_backups(sweep: Sweep, count: int, level: str, number: int) -> Ite
         sweep.counted[f"beside it: {beside.outcome}"] += 1
         if beside.outcome not in ("nothing", "unfinished", "whole"):
             yield f"{where} what lies beside the target: {beside.outcome} {beside.detail}"
-        if at % OF_STORES == 0:
+        rnd = random.Random(seed)
+        if rnd.random() < STORES and not sweep.copies_only:
             store = sweep.examine("store", image, seed, models=models, level=level)
             problem = wrong(image, store, level)
             if problem:
                 yield f"{where} the store: {problem}"
-            elif at % OF_SECOND_TRIES == 0 and store.outcome == "whole" and copy.outcome == "nothing":
+            elif rnd.random() < COPIED_AGAIN and store.outcome == "whole" and copy.outcome == "nothing":
                 again = sweep.examine("next backup", image, seed, question="next backup", models=models, target=target)
                 if again.outcome != "whole":
                     yield f"{where} the next backup: {again.outcome} {again.detail}"
@@ -149,7 +152,7 @@ def test_a_power_cut_during_a_backup_leaves_the_store_and_a_whole_copy_or_none(s
     recording = backed_up(stage, level, seed)
     for number in (1, 2):
         sweep = sweep_of_backup(examiner, recording, seed, number)
-        sweep.assert_nothing_wrong(wrong_with_backups(sweep, 50 * MORE, level, number))
+        sweep.assert_nothing_wrong(wrong_with_backups(sweep, 54 * MORE, level, number))
         assert sweep.counted["during: nothing"]
         assert sweep.counted["after: whole"]
         assert sweep.counted["beside it: unfinished"]
@@ -179,7 +182,7 @@ def sweep_of_recovery(examiner: Examiner, recording: Recording, seed: str) -> Sw
 def wrong_with_recoveries(sweep: Sweep, count: int, level: str) -> Iterator[str]:
     """What is wrong with what was saved, and with the next recovery into the same directory."""
     digest = sweep.recording.told["digest"]
-    for at, seed, image in sweep.images(count):
+    for seed, image in sweep.images(count):
         where = f"seed {seed!r}, at record {image.where}:"
         copy = sweep.copy(image, seed, "saved", digest=digest, told="recover")
         returned = 1 in image.copied
@@ -188,7 +191,7 @@ def wrong_with_recoveries(sweep: Sweep, count: int, level: str) -> Iterator[str]
             yield f"{where} the new store, which had {'' if returned else 'not '}returned: {copy.outcome} {copy.detail}"
         elif returned and copy.detail != level:
             yield f"{where} the new store has level {copy.detail!r}"
-        elif at % OF_SECOND_TRIES == 0 and copy.outcome != "whole":
+        elif copy.outcome != "whole" and random.Random(seed).random() < RECOVERED_AGAIN and not sweep.copies_only:
             again = sweep.examine("next recovery", image, seed, question="next recovery", digest=digest, into="saved")
             if again.outcome != "whole":
                 yield f"{where} the next recovery: {again.outcome} {again.detail}"
@@ -222,7 +225,7 @@ def without_flush(sweep: Sweep, path: str, which: int | None = None) -> Sweep:
                 recorded[at] = entry._replace(flags=0) if entry.op == "W" else Entry("M", LOOKED, 0, 0, 0, b"")
     assert len(forgotten) >= (which or 1), f"{path!r} was flushed {len(forgotten)} times"
     first = forgotten[-1 if which is None else which - 1]
-    return attrs.evolve(sweep, first=first, entries=recorded, counted=Counter())
+    return attrs.evolve(sweep, first=first, entries=recorded, copies_only=True, counted=Counter())
 
 
 def assert_missed(sweep: Sweep, wrong_with: Callable[[Sweep, int], Iterator[str]], path: str, which: int | None = None) -> None:

@@ -314,6 +314,24 @@ def test_a_target_that_holds_something_is_refused_and_left(old: str, new: str) -
     assert os.listdir(new) == ["mine"]
 
 
+def test_what_a_killed_recovery_has_left_says_so_to_who_opens_it_and_to_the_next_one(
+    old: str, new: str, content: dict[tuple[Any, ...], Any], children: Children
+) -> None:
+    def worker(talk: Talk) -> None:
+        mqlite.recover(old, new, progress=lambda done, total: (talk.say("begun"), talk.hear()))
+
+    child = children.fork(worker)
+    assert child.hear() == "begun"
+    child.kill()
+    with pytest.raises(mqlite.StoreError, match="holds 'unfinished-recovery-1"):
+        mqlite.open(new)
+    with pytest.raises(mqlite.StoreError, match="if a recovery was cut short there, delete it first"):
+        mqlite.recover(old, new)
+    shutil.rmtree(new)
+    mqlite.recover(old, new)
+    assert damage.contents(new) == content
+
+
 def test_an_empty_target_is_taken(old: str, new: str) -> None:
     os.mkdir(new)
     mqlite.recover(old, new)
