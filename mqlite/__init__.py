@@ -7,7 +7,8 @@ The map of the package, from the top; each floor uses only those below it:
 
     broker.py                         open(): queues, topics, tables and transactions over one store
     topic.py  publisher.py  subscription.py  who gets it; publishing; a queue of what is published
-    pipe.py  emit.py  windows.py      from one to another, exactly once; counted in stretches of time
+    pipe.py  emit.py                  from one to another, exactly once
+    windows.py  pipe_windows.py       counted in stretches of time; by a pipe
     queue.py  operations.py           what the user holds: putting and taking; looking and operating
     prepared.py                       messages that are stored first and sent, or not, later
     producer.py  consumer.py          buffering puts; prefetching messages
@@ -27,7 +28,7 @@ The map of the package, from the top; each floor uses only those below it:
       putting.py claiming.py settling.py  the three transitions: in, to somebody, out
     waiting.py                        sleeping without polling
     log/  claims/  wake/              what exists; who holds what; who is woken
-      log/memory.py shelf.py            in sorted containers
+      log/memory.py (memory_*.py) shelf.py  in sorted containers
       log/lmdb.py (lmdb_*.py) upgrade.py  on disk; an older format
       log/format.py counting.py entries.py  every byte on disk: messages; the numbers of queues; indexes
       log/index.py                      what a message is found by besides its place

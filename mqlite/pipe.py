@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import random
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,19 +19,18 @@ from .errors import Closed, Conflict, Full, LeaseLost, SettingsMismatch, ShutDow
 from .handle import Handle
 from .lease import ack_many, claimed_message
 from .message import Message
+from .pipe_windows import PipeWindows, checked_window
 from .queue import Queue
 from .store import Store
 from .subscription import Subscription
 from .topic import Topic
-from .transaction import Transaction
-from .windows import TumblingWindow, WindowResult
+from .transaction import Transaction, pauses
+from .windows import TumblingWindow
 
 #: Conflicts of one transaction in a row, after which its messages are done one by one, and one by itself has failed.
 ATTEMPTS = 100
-#: Seconds of one wait for room, and of one pause after a Conflict, at most.
-SLICE, MAX_PAUSE = 0.5, 0.02
-#: Seconds after which an idle pipe looks for windows that others have left, at most.
-LOOK_EVERY = 60.0
+#: Seconds of one wait for room, at most.
+SLICE = 0.5
 #: No failure of a message: the pipe cannot go on.
 _GRAVE = (Closed, ShutDown, StoreError, SettingsMismatch)
 _END: Any = object()
@@ -78,7 +76,7 @@ def _users(call: Callable[..., Any], *arguments: Any) -> Any:
         raise _Failed(error) from error
 
 
-class Pipe(Handle):
+class Pipe(Handle, PipeWindows):
     """From a queue or a subscription, through a function, to a queue or a topic. Made by `Broker.pipe`, see there.
 
         with broker.pipe(orders, price, invoices):      # threads work until the block is left
@@ -115,7 +113,7 @@ class Pipe(Handle):
         self._count = check_count(threads, "threads")
         self._store, self._engine = store, store.engine
         self._source, self._function, self._target = source, function, target
-        self._window = None if window is None else self._checked_window(window, name)
+        self._window = None if window is None else checked_window(window, name, function, target)
         if function is None and target is None:
             raise ValueError("a pipe with neither a function nor a target does nothing: give one of them")
         self.error: BaseException | None = None
@@ -124,8 +122,7 @@ class Pipe(Handle):
         self._reset()
         store.handles.add(self)
         if self._window is not None:
-            with Transaction(store, 0.0, False, source._interrupt) as tx:
-                self._window.next_close(tx)  # raises SettingsMismatch, before messages are taken
+            self._next_close(self._window)  # raises SettingsMismatch, before messages are taken
 
     def _reset(self) -> None:
         self._lock = threading.Lock()  # guards all below, `error`, `_told` and `_numbers`
@@ -133,19 +130,6 @@ class Pipe(Handle):
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self._stepping: set[int] = set()  # threads that are inside a step
-
-    def _checked_window(self, window: TumblingWindow, name: str | None) -> TumblingWindow:
-        if not isinstance(window, TumblingWindow):
-            raise TypeError(f"window is a TumblingWindow or None, not {window!r}")
-        if self._function is not None:
-            raise ValueError("a pipe has a function or a window: count what another pipe has made of the messages")
-        if self._target is None:
-            raise ValueError("the results of a window go to a target: give one")
-        if window.table is not None:
-            return window
-        if name is None:
-            raise ValueError("a pipe with a window has a name of its own, by which its counts are kept: give name=")
-        return attrs.evolve(window, table=f"windows of {name}")
 
     @property
     def name(self) -> str:
@@ -202,7 +186,7 @@ class Pipe(Handle):
         idle = False
         try:
             while not self._over.is_set():
-                wait = None if self._window is None else self._patience() if idle else 0.0
+                wait = None if self._window is None else self._patience(self._window) if idle else 0.0
                 idle = self._step(wait, None) is None
         except _SourceShutDown:
             pass
@@ -212,15 +196,6 @@ class Pipe(Handle):
                     return
                 self.error = self.error or error
             self._end()
-
-    def _patience(self) -> float:
-        """Seconds for which an idle pipe waits before it looks at its windows again."""
-        assert self._window is not None
-        with Transaction(self._store, 0.0, False, self._source._interrupt) as tx:
-            due = self._window.next_close(tx)
-        if due is None:  # but others may count, and die before they close what they have counted
-            return min(max(0.05, self._window.size + self._window.grace), LOOK_EVERY)
-        return min(max(0.001, due - self._engine.clock.wall_ns() / 1e9), LOOK_EVERY)
 
     # ------------------------------------------------------------------ a step
     def _step(self, wait: float | None, room: float | None) -> int | None:
@@ -291,7 +266,7 @@ class Pipe(Handle):
         while groups:
             group = groups.pop()
             try:
-                emitted = self._tried(group, 0.0 if len(group) > 1 else _slice(end))
+                emitted = self._tried(group, 0.0 if len(group) > 1 else self._slice(end))
             except LeaseLost:
                 break
             except Full:
@@ -325,7 +300,7 @@ class Pipe(Handle):
         """Done in one transaction, and anew after each Conflict: how many messages were sent on; None where the pipe is
         closed meanwhile.
         """
-        left, pause = ATTEMPTS, 0.0005
+        left, waits = ATTEMPTS, pauses()
         while True:
             left -= 1
             try:
@@ -335,9 +310,8 @@ class Pipe(Handle):
                 self._note(conflicts=1)
                 if not left and self._window is None:  # what it expects of a table may never be so
                     raise
-            if self._over.wait(random.uniform(0, pause)):
+            if self._over.wait(next(waits)):
                 return None
-            pause = min(2 * pause, MAX_PAUSE)
 
     def _work(self, tx: Transaction, group: Taken) -> int:
         messages = [message for _, message in group]
@@ -415,35 +389,10 @@ class Pipe(Handle):
                 with contextlib.suppress(LeaseLost):
                     message.extend(min(timeout, 999_999_999))
 
-    # ------------------------------------------------------------------ windows
-    def _close_windows(self, window: TumblingWindow, idle: bool, end: float | None) -> None:
-        """Send the results of the windows that are over. end: when to give up waiting for room: they stay until later.
-        idle: those that are over by the clock, too.
-        """
-        limit, pause = self.batch, 0.0005
-        while not self._over.is_set():
-            found: list[WindowResult] = []
-            try:
-                with Transaction(self._store, 0.0 if limit > 1 else _slice(end), True, self._source._interrupt) as tx:
-                    found = list(window.close_until(tx, None, limit))
-                    if idle and not found:
-                        found = list(window.close_until(tx, self._engine.clock.wall_ns() / 1e9, limit))
-                    sent = sum(self._pass_on(tx, (window.result or WindowResult.as_dict)(each)) for each in found)
-            except Conflict:
-                self._note(conflicts=1)
-                self._over.wait(random.uniform(0, pause))
-                pause = min(2 * pause, MAX_PAUSE)
-            except (Full, ValueError) as error:
-                if len(found) > 1:  # there may be room for some of them; or there never is for so many
-                    limit = len(found) // 2
-                elif isinstance(error, ValueError):
-                    raise
-                elif end is not None and time.monotonic() >= end:
-                    return
-            else:
-                self._note(emitted=sent)
-                if not found:
-                    return
+    @staticmethod
+    def _slice(end: float | None) -> float:
+        """Seconds of the next wait for room."""
+        return SLICE if end is None else max(0.0, min(SLICE, end - time.monotonic()))
 
     # ------------------------------------------------------------------ the end
     def _end(self) -> None:
@@ -497,11 +446,6 @@ class Pipe(Handle):
         self._reset()
         if over:
             self._over.set()
-
-
-def _slice(end: float | None) -> float:
-    """Seconds of the next wait for room."""
-    return SLICE if end is None else max(0.0, min(SLICE, end - time.monotonic()))
 
 
 def _check_ends(store: Store, source: object, target: object) -> None:

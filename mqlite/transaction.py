@@ -33,8 +33,8 @@ from .waiting import Interrupt
 
 T = TypeVar("T")
 ONCE_WINDOW = 86_400.0
-#: Seconds that `run` pauses at most before it begins anew.
-_MAX_PAUSE = 0.02
+#: Seconds of the first and of the longest pause after a Conflict, at most.
+_FIRST_PAUSE, _MAX_PAUSE = 0.0005, 0.02
 
 
 class StagedLease(Protocol):
@@ -393,7 +393,7 @@ def run(begin: Callable[[], Transaction], function: Callable[[Transaction], T], 
     if not callable(function):
         raise TypeError(f"run takes a function of a transaction, not {function!r}")
     left = check_count(attempts, "attempts")
-    pause = 0.0005
+    waits = pauses()
     while True:
         left -= 1
         try:
@@ -402,7 +402,16 @@ def run(begin: Callable[[], Transaction], function: Callable[[Transaction], T], 
         except Conflict:
             if not left:
                 raise
-        time.sleep(random.uniform(0, pause))
+        time.sleep(next(waits))
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait after each Conflict before the work is begun anew: by chance, so that those who met do not meet
+    again, and longer from one to the next, up to 20 ms. They do not end.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        yield random.uniform(0, pause)
         pause = min(2 * pause, _MAX_PAUSE)
 
 
