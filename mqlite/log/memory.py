@@ -25,29 +25,30 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice, repeat
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sortedcontainers import SortedDict
-
-from ..message import UNGROUPED, Due, Marks, Position, Record, rank_at
-from . import Batch, Counters, Definition, Gauges, Lineup, Note, Snapshot, TopicNumbers
-from .index import LOW_MASK, PLACE, Indexing, Parts, Place, Tally, follows, in_line
+from ..message import Position, Record, rank_at
+from . import Batch, Counters, Definition, Gauges, Lineup, Note
+from .index import LOW_MASK, PLACE, Parts, Place, follows, in_line
+from .memory_records import MemoryRecords
 from .memory_rows import MemoryRows
+from .memory_topics import MemoryTopics
 from .shelf import Entry, NestedIndex, Shelf, Waiting, bytes_of, record_in
 
 T = TypeVar("T")
 
 
-class MemoryLog(MemoryRows, Indexing):
+class MemoryLog(MemoryRecords, MemoryRows, MemoryTopics):
     """A log that lives and dies with the process. It is its own transaction and snapshot."""
 
     one_lock = True
 
     def __init__(self) -> None:
-        super().__init__()
+        MemoryRows.__init__(self)
+        MemoryTopics.__init__(self)
         self.lock = threading.RLock()
         self.before_commit: Callable[[list[Note]], None] = lambda notes: None  # never called: there is no flush
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
@@ -58,9 +59,6 @@ class MemoryLog(MemoryRows, Indexing):
         self._definitions: dict[str, Definition] = {}
         self._by_id: dict[int, Definition] = {}
         self._queues = itertools.count(1)
-        self._kept: dict[int, SortedDict[int, Record]] = {}
-        self._topics: dict[int, TopicNumbers] = {}
-        self._references = Tally()
 
     # ------------------------------------------------------------------ log
     def write(self, op: Callable[[Any], T]) -> T:
@@ -101,74 +99,6 @@ class MemoryLog(MemoryRows, Indexing):
         self.lock.release()
 
     glance = read
-
-    def prepare(self, record: Record) -> Record:
-        """Nothing to do."""
-        return record
-
-    @staticmethod
-    def prepare_all(
-        ranks: Sequence[int],
-        payloads: Sequence[Any],
-        times: Sequence[int],
-        extras: Sequence[dict[str, Any] | None],
-    ) -> Batch:
-        """Nothing to do."""
-        return Batch(ranks, payloads, times, extras, max(map(bytes_of, payloads), default=0), 0)
-
-    stored_bytes = weight = staticmethod(lambda draft: bytes_of(draft.payload))
-    sum_of = staticmethod(lambda raw: 0)
-    is_whole = staticmethod(lambda key, raw: True)
-    record_of = staticmethod(lambda draft: draft)
-
-    def group_of(self, raw: Record) -> int:
-        """The group of a record; 0 where it has none."""
-        return UNGROUPED if raw.marks is None else raw.marks.group or UNGROUPED
-
-    def decode_delayed(self, key: Waiting, raw: Record) -> tuple[int, Record]:
-        """(rank, record)."""
-        return key[2], raw
-
-    def salvage_delayed(self, key: Waiting, raw: Record, now_ns: int) -> tuple[int, Record]:
-        """(rank, record): memory does not rot here."""
-        return key[2], raw
-
-    #: Bytes of a body that is bytes or str, else 0: other objects have no size.
-    size_of = staticmethod(bytes_of)
-
-    @staticmethod
-    def is_schedule(raw: Record) -> bool:
-        """Whether a record is the template of a schedule."""
-        return raw.marks is not None and raw.marks.timer is not None
-
-    def footprint(self, draft: Record) -> int:
-        """Not known, and not needed."""
-        return 0
-
-    def decode(self, queue: int, position: Position, raw: Record) -> Record:
-        """The record itself."""
-        return raw
-
-    def claimed(self, queue: int, position: Position, raw: Record, failures: int, acquired: int) -> Record:
-        """A record of its own."""
-        return Record(
-            raw.payload,
-            raw.enqueued_ns,
-            raw.id,
-            raw.delivery_count + failures,
-            raw.acquired_count + acquired,
-            raw.extras,
-            None,
-            raw.marks,
-        )
-
-    def claimed_all(self, queue: int, positions: list[Position], raws: list[Record]) -> Iterable[tuple[Any, ...]]:
-        """What records of their own are made of."""
-        return [raw.fields(1) for raw in raws]
-
-    def salvage(self, queue: int, position: Position, raw: Record, now_ns: int) -> Record:
-        """The record itself: memory does not rot here."""
-        return raw
 
     def structure_problems(self, progress: object) -> list[str]:
         """There is no file."""
@@ -526,91 +456,6 @@ class MemoryLog(MemoryRows, Indexing):
     def wipe(self, queue: int) -> None:
         """Remove what is left of a queue that is gone. Handles that still look at it find it empty."""
         self._shelves.pop(queue, None)
-
-    # ------------------------------------------------------------------ topics
-    def topic_numbers(self, topic: int) -> TopicNumbers:
-        """The numbers of a topic."""
-        numbers = self._topics.get(topic)
-        return self._topics.setdefault(topic, TopicNumbers()) if numbers is None else numbers
-
-    def _kept_by(self, topic: int) -> SortedDict[int, Record]:
-        kept = self._kept.get(topic)
-        return self._kept.setdefault(topic, SortedDict()) if kept is None else kept
-
-    def kept(self, topic: int, number: int) -> Record | None:
-        """What a topic keeps under an id, or None."""
-        return self._kept_by(topic).get(number)
-
-    def all_kept(self, topic: int, start: int = 0) -> Iterator[tuple[int, Record]]:
-        """All that a topic keeps, from an id on. O(log n), and O(1) each."""
-        kept = self._kept_by(topic)
-        for number in kept.irange(start):
-            yield number, kept[number]
-
-    def keep(self, topic: int, draft: Record) -> int:
-        """Keep a body. O(log n)."""
-        number = draft.id = next(self.seqs)
-        numbers = self.topic_numbers(topic)
-        self._references.begin(topic, number)
-        self._kept_by(topic)[number] = draft
-        numbers.stored += 1
-        numbers.stored_bytes += bytes_of(draft.payload)
-        numbers.published += 1
-        numbers.last = number
-        return number
-
-    def refer(self, topic: int, number: int, change: int) -> None:
-        """So many more refer to a body; told at the end of `write`."""
-        self._references.add(self, topic, number, change)
-
-    def _forget_body(self, topic: int, number: int) -> bytes | None:
-        record = self._kept_by(topic).pop(number, None)
-        if record is None:
-            return None
-        numbers = self.topic_numbers(topic)
-        numbers.stored -= 1
-        numbers.stored_bytes -= bytes_of(record.payload)
-        return self.key_of(record)
-
-    @staticmethod
-    def refer_to(record: Record, topic: int, number: int, marks: Marks, due: Due | None) -> Record:
-        """The message itself, and what counts it."""
-        marks = marks._replace(source=(topic, bytes_of(record.payload)))
-        return Record(record.payload, record.enqueued_ns, number, 0, 0, record.extras, due, marks)
-
-    def decode_kept(self, topic: int, number: int, raw: Record) -> Record:
-        """The record itself."""
-        return raw
-
-    def body_of(self, snapshot: Snapshot, raw: Record) -> None:
-        """The record has its body."""
-
-    def joined(self, record: Record, raw: Record) -> Record:
-        """The record itself."""
-        return record
-
-    def resolved(self, snapshot: Snapshot, record: Record) -> Record:
-        """The record itself: it has its body."""
-        return record
-
-    @staticmethod
-    def is_reference(raw: Record) -> bool:
-        """Whether a record is a reference."""
-        return raw.marks is not None and raw.marks.source is not None
-
-    @staticmethod
-    def key_of(raw: Record) -> bytes | None:
-        """The digest of the key of what a topic keeps."""
-        return None if raw.marks is None else raw.marks.replace
-
-    def size_of_kept(self, raw: Record) -> int:
-        """Bytes of a body, as far as they are known."""
-        return bytes_of(raw.payload)
-
-    @staticmethod
-    def enqueued_ns(raw: Record) -> int:
-        """When it was put."""
-        return raw.enqueued_ns
 
     def after_fork(self) -> None:
         """In a forked child: locks held by threads that are no more."""
