@@ -8,8 +8,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -38,6 +38,7 @@ from .message import CALLER, Marks, Message, Record, digest, rank_of
 from .replies import FAILED, TOPIC
 from .waiting import Interrupt
 
+T = TypeVar("T")
 #: Replies that are taken, and acknowledged in one commit.
 AT_ONCE = 64
 #: Seconds until a request is tried again whose reply found no room.
@@ -235,6 +236,53 @@ class Calls:
 
 def _left(end: float | None) -> float | None:
     return None if end is None else max(0.0, end - time.monotonic())
+
+
+class RequestReply(Generic[T]):
+    """The part of a Queue that calls, and answers calls."""
+
+    _calls: Calls
+    _channel: Channel
+    _interrupt: Interrupt
+    _responders: weakref.WeakSet[Responder]
+
+    def call(
+        self,
+        body: T,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        headers: Mapping[str, Any] | None = None,
+        type: str | None = None,
+        group: str | None = None,
+        ttl: float | None = None,
+    ) -> Any:
+        """Put a request, and wait for its reply: what a function returns that `respond` calls, here or in any process.
+
+        timeout: seconds to wait; None = for ever; then raises CallTimeout, and the request goes, unless somebody is at
+        work on it. Raises CallFailed where the function raised, Full where there is no room within the timeout, Closed
+        when this handle is closed meanwhile, CodecError, and what `put` raises. ttl: seconds until the request expires
+        if nobody takes it; without a timeout its caller waits on.
+
+        The work may be done more than once (as any message's), the reply comes once. Cost: two commits, and one behind
+        the reply; the first call also makes a subscription and a thread.
+        """
+        self._interrupt.check()
+        options: PutOptions = {"headers": headers, "type": type, "group": group, "ttl": ttl}
+        return self._calls.call(body, timeout, priority, options)
+
+    def respond(
+        self, function: Callable[[Any], Any], *, prefetch: int = 1, threads: int = 1, pass_message: bool = False
+    ) -> Responder:
+        """Answer calls with what function(body) returns, in so many threads, until it is closed. See `Responder`.
+
+        prefetch: messages that each thread claims ahead, the one at work included; pass_message: the function is called
+        with the Message.
+        """
+        self._interrupt.check()
+        responder = Responder(self._channel, function, prefetch, threads, pass_message)
+        self._responders.add(responder)
+        return responder
 
 
 class Responder(Handle):

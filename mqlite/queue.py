@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
-from .calls import Calls, Responder
+from .calls import Calls, RequestReply, Responder
 from .channel import Channel, PutOptions, channel_at
 from .checks import check_count, check_name, check_priority, check_timeout
 from .claims import Shut
@@ -32,7 +32,7 @@ T = TypeVar("T")
 MODES = ("shared", "exclusive", "failover")
 
 
-class Queue(Operations[T], Prepares):
+class Queue(Operations[T], RequestReply[T], Prepares):
     """A queue of messages, in memory or in a store on disk.
 
         Queue(maxsize=0)                 in memory, as queue.Queue
@@ -302,45 +302,6 @@ class Queue(Operations[T], Prepares):
         if self._state.is_dead:
             raise NotSupported(f"{self._state.name!r} is a dead-letter queue: prepare for the queue that it belongs to")
         return QueueTarget(self._channel)
-
-    # ------------------------------------------------------------------ request and reply
-    def call(
-        self,
-        body: T,
-        timeout: float | None = None,
-        *,
-        priority: int = 0,
-        headers: Mapping[str, Any] | None = None,
-        type: str | None = None,
-        group: str | None = None,
-        ttl: float | None = None,
-    ) -> Any:
-        """Put a request, and wait for its reply: what a function returns that `respond` calls, here or in any process.
-
-        timeout: seconds to wait; None = for ever; then raises CallTimeout, and the request goes, unless somebody is at
-        work on it. Raises CallFailed where the function raised, Full where there is no room within the timeout, Closed
-        when this handle is closed meanwhile, CodecError, and what `put` raises. ttl: seconds until the request expires
-        if nobody takes it; without a timeout its caller waits on.
-
-        The work may be done more than once (as any message's), the reply comes once. Cost: two commits, and one behind
-        the reply; the first call also makes a subscription and a thread.
-        """
-        self._interrupt.check()
-        options: PutOptions = {"headers": headers, "type": type, "group": group, "ttl": ttl}
-        return self._calls.call(body, timeout, priority, options)
-
-    def respond(
-        self, function: Callable[[Any], Any], *, prefetch: int = 1, threads: int = 1, pass_message: bool = False
-    ) -> Responder:
-        """Answer calls with what function(body) returns, in so many threads, until it is closed. See `Responder`.
-
-        prefetch: messages that each thread claims ahead, the one at work included; pass_message: the function is called
-        with the Message.
-        """
-        self._interrupt.check()
-        responder = Responder(self._channel, function, prefetch, threads, pass_message)
-        self._responders.add(responder)
-        return responder
 
     # ------------------------------------------------------------------ get
     def get(self, block: bool = True, timeout: float | None = None) -> T:
