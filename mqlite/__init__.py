@@ -30,7 +30,8 @@ The map of the package, from the top; each floor uses only those below it:
     log/  claims/  wake/              what exists; who holds what; who is woken
       log/memory.py (memory_*.py) shelf.py  in sorted containers
       log/lmdb.py (lmdb_*.py) upgrade.py  on disk; an older format
-      log/format.py counting.py entries.py  every byte on disk: messages; the numbers of queues; indexes
+      log/numbers.py                    exact counts, changed in the same commit as what they count
+      log/format.py counting.py entries.py  every byte on disk: messages; those numbers; indexes
       log/index.py                      what a message is found by besides its place
       log/batch.py                      the same bytes of many messages at once
       log/rows.py memory_rows.py        rows of tables, on disk and in memory
