@@ -8,27 +8,25 @@ from __future__ import annotations
 import functools
 import operator
 import struct
-import zlib
 
 import attrs
 
 from . import Counters, TopicNumbers
-from .format import KEPT, MESSAGE, check_sum
+from .format import CRC_BYTES, KEPT, MESSAGE, with_sum, without_sum
 
-_CRC = struct.Struct(">I")
 _ID = struct.Struct(">I")
-_SEQ = struct.Struct(">QI")
-_REMOVED = struct.Struct(">QQQI")
-_PUT = struct.Struct(">QQIQQQIIQI")
+_SEQ = struct.Struct(">Q")
+_REMOVED = struct.Struct(">QQQ")
+_PUT = struct.Struct(">QQIQQQIIQ")
+_PUT_BYTES = _PUT.size + CRC_BYTES
 #: Shorter ones, of formats 1, 2 and 4: what is missing is zero, and the sums are not known.
-_OLD_PUT_BYTES = (struct.calcsize(">QQIQI"), struct.calcsize(">QQIQQQII"), struct.calcsize(">QQIQQQIII"))
-_OLD_REMOVED_BYTES = struct.calcsize(">QQI")
+_OLD_PUTS = (struct.calcsize(">QQIQ"), struct.calcsize(">QQIQQQI"), struct.calcsize(">QQIQQQII"))
+_OLD_REMOVED = struct.calcsize(">QQ")
 _SUM_MASK = (1 << 63) - 1
 _NO_SUM = (1 << 64) - 1
 _topic_fields = operator.attrgetter(*attrs.fields_dict(TopicNumbers))
-_TOPIC = struct.Struct(f">{len(attrs.fields(TopicNumbers))}QI")
-_LAST_QUEUE = struct.Struct(">II")
-_crc32 = zlib.crc32
+_TOPIC = struct.Struct(f">{len(attrs.fields(TopicNumbers))}Q")
+_LAST_QUEUE = struct.Struct(">I")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -53,7 +51,7 @@ def is_plain(put: bytes | None, version: int) -> bool:
     """Whether a queue has that version of its settings, and no message with a group, that expires, or that waits for
     its time: what a claimer asks first. Unchecked: what it leads to is checked.
     """
-    return put is not None and len(put) == _PUT.size and put[16:52] == _plain_middle(version)
+    return put is not None and len(put) == _PUT_BYTES and put[16:52] == _plain_middle(version)
 
 
 @functools.lru_cache(maxsize=64)
@@ -66,27 +64,24 @@ def _plain_middle(version: int) -> bytes:
 
 def packed_removed(counters: Counters) -> bytes:
     """The value of a removed_key."""
-    head = _REMOVED.pack(counters.removed_total, counters.removed_bytes, counters.removed_sum & _SUM_MASK, 0)[
-        : -_CRC.size
-    ]
-    return head + _CRC.pack(_crc32(head))
+    return with_sum(_REMOVED.pack(counters.removed_total, counters.removed_bytes, counters.removed_sum & _SUM_MASK))
 
 
 def packed_put(counters: Counters) -> bytes:
     """The value of a put_key."""
-    head = _PUT.pack(
-        counters.put_total,
-        counters.put_bytes,
-        counters.settings_version,
-        counters.delayed,
-        counters.grouped,
-        counters.expiring,
-        counters.timers,
-        counters.feeds,
-        _NO_SUM if counters.put_sum < 0 else counters.put_sum & _SUM_MASK,
-        0,
-    )[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
+    return with_sum(
+        _PUT.pack(
+            counters.put_total,
+            counters.put_bytes,
+            counters.settings_version,
+            counters.delayed,
+            counters.grouped,
+            counters.expiring,
+            counters.timers,
+            counters.feeds,
+            _NO_SUM if counters.put_sum < 0 else counters.put_sum & _SUM_MASK,
+        )
+    )
 
 
 def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
@@ -94,12 +89,8 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
     counters = Counters()
     sums = True
     if put is not None:
-        if len(put) in _OLD_PUT_BYTES:
-            check_sum(put, len(put), "the counters of a queue")
-            put = _lengthened(put)
-            sums = False
-        else:
-            check_sum(put, _PUT.size, "the counters of a queue")
+        content = without_sum(put, "the counters of a queue", _PUT.size, *_OLD_PUTS)
+        sums = len(content) == _PUT.size
         (
             counters.put_total,
             counters.put_bytes,
@@ -110,15 +101,12 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
             counters.timers,
             counters.feeds,
             counters.put_sum,
-            _,
-        ) = _PUT.unpack(put)
+        ) = _PUT.unpack(content.ljust(_PUT.size, b"\0"))
     if removed is not None:
-        if len(removed) == _OLD_REMOVED_BYTES:
-            check_sum(removed, len(removed), "the counters of a queue")
-            removed = removed[: -_CRC.size].ljust(_REMOVED.size, b"\0")
-        else:
-            check_sum(removed, _REMOVED.size, "the counters of a queue")
-        counters.removed_total, counters.removed_bytes, counters.removed_sum, _ = _REMOVED.unpack(removed)
+        content = without_sum(removed, "the counters of a queue", _REMOVED.size, _OLD_REMOVED)
+        counters.removed_total, counters.removed_bytes, counters.removed_sum = _REMOVED.unpack(
+            content.ljust(_REMOVED.size, b"\0")
+        )
     if not sums or counters.put_sum == _NO_SUM:
         counters.put_sum = -1
     return counters
@@ -126,56 +114,45 @@ def unpacked_counters(put: bytes | None, removed: bytes | None) -> Counters:
 
 def gauges(put: bytes | None) -> tuple[int, int, int, int]:
     """Counters.gauges of what is under a put_key, unchecked; zeros where there is nothing."""
-    if put is None or len(put) != _PUT.size:
-        if put is None or len(put) not in _OLD_PUT_BYTES:
+    if put is None or len(put) != _PUT_BYTES:
+        if put is None or len(put) - CRC_BYTES not in _OLD_PUTS:
             return 0, 0, 0, 0
-        put = _lengthened(put)
-    _, _, version, delayed, grouped, expiring, timers, feeds, _, _ = _PUT.unpack(put)
+        put = put[:-CRC_BYTES].ljust(_PUT.size, b"\0")
+    _, _, version, delayed, grouped, expiring, timers, feeds, _ = _PUT.unpack_from(put)
     return version, delayed + timers + feeds, expiring, grouped
-
-
-def _lengthened(put: bytes) -> bytes:
-    """Counters of an older format, without their checksum."""
-    return put[: -_CRC.size].ljust(_PUT.size, b"\0")
 
 
 def packed_topic(numbers: TopicNumbers) -> bytes:
     """The value of a topic_key."""
-    head = _TOPIC.pack(*_topic_fields(numbers), 0)[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
+    return with_sum(_TOPIC.pack(*_topic_fields(numbers)))
 
 
 def unpacked_topic(value: bytes | None) -> TopicNumbers:
     """Raises StoreCorrupted."""
     if value is None:
         return TopicNumbers()
-    check_sum(value, _TOPIC.size, "the numbers of a topic")
-    return TopicNumbers(*_TOPIC.unpack(value)[:-1])
+    return TopicNumbers(*_TOPIC.unpack(without_sum(value, "the numbers of a topic", _TOPIC.size)))
 
 
 def packed_seq(seq: int) -> bytes:
     """The value of SEQ_KEY."""
-    head = _SEQ.pack(seq, 0)[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
+    return with_sum(_SEQ.pack(seq))
 
 
 def unpacked_seq(value: bytes | None) -> int:
     """Raises StoreCorrupted."""
-    if value is None:
-        return 0
-    check_sum(value, _SEQ.size, "the counter of message numbers")
-    return int(_SEQ.unpack(value)[0])
+    return 0 if value is None else int(_SEQ.unpack(without_sum(value, "the counter of message numbers", _SEQ.size))[0])
 
 
 def packed_last_queue(number: int) -> bytes:
     """The value of LAST_QUEUE_KEY."""
-    head = _LAST_QUEUE.pack(number, 0)[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
+    return with_sum(_LAST_QUEUE.pack(number))
 
 
 def unpacked_last_queue(value: bytes | None) -> int:
     """Raises StoreCorrupted."""
-    if value is None:
-        return 0
-    check_sum(value, _LAST_QUEUE.size, "the counter of queues")
-    return int(_LAST_QUEUE.unpack(value)[0])
+    return (
+        0
+        if value is None
+        else int(_LAST_QUEUE.unpack(without_sum(value, "the counter of queues", _LAST_QUEUE.size))[0])
+    )

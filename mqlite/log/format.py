@@ -92,7 +92,7 @@ SUM_AND_FLAGS = struct.Struct(">I2xH")
 #: What begins the keys of a queue, rank, seq.
 MESSAGE_KEY = struct.Struct(">5sIQ")
 _CRC = struct.Struct(">I")
-_STORE = struct.Struct(">I16sI")
+_STORE = struct.Struct(">I16s")
 _SOURCE = struct.Struct(">II")
 _DELAYED = struct.Struct(">BQIQ")
 DELAYED_KEY_BYTES = 1 + 4 + _DELAYED.size
@@ -376,21 +376,26 @@ def rank_of_delayed(key: bytes) -> int:
 
 def packed_store(store_id: str) -> bytes:
     """The value of STORE_KEY."""
-    head = _STORE.pack(FORMAT, bytes.fromhex(store_id), 0)[: -_CRC.size]
-    return head + _CRC.pack(_crc32(head))
+    return with_sum(_STORE.pack(FORMAT, bytes.fromhex(store_id)))
 
 
 def unpacked_store(value: bytes) -> tuple[int, str]:
     """(format, store id). Raises StoreCorrupted."""
-    check_sum(value, _STORE.size, "the record that names the store")
-    version, number, _ = _STORE.unpack(value)
+    version, number = _STORE.unpack(without_sum(value, "the record that names the store", _STORE.size))
     return version, number.hex()
 
 
-def check_sum(value: bytes, size: int, what: str) -> None:
-    """Raises StoreCorrupted where a value that ends with its checksum has another size, or another sum."""
-    if len(value) != size or _crc32(value[: -_CRC.size]) != _CRC.unpack(value[-_CRC.size :])[0]:
+def with_sum(content: bytes) -> bytes:
+    """A value that ends with its checksum."""
+    return content + _CRC.pack(_crc32(content))
+
+
+def without_sum(value: bytes, what: str, *sizes: int) -> bytes:
+    """The content of such a value, of one of these sizes. Raises StoreCorrupted where it has another size or sum."""
+    content = value[:-CRC_BYTES]
+    if len(content) not in sizes or _crc32(content) != _CRC.unpack(value[-CRC_BYTES:])[0]:
         raise StoreCorrupted(f"{what} does not match its checksum: restore the store from a backup")
+    return content
 
 
 def packed_definition(definition: Definition) -> bytes:
