@@ -33,6 +33,20 @@ class _Now:
     timeline: Timeline
 
 
+@attrs.frozen
+class _Wanted:
+    """What the old store says of what the topic has to keep: the results of the functions with these names.
+
+    times: how often an id is among `retained`.
+    """
+
+    numbers: Any
+    newest_of_keys: dict[bytes, int]
+    retained: dict[bytes, int]
+    fed_from: int | None
+    times: Counter[int]
+
+
 class TopicRebuild:
     """One topic."""
 
@@ -49,20 +63,10 @@ class TopicRebuild:
         fed = [(definition, binding) for definition, binding in self._fed() if self._misses_some(definition.id)]
         if not fed:
             return
-        numbers, newest, retained, fed_from = (
-            self._numbers(),
-            self._newest_of_keys(),
-            self._retained(),
-            self._fed_from(),
-        )
-        needed = Counter(retained.values())
+        wanted = self._wanted()
         for number, raw in self._bodies():
-            if (
-                self._tally.references[self._topic, number]
-                or needed[number]
-                or self._is_for_replay(number, raw, numbers, newest)
-                or (fed_from is not None and number >= fed_from)
-            ):
+            is_kept, _, _ = self._use(number, raw, wanted)
+            if is_kept:
                 continue
             record = self._rebuild.log.decode_kept(self._topic, number, raw)
             for definition, binding in fed:
@@ -99,25 +103,18 @@ class TopicRebuild:
     def kept(self) -> Iterator[Task]:
         """All that somebody refers to, or will."""
         topic, tally = self._topic, self._tally
-        numbers, newest, retained, fed_from = (
-            self._numbers(),
-            self._newest_of_keys(),
-            self._retained(),
-            self._fed_from(),
-        )
-        counts = Counter(retained.values())
-        yield Task(512, partial(self._begin, numbers=numbers))
+        wanted = self._wanted()
+        yield Task(512, partial(self._begin, numbers=wanted.numbers))
         for number, raw in self._bodies():
             tally.saw(number)
-            for_replay = self._is_for_replay(number, raw, numbers, newest)
-            count = tally.references[topic, number] + counts[number] + for_replay
-            if count or (fed_from is not None and number >= fed_from):
+            is_kept, count, for_replay = self._use(number, raw, wanted)
+            if is_kept:
                 tally.kept += 1
                 keep = partial(self._keep, number=number, raw=raw, count=count, for_replay=for_replay)
                 yield Task(len(raw) + fmt.OVERHEAD_BYTES, keep)
-        for key, number in newest.items():
+        for key, number in wanted.newest_of_keys.items():
             yield Task(128, partial(RebuildTxn.restore_key, topic=topic, key=key, number=number))
-        for key, number in retained.items():
+        for key, number in wanted.retained.items():
             yield Task(128, partial(RebuildTxn.restore_retained, topic=topic, routing_key=key, number=number))
         for queue, value in self._feeds().items():
             yield Task(128, partial(RebuildTxn.restore_feed, topic=topic, queue=queue, value=value))
@@ -132,10 +129,21 @@ class TopicRebuild:
             if found.kept(self._topic, number) is None:
                 yield number, raw
 
-    def _is_for_replay(self, number: int, raw: bytes, numbers: Any, newest: dict[bytes, int]) -> bool:
+    def _wanted(self) -> _Wanted:
+        retained = self._retained()
+        times = Counter(retained.values())
+        return _Wanted(self._numbers(), self._newest_of_keys(), retained, self._fed_from(), times)
+
+    def _use(self, number: int, raw: bytes, wanted: _Wanted) -> tuple[bool, int, bool]:
+        """(whether a body is kept, how many refer to it, whether it is among those for replay)."""
+        for_replay = self._is_for_replay(number, raw, wanted)
+        count = self._tally.references[self._topic, number] + wanted.times[number] + for_replay
+        return count > 0 or (wanted.fed_from is not None and number >= wanted.fed_from), count, for_replay
+
+    def _is_for_replay(self, number: int, raw: bytes, wanted: _Wanted) -> bool:
         key = self._rebuild.log.key_of(raw)
-        kept = self._options.keeps_for_replay and number >= numbers.first
-        return kept and (key is None or newest.get(key) == number)
+        kept = self._options.keeps_for_replay and number >= wanted.numbers.first
+        return kept and (key is None or wanted.newest_of_keys.get(key) == number)
 
     def _numbers(self) -> Any:
         """As the old store had them."""
