@@ -76,7 +76,7 @@ class Channel:
                     f"queue {name!r} was made with the function {backoff.name!r} as its backoff: pass backoff=, "
                     "or change it with configure(backoff=...)"
                 )
-            return _channel(store, state, _codec_for(state, codec))
+            return _channel(store, state, codec_for(codec, state.options.codec, f"queue {state.name!r}"))
         except BaseException:
             release(store)
             raise
@@ -360,17 +360,17 @@ def _identity(body: Any) -> Any:
     return body
 
 
-def _codec_for(state: QueueState, codec: object) -> BodyCodec:
-    """The codec that the user named, or the stored one where it need not be named."""
+def codec_for(codec: object, stored: str, what: str) -> BodyCodec:
+    """The codec that the user named, or the stored one where it need not be named. what: whose. Raises
+    SettingsMismatch.
+    """
     if codec is not UNSET:
         return BodyCodec(codec)
-    if state.options.codec == "json":
+    if stored == "json":
         return BodyCodec("json")
-    if state.options.codec == "pickle":
+    if stored == "pickle":
         raise SettingsMismatch(
-            f"the bodies of queue {state.name!r} are pickled, and reading them can run code: pass codec='pickle' "
-            "if you trust the store"
+            f"the bodies of {what} are pickled, and reading them can run code: pass codec='pickle' if you trust the "
+            "store"
         )
-    raise SettingsMismatch(
-        f"queue {state.name!r} was made with the codec {state.options.codec!r}: pass codec= with one like it"
-    )
+    raise SettingsMismatch(f"{what} was made with the codec {stored!r}: pass codec= with one like it")

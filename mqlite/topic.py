@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import attrs
 
 from .audit import problems
-from .channel import Channel
+from .channel import Channel, codec_for
 from .checks import check_flag, check_name, check_ttl
 from .codecs import BodyCodec
 from .engine import replay, retention, subscriptions
@@ -114,7 +114,9 @@ class Topic(Publisher[T]):
             self._engine = store.engine
             named = _named(options)
             self._state: TopicState = self._engine.topics.declare(name, named)
-            self._codec = _codec_for(self._state, options.get("codec", UNSET))
+            self._codec = codec_for(
+                options.get("codec", UNSET), self._state.options.codec, f"topic {self._state.name!r}"
+            )
             subscriptions.care(self._engine, self._state)
         except BaseException:
             release(store)
@@ -412,15 +414,3 @@ def _named_of_queue(options: dict[str, Any]) -> dict[str, Any]:
     named = named_options(**options)
     QueueOptions(**named)
     return named
-
-
-def _codec_for(state: TopicState, codec: object) -> BodyCodec:
-    """The codec that the user named, or the stored one where it need not be named."""
-    if codec is not UNSET:
-        return BodyCodec(codec)
-    if state.options.codec == "json":
-        return BodyCodec("json")
-    raise SettingsMismatch(
-        f"topic {state.name!r} was made with the codec {state.options.codec!r}: pass codec= with one like it, and "
-        '"pickle" only if you trust the store'
-    )
