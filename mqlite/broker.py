@@ -62,9 +62,7 @@ class Broker(Handle):
     def queue(self, name: str, **options: Any) -> Queue[Any]:
         """The queue of that name, declared if it is new; options as of `Queue`. It is closed with the broker."""
         self._check_open()
-        for wrong in ("path", "durability", "max_store_bytes"):
-            if wrong in options:
-                raise TypeError(f"{wrong} belongs to mqlite.open, not to a queue of a broker")
+        _check_not_of_store(options, "a queue")
         codec = options.get("codec", UNSET)
         named = {**options, "codec": BodyCodec(codec).name} if "codec" in options else options
         _ = QueueOptions(**named)
@@ -75,17 +73,12 @@ class Broker(Handle):
 
     def queues(self) -> list[str]:
         """The names of all queues of the store, sorted."""
-        self._check_open()
-        with self._store.engine.log.read() as snapshot:
-            there = [each.name for each in snapshot.definitions() if each.kind == "queue"]
-        return sorted(name for name in there if not is_internal(name))
+        return sorted(self._names_of("queue"))
 
     def topic(self, name: str, **options: Any) -> Topic[Any]:
         """The topic of that name, declared if it is new; options as of `Topic`. It is closed with the broker."""
         self._check_open()
-        for wrong in ("path", "durability", "max_store_bytes"):
-            if wrong in options:
-                raise TypeError(f"{wrong} belongs to mqlite.open, not to a topic of a broker")
+        _check_not_of_store(options, "a topic")
         retain(self._store)
         topic = Topic.open(self._store, check_name(name, "a topic's name"), options)
         self._topics.append(topic)
@@ -93,10 +86,13 @@ class Broker(Handle):
 
     def topics(self) -> list[str]:
         """The names of all topics of the store, sorted."""
+        return sorted(shown(name)[:-1] for name in self._names_of("topic"))
+
+    def _names_of(self, kind: str) -> list[str]:
+        """The keys of what is declared, but for what is the package's own."""
         self._check_open()
         with self._store.engine.log.read() as snapshot:
-            there = [each.name for each in snapshot.definitions() if each.kind == "topic"]
-        return sorted(shown(name)[:-1] for name in there if not is_internal(name))
+            return [each.name for each in snapshot.definitions() if each.kind == kind and not is_internal(each.name)]
 
     # ------------------------------------------------------------------ transactions
     def transaction(self, *, timeout: float | None = 0.0, check_reads: bool = True) -> Transaction:
@@ -271,6 +267,13 @@ class Broker(Handle):
         if self.path is None:
             raise TypeError("a broker in memory cannot be sent to another process: give it a path")
         return Broker, (self.path, self._durability, None)
+
+
+def _check_not_of_store(options: dict[str, Any], what: str) -> None:
+    """Raises TypeError."""
+    for wrong in ("path", "durability", "max_store_bytes"):
+        if wrong in options:
+            raise TypeError(f"{wrong} belongs to mqlite.open, not to {what} of a broker")
 
 
 def open(

@@ -28,13 +28,17 @@ def check_name(name: object, what: str = "a queue's name") -> str:
     """A name: a str of 1 to 255 bytes in UTF-8, without control characters."""
     if not isinstance(name, str):
         raise TypeError(f"{what} is a str, not {name!r}")
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} must be encodable in UTF-8, {name!r} is not") from error
-    if not 1 <= size <= NAME_MAX_BYTES or any(ord(c) < 32 or ord(c) == 127 for c in name):
+    if not 1 <= utf8_bytes(name, what) <= NAME_MAX_BYTES or any(ord(c) < 32 or ord(c) == 127 for c in name):
         raise ValueError(f"{what} has 1 to {NAME_MAX_BYTES} bytes and no control characters, unlike {name!r}")
     return name
+
+
+def utf8_bytes(text: str, what: str) -> int:
+    """How many bytes a text has in UTF-8. Raises ValueError where it cannot be encoded."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} must be encodable in UTF-8, {text!r} is not") from error
 
 
 def check_priority(priority: object) -> int:

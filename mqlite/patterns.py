@@ -12,6 +12,8 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
+from .checks import utf8_bytes
+
 KEY_MAX_BYTES: Final = 255
 
 T = TypeVar("T", bound=Hashable)
@@ -37,10 +39,7 @@ def check_pattern(pattern: object) -> str:
 def _check_words(key: object, what: str, example: str) -> str:
     if not isinstance(key, str):
         raise TypeError(f"{what} is a str {example}, not {key!r}")
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} must be encodable in UTF-8, {key!r} is not") from error
+    size = utf8_bytes(key, what)
     if size > KEY_MAX_BYTES:
         raise ValueError(f"{what} has at most {KEY_MAX_BYTES} bytes in UTF-8, {key[:40]!r}... has {size}: shorten it")
     return key
