@@ -162,9 +162,14 @@ class Waiters:
             self._register(queue, kind, Waiting(sleeper.id, owner, promised_ns))
             while True:
                 if woken and (seat.taken or seat.expected) and not interrupt.closed:  # most likely for a message
+                    if seat.expected is None and self._claims.expected is not None:
+                        bell.drain(sleeper)  # before the look, since it may sleep right after it
                     result = attempt(seat)  # (16% of the time to wake up)
                     if result is not None:
                         return result
+                    if seat.expected is not None:
+                        bell.sleep(sleeper, EXPECTS_AT_MOST)
+                        continue
                 woken = False
                 if bell.drain(sleeper) and self._claims.ring_unseats:
                     seat.taken = False  # it registers again if there is nothing for it; twice is once
