@@ -15,7 +15,7 @@ from .codecs import BodyCodec, check_json
 from .engine import Claim, QueueState, Refused
 from .engine.local import LocalEngine
 from .errors import Full, MessageTooLarge, SettingsMismatch
-from .lease import Accept, is_accepted
+from .lease import Accept, Receiver, is_accepted
 from .log import DEAD_BIT, Batch, Draft
 from .message import UNGROUPED, Due, Marks, Record, Terms, digest, group_key, marks_of_group
 from .options import UNSET, Named, QueueOptions
@@ -61,8 +61,9 @@ class Channel:
         self.codec = codec
         self.decode: Callable[[Any], Any] = _identity if store.in_memory else codec.decode
         self.encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
+        self.decode_all: Callable[[list[Any]], list[Any]] = list if store.in_memory else codec.decode_all
         self.encode_all: Callable[[Iterable[Any]], list[Any]] = list if store.in_memory else codec.encode_all
-        self.accept: Accept | None = None  # the user's filter, of a subscription
+        self.accept: Accept | None = None  # the user's filter, of a subscription, set before the channel is used
         self._reference = [store]  # popped by the one thread that closes
 
     @classmethod
@@ -107,9 +108,13 @@ class Channel:
             self.accept,
         )
 
+    def receiver(self, on_end: Callable[[Sequence[Claim]], None] | None = None) -> Receiver:
+        """What makes messages of claims, for one handle."""
+        return Receiver(self.engine, self.encode, self.decode, self.decode_all, self.accept, on_end)
+
     def read(self, claim: Claim) -> Any:
         """The body of a claimed message. Raises CodecError, Refused."""
-        body = self.decode(claim.record.payload)
+        body = self.decode(claim.payload)
         if self.accept is not None and not is_accepted(self.engine, claim, body, self.accept):
             raise Refused
         return body

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from .engine import Claim, Refused, seats
 from .engine.seizing import ANYBODY, Pass
 from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
 from .handle import Handle
-from .lease import Lease, claimed_message, message_of
+from .lease import message_of
 from .message import Message
 from .waiting import Interrupt
 
@@ -52,7 +52,7 @@ class Consumer(Handle):
         self._owns_channel = owns_channel
         self._engine = channel.engine
         self._state = channel.state
-        self._decode = channel.decode
+        self._receiver = channel.receiver(self._let_go)
         self.prefetch = prefetch
         self.auto_ack = auto_ack
         self.mode = mode
@@ -112,8 +112,7 @@ class Consumer(Handle):
                     marked = self._take_next(end, taken)
                 message = self._hand_out(taken[0], marked)
             except BaseException as error:
-                for claim in taken:
-                    self._drop(claim)
+                self._let_go(taken)
                 self._engine.release_all(taken)
                 if isinstance(error, ShutDown):
                     self.give_back_buffered()
@@ -249,12 +248,11 @@ class Consumer(Handle):
             return self._settle_and_hand_out(claim)
         engine = self._engine
         if not claim.row.flags & STARTED and not (engine.is_held if marked else engine.start)(claim):
-            self._drop(claim)  # it lay in the buffer, and was lost
+            self._let_go((claim,))  # it lay in the buffer, and was lost
             return None
-        channel = self._channel
-        message = claimed_message(self._engine, claim, channel.encode, self._decode, self._settled, channel.accept)
+        message = self._receiver.message(claim)
         if message is None:
-            self._drop(claim)
+            self._let_go((claim,))
         return message
 
     def _settle_and_hand_out(self, claim: Claim) -> Message | None:
@@ -267,18 +265,17 @@ class Consumer(Handle):
         except (LeaseLost, Refused):
             return None
         finally:
-            self._drop(claim)
-        return message_of(self._state.name, claim.position, claim.record, body, None)
+            self._let_go((claim,))
+        return message_of(self._state.name, claim.position, claim.record, body)
 
-    def _settled(self, lease: Lease) -> None:
-        if self._held.pop(id(lease.claim), None) is not None and self._stuck:  # `_drop` without its call
+    def _let_go(self, claims: Sequence[Claim]) -> None:
+        """These were settled, or lost; what this consumer never held is passed over."""
+        pop = self._held.pop
+        for claim in claims:
+            pop(id(claim), None)
+        if self._stuck:
             with self._lock:
-                self._changed.notify()
-
-    def _drop(self, claim: Claim) -> None:
-        if self._held.pop(id(claim), None) is not None and self._stuck:
-            with self._lock:
-                self._changed.notify()
+                self._changed.notify(len(claims))
 
     @property
     def is_active(self) -> bool:

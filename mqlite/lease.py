@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
+
+import attrs
 
 from .checks import check_delay
 from .engine import Claim, Engine
@@ -12,7 +15,7 @@ from .engine.commitment import Commitment
 from .engine.publishing import Publishing
 from .engine.settling import ACK, NACK, REJECT, Settlement
 from .errors import CodecError, LeaseLost, MqliteError, NotClaimed, NotSupported
-from .message import PLAIN_FIELDS, Death, Message, Record, error_texts, priority_of, rank_at, utc
+from .message import Message, Record, Sight, error_texts
 from .replies import is_awaited, is_request, reply_to, report_to
 from .transaction import Transaction, checked
 from .waiting import Interrupt
@@ -22,26 +25,71 @@ Encode = Callable[[Any], Any]
 Decode = Callable[[Any], Any]
 #: The user's filter: whether he wants a message.
 Accept = Callable[[Message], object]
-_NO_EXTRAS: dict[str, Any] = {}
+
+
+@attrs.define(eq=False)
+class Receiver:
+    """What messages were received through: what is common to all messages of a handle. Free for any thread.
+
+    accept: the user's filter, if any; on_end: called with claims that were settled, or found to be lost.
+    """
+
+    engine: Engine
+    encode: Encode
+    decode: Decode
+    decode_all: Callable[[list[Any]], list[Any]]
+    accept: Accept | None
+    on_end: Callable[[Sequence[Claim]], None] | None
+
+    def lease(self, claim: Claim) -> Lease:
+        """What settles a claimed message."""
+        return Lease(self, claim)
+
+    def message(self, claim: Claim) -> Message | None:
+        """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue, or where
+        the user's filter refuses it.
+        """
+        try:
+            body = self.decode(claim.payload)
+        except CodecError as error:
+            self.engine.bury_undecodable(claim, error)
+            return None
+        if self.accept is not None and not is_accepted(self.engine, claim, body, self.accept):
+            return None
+        return Message(body, claim, self)
+
+    def messages(self, claims: Sequence[Claim]) -> list[Message]:
+        """The same for each, without those that have none; of what is known to be all right at once, in a third of the
+        time.
+        """
+        if self.accept is None:
+            with contextlib.suppress(CodecError):  # then one by one
+                bodies = self.decode_all([claim.payload for claim in claims])
+                return list(map(Message, bodies, claims, repeat(self)))
+        return [message for message in map(self.message, claims) if message is not None]
+
+    def ended(self, claims: Sequence[Claim]) -> None:
+        """These are held no more."""
+        if self.on_end is not None:
+            self.on_end(claims)
 
 
 class Lease:
-    """One claim of this process. Free for any of its threads; the engine decides who settles first."""
+    """Settles one claim of this process. Free for any of its threads; the engine decides who settles first. What became
+    of it is noted in the claim, so that messages that are settled together need none of these.
+    """
 
-    __slots__ = ("_encode", "_engine", "_on_end", "_outcome", "_tx", "claim")
+    __slots__ = ("_engine", "_receiver", "claim")
 
-    def __init__(self, engine: Engine, claim: Claim, encode: Encode, on_end: Callable[[Lease], None] | None) -> None:
-        self._engine = engine
-        self._encode = encode
-        self._outcome = ""
-        self._on_end = on_end
-        self._tx: Transaction | None = None  # an open one that is to settle it
+    def __init__(self, receiver: Receiver, claim: Claim) -> None:
+        self._engine = receiver.engine
+        self._receiver = receiver
         self.claim = claim
 
     @property
     def settled(self) -> bool:
         """Whether it was settled here."""
-        return bool(self._outcome)
+        return bool(self.claim.outcome)
 
     @property
     def engine(self) -> Engine:
@@ -50,16 +98,18 @@ class Lease:
 
     def check(self, *, staged: bool = False) -> None:
         """Raises NotClaimed where it cannot be settled here any more. staged: a transaction may be about to do it."""
-        if self._outcome or self._tx is not None or self._engine.presence.owner != self.claim.row.owner:
+        claim = self.claim
+        if claim.outcome or claim.settler is not None or self._engine.presence.owner != claim.row.owner:
             self._check_closely(staged)
 
     def _check_closely(self, staged: bool) -> None:
-        what = f"message {self.claim.record.id} of queue {self.claim.queue.name!r}"
-        if self._outcome:
-            raise NotClaimed(f"{what} was {self._outcome} already: settle each message once")
-        if not staged and self._tx is not None and self._tx.is_open:
+        claim = self.claim
+        what = f"message {claim.record.id} of queue {claim.queue.name!r}"
+        if claim.outcome:
+            raise NotClaimed(f"{what} was {claim.outcome} already: settle each message once")
+        if not staged and claim.settler is not None and claim.settler.is_open:
             raise NotClaimed(f"{what} is to be settled by a transaction, which is still open: settle each message once")
-        if self._engine.presence.owner != self.claim.row.owner:
+        if self._engine.presence.owner != claim.row.owner:
             raise NotClaimed(
                 f"{what} was received by another process (or before its store was closed): only who received it "
                 "settles it"
@@ -67,18 +117,17 @@ class Lease:
 
     def end(self, outcome: str) -> None:
         """It was settled, as `outcome` says."""
-        self._outcome = outcome
-        self._tx = None
-        if self._on_end is not None:
-            self._on_end(self)
+        self.claim.outcome = outcome
+        self.claim.settler = None
+        if self._receiver.on_end is not None:
+            self._receiver.on_end((self.claim,))
 
     def _do(self, how: Callable[[], None], *, staged: bool = False) -> None:
         self.check(staged=staged)
         try:
             how()
         except LeaseLost:
-            if self._on_end is not None:
-                self._on_end(self)
+            self._receiver.ended((self.claim,))
             raise
 
     def _settle(self, outcome: str, how: Callable[[], None]) -> None:
@@ -94,20 +143,20 @@ class Lease:
     def stage(self, tx: Transaction) -> None:
         """It is to be settled by that. Raises NotClaimed."""
         self.check()
-        self._tx = tx
+        self.claim.settler = tx
 
     def unstage(self) -> None:
         """It does not; if the claim was lost, that is found out now."""
-        self._tx = None
+        self.claim.settler = None
         with contextlib.suppress(MqliteError):  # the store was closed, and nobody holds anything
-            if self._on_end is not None and not self._engine.holds(self.claim):
-                self._on_end(self)
+            if self._receiver.on_end is not None and not self._engine.holds(self.claim):
+                self._receiver.ended((self.claim,))
 
     def is_left_to_transaction(self, error: BaseException | None) -> bool:
         """At the end of the message's block: whether an open transaction is to settle it. If that does not, the
         message has failed.
         """
-        tx = self._tx
+        tx: Transaction | None = self.claim.settler
         return tx is not None and tx.leave(self, error)
 
     # ------------------------------------------------------------------ settling
@@ -120,8 +169,7 @@ class Lease:
             try:  # `_settle` without its calls
                 self._engine.ack([self.claim])
             except LeaseLost:
-                if self._on_end is not None:
-                    self._on_end(self)
+                self._receiver.ended((self.claim,))
                 raise
             self.end(ACK)
 
@@ -166,7 +214,7 @@ class Lease:
                 f"message {self.claim.record.id} of queue {self.claim.queue.name!r} is no request: nobody waits for a "
                 "reply to it. Answer what Queue.call has put, and acknowledge the rest"
             )
-        reply = reply_to(self._engine, self.claim, self._encode(body))
+        reply = reply_to(self._engine, self.claim, self._receiver.encode(body))
         if tx is None:
             return self._send(reply)
         self._leave_to(tx, Settlement(self.claim, ACK), reply)
@@ -175,7 +223,7 @@ class Lease:
     def report(self, error: BaseException) -> bool:
         """The same of an error, which the caller gets as a CallFailed."""
         self.check()
-        return self._send(report_to(self._engine, self.claim, error, self._encode))
+        return self._send(report_to(self._engine, self.claim, error, self._receiver.encode))
 
     def _send(self, reply: Publishing | None) -> bool:
         """The reply is published in the commit that acknowledges the request."""
@@ -201,87 +249,46 @@ class Lease:
 
 def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object = None) -> None:
     """Acknowledge all, in one commit, or none. Raises LeaseLost, NotClaimed."""
-    leases: list[Lease] = []
+    messages = list(messages)
+    claims: list[Claim] = []
+    told: set[Receiver] = set()
+    receiver: Any = None
     owner = 0
     for message in messages:
         if not isinstance(message, Message):
             raise TypeError(f"ack_many takes messages, not {message!r}")
-        lease = message.lease
-        assert isinstance(lease, Lease)
-        if lease._engine is not engine:
-            raise NotClaimed(
-                f"message {message.id} belongs to another store than queue {queue!r}: acknowledge it there"
-            )
-        owner = owner or engine.presence.owner
-        if lease._outcome or lease._tx is not None or lease.claim.row.owner != owner:  # `check` without its calls
-            lease.check()
-        leases.append(lease)
-    if len(set(leases)) < len(leases):
-        number = next(lease.claim.record.id for lease in leases if leases.count(lease) > 1)
+        claim: Any = message._source
+        if message._receiver is not receiver or receiver is None:
+            _ = message.lease  # raises NotClaimed where there is none
+            receiver = message._receiver
+            if receiver.engine is not engine:
+                raise NotClaimed(
+                    f"message {message.id} belongs to another store than queue {queue!r}: acknowledge it there"
+                )
+            if receiver.on_end is not None:
+                told.add(receiver)
+            owner = engine.presence.owner
+        if claim.outcome or claim.settler is not None or claim.row.owner != owner:  # `check` without its calls
+            message.lease.check()
+        claims.append(claim)
+    if len(set(claims)) < len(claims):
+        number = next(claim.record.id for claim in claims if claims.count(claim) > 1)
         raise NotClaimed(f"message {number} of queue {queue!r} is named twice: name each once")
     if tx is not None:
-        for lease in leases:
-            lease.ack(tx)
+        for message in messages:
+            message.lease.ack(tx)
         return
-    if leases:
-        engine.ack([lease.claim for lease in leases])
-    for lease in leases:
-        lease._outcome, lease._tx = ACK, None  # `end` without its call
-        if lease._on_end is not None:
-            lease._on_end(lease)
+    if claims:
+        engine.ack(claims)
+    for claim in claims:
+        claim.outcome, claim.settler = ACK, None  # `end` without its call
+    for receiver in told:
+        receiver.ended(claims)
 
 
-def message_of(queue: str, position: int, record: Record, body: Any, lease: Lease | None) -> Message:
-    """A Message for the user."""
-    if record.extras is None and record.marks is None:  # as most
-        return Message(
-            body,
-            record.id,
-            priority_of(position >> 64),
-            {},
-            None,
-            None,
-            None,
-            record.enqueued_ns,
-            record.delivery_count,
-            record.acquired_count,
-            None,
-            None,
-            None,
-            queue,
-            None,
-            lease,
-        )
-    extras = record.extras or _NO_EXTRAS
-    return Message(
-        body,
-        record.id,
-        priority_of(rank_at(position, record.marks)),
-        dict(extras["headers"]) if "headers" in extras else {},
-        extras.get("type"),
-        extras.get("group"),
-        extras.get("routing_key"),
-        record.enqueued_ns,
-        record.delivery_count,
-        record.acquired_count,
-        None if record.marks is None or record.marks.expires is None else utc(record.marks.expires[1]),
-        extras.get("reply_to"),
-        extras.get("correlation_id"),
-        queue,
-        _death(extras["death"]) if "death" in extras else None,
-        lease,
-    )
-
-
-def _death(fields: dict[str, Any]) -> Death:
-    return Death(
-        reason=fields["reason"],
-        queue=fields["queue"],
-        died_at=utc(fields["died_ns"]),
-        delivery_count=fields["delivery_count"],
-        error=fields["error"],
-        traceback=fields["traceback"],
-    )
+def message_of(queue: str, position: int, record: Record, body: Any) -> Message:
+    """A Message for the user that nobody holds by it."""
+    return Message(body, Sight(queue, position, record))
 
 
 def claimed_message(
@@ -289,73 +296,18 @@ def claimed_message(
     claim: Claim,
     encode: Encode,
     decode: Decode,
-    on_end: Callable[[Lease], None] | None,
+    on_end: Callable[[Sequence[Claim]], None] | None,
     accept: Accept | None = None,
 ) -> Message | None:
-    """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue, or where
-    `accept` refuses it.
-    """
-    record = claim.record
-    try:
-        body = decode(record.payload)
-    except CodecError as error:
-        engine.bury_undecodable(claim, error)
-        return None
-    if accept is not None and not is_accepted(engine, claim, body, accept):
-        return None
-    lease = Lease(engine, claim, encode, on_end)
-    return message_of(claim.queue.name, claim.position, record, body, lease)
-
-
-def claimed_messages(
-    engine: Engine, claims: Iterable[Claim], encode: Encode, decode: Decode, accept: Accept | None
-) -> list[Message]:
-    """`claimed_message` for each of these, without those that have none. Where nothing is said of a message but its
-    body, nobody asks for its record, and it is not made (a third less time).
-    """
-    messages: list[Message] = []
-    for claim in claims:
-        if accept is not None or len(claim.fields) != PLAIN_FIELDS:
-            message = claimed_message(engine, claim, encode, decode, None, accept)
-            if message is not None:
-                messages.append(message)
-            continue
-        payload, enqueued_ns, number, failures, acquired = claim.fields
-        try:
-            body = decode(payload)
-        except CodecError as error:
-            engine.bury_undecodable(claim, error)
-            continue
-        lease = Lease(engine, claim, encode, None)
-        queue, priority = claim.queue.name, priority_of(claim.position >> 64)
-        messages.append(
-            Message(
-                body,
-                number,
-                priority,
-                {},
-                None,
-                None,
-                None,
-                enqueued_ns,
-                failures,
-                acquired,
-                None,
-                None,
-                None,
-                queue,
-                None,
-                lease,
-            )
-        )
-    return messages
+    """`Receiver.message` of a receiver of its own."""
+    return Receiver(engine, encode, decode, list, accept, on_end).message(claim)
 
 
 def is_accepted(engine: Engine, claim: Claim, body: Any, accept: Accept) -> bool:
     """What the user's filter says of a message. One that it refuses is settled now; if it raises, that is a failure."""
     with contextlib.suppress(LeaseLost):
         try:
-            if accept(message_of(claim.queue.name, claim.position, claim.record, body, None)):
+            if accept(message_of(claim.queue.name, claim.position, claim.record, body)):
                 return True
         except Exception as error:
             engine.nack(claim, *error_texts(error), None)

@@ -95,7 +95,7 @@ class Operations(Handle, Generic[T]):
     def _looked_at(self, position: int, record: Record) -> Message | None:
         """An unclaimed message; None where its body cannot be decoded."""
         try:
-            message = message_of(self._state.name, position, record, self._channel.decode(record.payload), None)
+            message = message_of(self._state.name, position, record, self._channel.decode(record.payload))
         except CodecError:
             return None
         accept = self._channel.accept
@@ -180,7 +180,7 @@ class Operations(Handle, Generic[T]):
             body = self._channel.decode(claim.record.payload)
         except CodecError:
             return False
-        message = message_of(dead.name, claim.position, claim.record, body, None)
+        message = message_of(dead.name, claim.position, claim.record, body)
         if filter is not None:
             return bool(filter(message))
         return message.death is None or message.death.reason != "corrupted"

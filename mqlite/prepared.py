@@ -278,7 +278,7 @@ class CheckBack(Handle):
         assert isinstance(lease, Lease)
         record = lease.claim.record
         try:
-            answer = self._check(message_of(target.name, lease.claim.position, record, message.body, None))
+            answer = self._check(message_of(target.name, lease.claim.position, record, message.body))
             if answer not in (True, False, None):
                 raise TypeError(f"the check of a prepared message says True, False or None, not {answer!r}")
         except BaseException as error:  # also what would end this thread: others are to be asked about

@@ -17,7 +17,7 @@ from .codecs import BodyCodec
 from .consumer import Consumer
 from .engine import Claim
 from .errors import Empty, NotSupported
-from .lease import ack_many, claimed_messages
+from .lease import ack_many
 from .message import DEFAULT_PRIORITY, DEFAULT_RANK, Message, rank_of
 from .operations import Operations
 from .options import UNSET, Backoff, Unset, named_options
@@ -109,6 +109,7 @@ class Queue(Operations[T], RequestReply[T], Prepares):
     def _attach(self, channel: Channel) -> None:
         self._channel = channel
         self._put_one = channel.put_one
+        self._receiver = channel.receiver()
         self._engine = channel.engine
         self._state = channel.state
         self._interrupt = Interrupt(f"queue {channel.state.name!r}")
@@ -334,14 +335,14 @@ class Queue(Operations[T], RequestReply[T], Prepares):
         if self._interrupt.closed:
             self._interrupt.check()
         end = None if wait is None else time.monotonic() + wait
-        engine, channel = self._engine, self._channel
+        engine = self._engine
         claims: list[Claim] = []
         try:
             while True:
                 engine.receive(self._state, max_messages, wait, self._interrupt, claims)
                 if not claims:
                     raise Empty(f"queue {self.name!r} had no message in time")
-                messages = claimed_messages(engine, claims, channel.encode, channel.decode, channel.accept)
+                messages = self._receiver.messages(claims)
                 if messages:
                     return messages
                 claims.clear()  # none could be decoded

@@ -309,8 +309,7 @@ class Topic(Publisher[T]):
             records = subscriptions.retained(self._engine, snapshot, self._state, pattern)
         decode = (lambda body: body) if self._store.in_memory else self._codec.decode
         return [
-            message_of(self.name, replay.rank_in(record) << 64, record, decode(record.payload), None)
-            for record in records
+            message_of(self.name, replay.rank_in(record) << 64, record, decode(record.payload)) for record in records
         ]
 
     def clear_retained(self, routing_key: str = "") -> bool:

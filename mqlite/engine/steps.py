@@ -37,6 +37,8 @@ class Claim:
     damaged: the record does not match its checksum, so nothing that it says is to be trusted.
     body: what the topic keeps of a reference, as of the claim, where that was looked up.
     commit: the number of that commit. As long as it is the last one, the row is there and as it was.
+    outcome: how it was settled here, as users are told; "" while it was not. settler: an open transaction that is to
+    settle it.
     """
 
     queue: QueueState
@@ -47,7 +49,20 @@ class Claim:
     damaged: bool = False
     body: Raw | None = None
     fields: Sequence[Any] = ()
+    outcome: str = ""
+    settler: Any = None
     _record: Record | None = None
+
+    @property
+    def payload(self) -> Any:
+        """Its body, encoded."""
+        record = self._record
+        return self.fields[0] if record is None else record.payload
+
+    @property
+    def queue_name(self) -> str:
+        """The name of its queue."""
+        return self.queue.name
 
     @property
     def record(self) -> Record:

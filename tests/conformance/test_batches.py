@@ -279,3 +279,32 @@ def test_a_batch_waits_for_room(make_queue: MakeQueue, in_thread: InThread, unti
     q.ack_many(q.receive(2))
     assert len(done.result(10)) == 2
     assert [m.body for m in q.receive(5)] == [2, 3, 4, 5, 6]
+
+
+def test_ack_many_makes_room_in_every_consumer_whose_messages_it_takes(q: mqlite.Queue[Any]) -> None:
+    q.put_many(range(4))
+    with q.consumer(prefetch=1) as one, q.consumer(prefetch=1) as other:
+        q.ack_many([one.receive(), other.receive()])
+        assert {one.receive(timeout=0).body, other.receive(timeout=0).body} == {2, 3}
+
+
+def test_a_message_that_ack_many_has_settled_is_settled_once(q: mqlite.Queue[Any]) -> None:
+    q.put_many([1, 2])
+    messages = q.receive(2)
+    q.ack_many(messages)
+    for message in messages:
+        with pytest.raises(mqlite.NotClaimed, match="acknowledged already"):
+            message.ack()
+
+
+def test_ack_many_leaves_out_what_a_transaction_is_to_settle(path: str) -> None:
+    with mqlite.open(path) as broker:
+        q = broker.queue("q")
+        q.put_many([1, 2])
+        messages = q.receive(2)
+        with broker.transaction() as tx:
+            messages[1].ack(tx=tx)
+            with pytest.raises(mqlite.NotClaimed, match="transaction"):
+                q.ack_many(messages)
+        messages[0].ack()
+        assert q.qsize() == 0

@@ -287,3 +287,28 @@ def test_another_max_store_bytes_is_a_mismatch(path: str) -> None:
 def test_another_max_store_bytes_is_a_mismatch_while_the_store_is_open_too(path: str) -> None:
     with mqlite.Queue("q", path, max_store_bytes=32 << 20), pytest.raises(mqlite.SettingsMismatch, match="max_store_bytes"):
         mqlite.Queue("q", path, max_store_bytes=64 << 20)
+
+
+def test_what_is_known_of_a_message_can_be_asked_after_it_was_settled(q: mqlite.Queue[Any]) -> None:
+    q.put("a", priority=3, headers={"h": 1}, type="t")
+    number = q.put("b", priority=2)
+    several = q.receive(2)
+    q.ack_many(several)
+    assert [(m.body, m.priority, m.headers, m.type, m.acquired_count) for m in several] == [("a", 3, {"h": 1}, "t", 1), ("b", 2, {}, None, 1)]
+    assert several[1].id == number
+
+
+def test_the_headers_of_a_message_are_one_dict(q: mqlite.Queue[Any]) -> None:
+    q.put(1)
+    [message] = q.receive()
+    message.headers["seen"] = True
+    assert message.headers == {"seen": True}
+
+
+def test_a_message_shows_what_it_is(q: mqlite.Queue[Any]) -> None:
+    number = q.put("x", headers={"h": 1})
+    [message] = q.peek(1)
+    assert repr(message) == (
+        f"Message(body='x', id={number}, priority=0, headers={{'h': 1}}, type=None, group=None, routing_key=None, delivery_count=0, "
+        "acquired_count=0, expires_at=None, reply_to=None, correlation_id=None, queue='q', death=None)"
+    )
