@@ -6,14 +6,13 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from types import TracebackType
 from typing import Any
 
 from .channel import Channel
 from .checks import check_timeout
-from .claims import STARTED
 from .engine import Claim, Refused, seats
 from .engine.seizing import ANYBODY, Pass
 from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
@@ -22,6 +21,8 @@ from .lease import message_of
 from .message import Message
 from .waiting import Interrupt
 
+#: Whether a claim was not lost, asked where that is not sure.
+Ask = Callable[[Claim], bool]
 #: Which of a list of claims goes to the user.
 _FIRST = (0,)
 
@@ -97,20 +98,20 @@ class Consumer(Handle):
         Raises Closed, ShutDown. Cost: one claim per `prefetch` messages, no flush
         (auto_ack: one commit per message).
         """
-        wait = check_timeout(timeout)
+        wait = None if timeout is None else check_timeout(timeout)
         end: float | None = None
         while True:
             taken: list[Claim] = []
-            marked = False
+            ask: Ask | None = None
             try:
                 with self._lock:
                     if self._buffer and not self._interrupt.closed:
-                        marked = self._take_buffered(taken)
+                        ask = self._take_buffered(taken)
                 if not taken:
                     if wait is not None and end is None:
                         end = time.monotonic() + wait
-                    marked = self._take_next(end, taken)
-                message = self._hand_out(taken[0], marked)
+                    ask = self._take_next(end, taken)
+                message = self._hand_out(taken[0], ask)
             except BaseException as error:
                 self._let_go(taken)
                 self._engine.release_all(taken)
@@ -120,8 +121,9 @@ class Consumer(Handle):
             if message is not None:
                 return message
 
-    def _take_next(self, end: float | None, taken: list[Claim]) -> bool:
-        """The next claim goes into `taken`, which the caller gives back if he is interrupted. Whether it is marked.
+    def _take_next(self, end: float | None, taken: list[Claim]) -> Ask | None:
+        """The next claim goes into `taken`, which the caller gives back if he is interrupted. What `_hand_out` is to
+        ask.
 
         What this thread claims itself begins with the message for its user: a row that is made as handed out needs no
         second commit of the claims, which took 27 us of 76 for receive and ack.
@@ -175,19 +177,19 @@ class Consumer(Handle):
                 if interrupts:
                     raise interrupts.pop()  # as a local variable, it would hold this frame, and the frame it
             if taken:
-                return False
+                return None
             if not found and not served:
                 raise Empty(f"queue {self._state.name!r} had no message in time")
 
-    def _take_buffered(self, taken: list[Claim]) -> bool:
-        """Under the lock: the first in the buffer; whether it is marked as handed out. In this order, no interrupt
-        loses it, and no mark covers what is still in the buffer, whatever threads do.
+    def _take_buffered(self, taken: list[Claim]) -> Ask | None:
+        """Under the lock: the first in the buffer, marked as handed out if that can be; what `_hand_out` is to ask. In
+        this order, no interrupt loses it, and no mark covers what is still in the buffer, whatever threads do.
         """
         claim = self._buffer[0]
         self._held[id(claim)] = claim
         taken.append(claim)
         self._buffer.popleft()
-        return not self.auto_ack and self._engine.mark_started(claim)
+        return None if self.auto_ack else self._engine.mark_started(claim)
 
     def _room(self) -> int:
         """Under the lock: how many more may be claimed."""
@@ -242,12 +244,11 @@ class Consumer(Handle):
             marks.forget(self._tokens - tokens)
             self._tokens = tokens
 
-    def _hand_out(self, claim: Claim, marked: bool) -> Message | None:
-        """The message of a claim; None where the claim was lost or the body went to the dead."""
+    def _hand_out(self, claim: Claim, ask: Ask | None) -> Message | None:
+        """The message of a claim; None where `ask` says that the claim was lost, or the body went to the dead."""
         if self.auto_ack:
             return self._settle_and_hand_out(claim)
-        engine = self._engine
-        if not claim.row.flags & STARTED and not (engine.is_held if marked else engine.start)(claim):
+        if ask is not None and not ask(claim):
             self._let_go((claim,))  # it lay in the buffer, and was lost
             return None
         message = self._receiver.message(claim)
