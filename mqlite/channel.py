@@ -45,6 +45,7 @@ _RARE = frozenset({"delay", "eta", "dedup_id", "replace_key", "unique", "unique_
 _NOTHING = [None, None, None]
 #: (extras, due, marks, terms) of a record
 Said = tuple[dict[str, Any] | None, Due | None, Marks | None, Terms | None]
+NOTHING_SAID: Said = (None, None, None, None)
 
 
 class Channel:
@@ -220,9 +221,14 @@ class Channel:
         terms: Terms | None = None,
     ) -> Record:
         """A message put now, of a body that is encoded already. Raises MessageTooLarge."""
-        engine = self.engine
-        self._check_size(engine.log.size_of(payload))
-        return Record(payload, engine.clock.wall_ns(), 0, 0, 0, extras, due, marks, terms)
+        self._check_size(self.engine.log.size_of(payload))
+        return Record(payload, self.engine.clock.wall_ns(), 0, 0, 0, extras, due, marks, terms)
+
+    def payload(self, item: Any) -> Any:
+        """A body, encoded. Raises CodecError, MessageTooLarge."""
+        payload = self.encode(item)
+        self._check_size(self.engine.log.size_of(payload))
+        return payload
 
     def _check_size(self, size: int) -> None:
         if size > self.state.options.max_message_bytes:
@@ -272,15 +278,25 @@ class Channel:
         self._check_size(batch.largest)
         return self._put_batch(batch, timeout, interrupt)
 
-    def put_records(
-        self, ranks: Sequence[int], records: Sequence[Record], timeout: float | None, interrupt: Interrupt
+    def put_each(
+        self,
+        ranks: Sequence[int],
+        payloads: Sequence[Any],
+        times: Sequence[int],
+        said: Sequence[Said],
+        timeout: float | None,
+        interrupt: Interrupt,
     ) -> list[int]:
-        """Store all in one commit. Raises as `put`."""
+        """Store all, of each of which something else may be said, in one commit. payloads: as `payload` gives them;
+        times: when they were put. Raises as `put`.
+        """
         log = self.engine.log
-        if any(record.due or record.marks or record.terms for record in records):
-            return self.put(list(zip(ranks, map(log.prepare, records), strict=True)), timeout, interrupt)
-        columns = [[getattr(record, name) for record in records] for name in ("payload", "enqueued_ns", "extras")]
-        return self._put_batch(log.prepare_all(ranks, *columns), timeout, interrupt)
+        extras = [each[0] for each in said]
+        if said.count(NOTHING_SAID) < len(said) and any(rest != _NOTHING for _, *rest in said):
+            columns = zip(ranks, payloads, times, said, strict=True)
+            drafts = [(rank, Record(payload, time, 0, 0, 0, *each)) for rank, payload, time, each in columns]
+            return self.put([(rank, log.prepare(record)) for rank, record in drafts], timeout, interrupt)
+        return self._put_batch(log.prepare_all(ranks, payloads, times, extras), timeout, interrupt)
 
     def _put_batch(self, batch: Batch, timeout: float | None, interrupt: Interrupt) -> list[int]:
         options = self.state.options

@@ -10,18 +10,17 @@ import weakref
 from collections import deque
 from typing import Any, Unpack
 
-from .channel import Channel, PutOptions, Said
+from .channel import NOTHING_SAID, Channel, PutOptions, Said
 from .checks import check_priority, check_timeout
 from .errors import Closed, Empty, Full
 from .handle import Handle
-from .message import Record, rank_of
+from .message import rank_of
 from .receipt import Receipt
 from .waiting import Interrupt
 
 MAX_GROUP = 1000
-#: rank, message, and what becomes of it
-Buffered = tuple[int, Record, Receipt]
-_NOTHING_SAID: Said = (None, None, None, None)
+#: rank, body as it is stored, when it was put, what else is said of it, and what becomes of it
+Buffered = tuple[int, Any, int, Said, Receipt]
 
 
 class Producer(Handle):
@@ -61,6 +60,7 @@ class Producer(Handle):
         self._decided = 0
         self._first_error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._is_running = False
         self._closed = False
 
     # ------------------------------------------------------------------ putting
@@ -77,15 +77,15 @@ class Producer(Handle):
         wait = None if block and timeout is None else check_timeout(timeout) if block else 0
         rank = rank_of(self.priority if priority is None else check_priority(priority))
         channel = self._channel
-        said = channel.said(rank, options) if options or channel.state.marks_all else _NOTHING_SAID
-        record = channel.record(channel.encode(item), *said)
+        said = channel.said(rank, options) if options or channel.state.marks_all else NOTHING_SAID
+        payload, now_ns = channel.payload(item), channel.engine.clock.wall_ns()
         receipt = Receipt(item, self.wait_for)
         with self._lock:
             if self._closed or len(self._buffer) + self._committing >= self.max_buffered:
                 self._wait_for_room(wait)
-            if self._thread is None or self._thread.ident is None:
+            if not self._is_running:
                 self._start_thread()
-            self._buffer.append((rank, record, receipt))
+            self._buffer.append((rank, payload, now_ns, said, receipt))
             self._accepted += 1
             if len(self._buffer) == 1:
                 self._changed.notify_all()
@@ -102,8 +102,10 @@ class Producer(Handle):
 
     def _start_thread(self) -> None:
         """Under `_lock`: somebody is to commit. An interrupt may have kept an earlier call from starting it."""
-        self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._name}", daemon=True)
-        self._thread.start()
+        if self._thread is None or self._thread.ident is None:
+            self._thread = threading.Thread(target=self._run, name=f"mqlite producer {self._name}", daemon=True)
+            self._thread.start()
+        self._is_running = True
 
     def _wait(self, condition: Any, timeout: float | None) -> bool:
         """Under `_lock`."""
@@ -149,8 +151,8 @@ class Producer(Handle):
         """Commit in order, in as few commits as there is room for; each message gets its own answer."""
         try:
             wait = None if len(group) == 1 else 0.0
-            ranks, records = [rank for rank, _, _ in group], [record for _, record, _ in group]
-            ids = self._channel.put_records(ranks, records, wait, self._interrupt)
+            ranks, payloads, times, said, _ = zip(*group, strict=True)
+            ids = self._channel.put_each(ranks, payloads, times, said, wait, self._interrupt)
         except BaseException as error:
             if len(group) == 1:
                 self._decide(group, [0], error)
@@ -162,8 +164,8 @@ class Producer(Handle):
 
     def _decide(self, group: list[Buffered], ids: list[int], error: BaseException | None) -> None:
         with self._lock:
-            for (_, _, receipt), number in zip(group, ids, strict=True):
-                receipt.settle(number, error)
+            for buffered, number in zip(group, ids, strict=True):
+                buffered[-1].settle(number, error)
             self._first_error = self._first_error or error
             self._committing -= len(group)
             self._decided += len(group)
