@@ -259,8 +259,9 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object
             raise TypeError(f"ack_many takes messages, not {message!r}")
         claim: Any = message._source
         if message._receiver is not receiver or receiver is None:
-            _ = message.lease  # raises NotClaimed where there is none
             receiver = message._receiver
+            if receiver is None:
+                _ = message.lease  # raises NotClaimed
             if receiver.engine is not engine:
                 raise NotClaimed(
                     f"message {message.id} belongs to another store than queue {queue!r}: acknowledge it there"

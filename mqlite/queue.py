@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from .calls import Calls, RequestReply, Responder
-from .channel import Channel, PutOptions, channel_at
+from .channel import NOTHING_SAID, Channel, PutOptions, channel_at
 from .checks import check_count, check_name, check_priority, check_timeout
 from .claims import Shut
 from .codecs import BodyCodec
@@ -268,7 +268,7 @@ class Queue(Operations[T], RequestReply[T], Prepares):
         if tx is not None:
             return self._stage(list(items), priority, timeout, tx, options)
         rank = rank_of(check_priority(priority))
-        said = self._channel.said(rank, options)
+        said = self._channel.said(rank, options) if options or self._state.marks_all else NOTHING_SAID
         return self._channel.put_many(items, rank, said, check_timeout(timeout) if block else 0, self._interrupt)
 
     def _stage(

@@ -96,8 +96,8 @@ class Settling(Parts):
         """The rows of `check_claims`. No snapshot where nothing was committed since these were made that may have
         revoked any.
         """
-        commits = [claim.commit for claim in claims]
-        if commits and not self.claims.is_undisturbed(min(commits)):
+        oldest = min([claim.commit for claim in claims], default=None)
+        if oldest is not None and not self.claims.is_undisturbed(oldest):
             with self.claims.read() as c:
                 for claim in claims:
                     row = c.row(claim.queue.id, claim.position)
@@ -148,7 +148,7 @@ class Settling(Parts):
                 return
 
         def op(txn: Any) -> None:
-            if queue.topic or any(claim.queue is not queue for claim in claims):
+            if queue.topic or {claim.queue for claim in claims} != {queue}:
                 self.check_claims(txn, claims)
                 for claim in claims:
                     txn.remove(claim.queue.id, claim.position)

@@ -68,11 +68,10 @@ def sealed(queue: int, ids: Sequence[int], batch: PackedBatch) -> tuple[list[byt
     """(keys, values, checksums) of messages that line up at the end of their ranks under these ids: as `format.sealed`,
     0.45 us each (0.55).
     """
-    pack = fmt.HEADER.pack
-    heads = [
-        pack(fmt.VERSION, tag, 0, extras_bytes, number, time, 0, 0)
-        for tag, extras_bytes, number, time in zip(batch.tags, batch.extras_bytes, ids, batch.times, strict=True)
-    ]
+    zeros = repeat(0)
+    heads = list(
+        map(fmt.HEADER.pack, repeat(fmt.VERSION), batch.tags, zeros, batch.extras_bytes, ids, batch.times, zeros, zeros)
+    )
     keys = list(map(fmt.MESSAGE_KEY.pack, repeat(fmt.queue_key(fmt.MESSAGE, queue)), batch.ranks, ids))
     sums = list(map(_crc32, keys, map(_crc32, heads, batch.sums)))
     values = list(map(operator.add, map(fmt.CRC_AND_HEADER.pack, sums, heads), batch.tails))

@@ -91,6 +91,8 @@ CRC_AND_HEADER = struct.Struct(">I32s")
 SUM_AND_FLAGS = struct.Struct(">I2xH")
 #: What begins the keys of a queue, rank, seq.
 MESSAGE_KEY = struct.Struct(">5sIQ")
+#: The seq in such a key.
+SEQ_IN_KEY = struct.Struct(">9xQ")
 _CRC = struct.Struct(">I")
 _STORE = struct.Struct(">I16s")
 _SOURCE = struct.Struct(">II")

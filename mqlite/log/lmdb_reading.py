@@ -190,13 +190,16 @@ class LmdbReading(Indexed):
             if count == 1:  # as most
                 return [position], [walk.value()]
             begins, items, size = key[: fmt.RANK_END], walk.iternext(), 8
+            first = position >> 64 << 64  # of the rank
             while len(positions) < count:  # more and more at once, so that little is read of the next rank
                 wanted = min(size, count - len(positions))
                 found = list(islice(items, wanted))
                 if not found or not is_message(found[-1][0], begins):
                     found = [item for item in found if is_message(item[0], begins)]
-                positions += [int.from_bytes(key[5:], "big") for key, _ in found]
-                values += [value for _, value in found]
+                if found:
+                    keys, raws = zip(*found, strict=True)
+                    positions += [first | seq for (seq,) in map(fmt.SEQ_IN_KEY.unpack, keys)]
+                    values += raws
                 if len(found) < wanted:
                     break
                 size *= 2

@@ -104,7 +104,9 @@ class LmdbTxn(LmdbReading, Indexing):
         ids = range(number, number + count)
         keys, values, sums = batches.sealed(queue, ids, batch)
         size = sum(map(len, values))
-        runs = 1 + sum(map(operator.ne, batch.ranks, islice(batch.ranks, 1, None)))
+        runs = 1  # as most
+        if batch.ranks.count(batch.ranks[0]) < count:
+            runs += sum(map(operator.ne, batch.ranks, islice(batch.ranks, 1, None)))
         self._usage.store_runs(size, count, runs)
         walk = self._txn.cursor()
         is_last = runs == 1 and walk.last() and walk.key() < keys[0]
@@ -245,13 +247,13 @@ class LmdbTxn(LmdbReading, Indexing):
         keys = sorted([prefix + position.to_bytes(fmt.POSITION_BYTES, "big") for position in positions])
         walk = self._txn.cursor()
         found = list(islice(walk.iternext(), len(keys))) if walk.set_key(keys[0]) else []
-        if [key for key, _ in found] != keys:
+        found_keys, values = zip(*found, strict=True) if found else ((), ())
+        if list(found_keys) != keys:
             if not all(map(walk.set_key, keys)):
                 return False
             for position in positions:
                 self.remove(queue, position)
             return True
-        values = [value for _, value in found]
         sizes = list(map(len, values))
         self._usage.remove_run(sizes)
         self.changed = True
@@ -262,7 +264,7 @@ class LmdbTxn(LmdbReading, Indexing):
         counters.removed_total += len(sizes)
         counters.removed_bytes += sum(sizes)
         if min(sizes) < fmt.SUM_AND_FLAGS.size:  # damaged
-            values = [value.ljust(fmt.SUM_AND_FLAGS.size, b"\0") for value in values]
+            values = tuple(value.ljust(fmt.SUM_AND_FLAGS.size, b"\0") for value in values)
         sums, flags = zip(*map(fmt.SUM_AND_FLAGS.unpack_from, values), strict=True)
         counters.removed_sum += sum(sums)
         self._removed_from.add(queue)

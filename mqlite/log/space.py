@@ -256,7 +256,8 @@ class Usage:
     def remove_run(self, sizes: Sequence[int]) -> None:
         """Values of these sizes are about to be removed, which are neighbours: counted as by `continue_run`."""
         self._stored_bytes += 128 * len(sizes)  # for what is written: as much as of single ones
-        self._use(2 + 4 * (sum(map(min, sizes, repeat(PAGE // 2))) + _NODE_BYTES * len(sizes)) // PAGE)
+        on_leaves = sum(sizes) if max(sizes) <= PAGE // 2 else sum(map(min, sizes, repeat(PAGE // 2)))
+        self._use(2 + 4 * (on_leaves + _NODE_BYTES * len(sizes)) // PAGE)
 
     def continue_run(self, size_bytes: int) -> None:
         """The value of so many bytes that was removed last lay right behind the one before it. Two changed pages are
