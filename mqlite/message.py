@@ -118,15 +118,11 @@ class Record:
         return self.terms is not None or (self.marks is not None and self.marks.replace is not None)
 
     def fields(self, claims: int) -> tuple[Any, ...]:
-        """What it is made of, in order, with so many more claims; the first PLAIN_FIELDS, where the rest is None."""
+        """What it is made of, in order, with so many more claims; the first five, where the rest is None."""
         plain = (self.payload, self.enqueued_ns, self.id, self.delivery_count, self.acquired_count + claims)
         if self.extras is None and self.marks is None:
             return plain
         return (*plain, self.extras, None, self.marks)
-
-
-#: So many things are known of a message of which nothing is said.
-PLAIN_FIELDS = 5
 
 
 def rank_at(position: Position, marks: Marks | None) -> int:
@@ -159,6 +155,8 @@ class Source(Protocol):
     """What a message is made of: its claim, or a `Sight` of it."""
 
     @property
+    def id(self) -> int: ...
+    @property
     def record(self) -> Record: ...
     @property
     def position(self) -> Position: ...
@@ -173,6 +171,11 @@ class Sight:
     queue_name: str
     position: Position
     record: Record
+
+    @property
+    def id(self) -> int:
+        """Its number in the store."""
+        return self.record.id
 
 
 class Settler(Protocol):
@@ -243,7 +246,7 @@ class Message:
     @property
     def id(self) -> int:
         """Its number in the store."""
-        return self._source.record.id
+        return self._source.id
 
     @property
     def priority(self) -> int:

@@ -60,6 +60,12 @@ class Claim:
         return self.fields[0] if record is None else record.payload
 
     @property
+    def id(self) -> int:
+        """The number of the message in the store."""
+        record = self._record
+        return int(self.fields[2]) if record is None else record.id
+
+    @property
     def queue_name(self) -> str:
         """The name of its queue."""
         return self.queue.name
