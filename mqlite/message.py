@@ -166,7 +166,7 @@ class Source(Protocol):
 
 @attrs.frozen
 class Sight:
-    """A message that nobody holds by looking at it."""
+    """A message as it was looked at, which nobody holds by that."""
 
     queue_name: str
     position: Position
@@ -276,6 +276,10 @@ class Message:
     def _extra(self, name: str) -> Any:
         return (self._source.record.extras or _NO_EXTRAS).get(name)
 
+    def _text(self, name: str) -> str | None:
+        text: str | None = self._extra(name)
+        return text
+
     @property
     def headers(self) -> dict[str, Any]:
         """What the user has put with it: a dict of this message's own."""
@@ -286,32 +290,27 @@ class Message:
     @property
     def type(self) -> str | None:
         """The type that it was put with."""
-        text: str | None = self._extra("type")
-        return text
+        return self._text("type")
 
     @property
     def group(self) -> str | None:
         """Its group."""
-        text: str | None = self._extra("group")
-        return text
+        return self._text("group")
 
     @property
     def routing_key(self) -> str | None:
         """The key that it was published with."""
-        text: str | None = self._extra("routing_key")
-        return text
+        return self._text("routing_key")
 
     @property
     def reply_to(self) -> str | None:
         """Where a reply is expected."""
-        text: str | None = self._extra("reply_to")
-        return text
+        return self._text("reply_to")
 
     @property
     def correlation_id(self) -> str | None:
         """What it answers, or belongs to."""
-        text: str | None = self._extra("correlation_id")
-        return text
+        return self._text("correlation_id")
 
     @property
     def expires_at(self) -> datetime | None:
