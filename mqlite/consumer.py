@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from types import TracebackType
 from typing import Any
@@ -53,7 +54,6 @@ class Consumer(Handle):
         self._owns_channel = owns_channel
         self._engine = channel.engine
         self._state = channel.state
-        self._receiver = channel.receiver(self._let_go)
         self.prefetch = prefetch
         self.auto_ack = auto_ack
         self.mode = mode
@@ -77,6 +77,9 @@ class Consumer(Handle):
         self._tokens: set[int] = set()  # of claims that may be marked as handed out
         self._stuck: set[object] = set()  # threads that wait on `_changed`, without which nobody is notified (0.6 us)
         self._ended = False
+        # of these, and not of the consumer, which would refer to itself by its receiver and outlive its last user
+        self._let_go = partial(_let_go, self._held, self._stuck, self._lock, self._changed)
+        self._receiver = self._channel.receiver(self._let_go)
 
     # ------------------------------------------------------------------ taking
     def __iter__(self) -> Iterator[Message]:
@@ -269,15 +272,6 @@ class Consumer(Handle):
             self._let_go((claim,))
         return message_of(self._state.name, claim.position, claim.record, body)
 
-    def _let_go(self, claims: Sequence[Claim]) -> None:
-        """These were settled, or lost; what this consumer never held is passed over."""
-        pop = self._held.pop
-        for claim in claims:
-            pop(id(claim), None)
-        if self._stuck:
-            with self._lock:
-                self._changed.notify(len(claims))
-
     @property
     def is_active(self) -> bool:
         """Whether this consumer may take messages now: always, unless it waits for its turn (failover)."""
@@ -354,3 +348,18 @@ class Consumer(Handle):
         ended = self._ended
         self._reset()
         self._ended = self._interrupt.closed = ended
+
+
+def _let_go(
+    held: dict[int, Claim],
+    stuck: set[object],
+    lock: threading.Lock,
+    changed: threading.Condition,
+    claims: Sequence[Claim],
+) -> None:
+    """These claims were settled, or lost; what the consumer never held is passed over."""
+    for claim in claims:
+        held.pop(id(claim), None)
+    if stuck:
+        with lock:
+            changed.notify(len(claims))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -287,3 +288,13 @@ def test_auto_ack_is_a_bool(q: mqlite.Queue[Any], auto_ack: Any) -> None:
 def test_a_consumer_s_timeout_is_not_negative(q: mqlite.Queue[Any], timeout: Any, error: type[Exception]) -> None:
     with q.consumer() as consumer, pytest.raises(error, match="timeout"):
         consumer.receive(timeout)
+
+
+def test_a_consumer_that_nobody_refers_to_is_gone_at_once(q: mqlite.Queue[Any]) -> None:
+    q.put_many([1, 2])
+    consumer = q.consumer(prefetch=2)
+    message = consumer.receive()
+    gone = weakref.ref(consumer)
+    del consumer
+    assert gone() is None
+    message.ack()
