@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import repeat
 from typing import Any, Protocol, runtime_checkable
 
@@ -78,11 +78,6 @@ class BodyCodec:
         if set(map(type, bodies)) == {bytes}:
             return list(zip(repeat(BYTES), bodies))
         return list(map(self.encode, bodies))
-
-    def decode_all(self, payloads: Sequence[Payload]) -> list[Any]:
-        """As `decode` for each; where all are bytes, as often, a fifth of its time."""
-        tags, bodies = zip(*payloads, strict=True)
-        return list(bodies) if set(tags) == {BYTES} else list(map(self.decode, payloads))
 
     def decode(self, payload: Payload) -> Any:
         """Raises CodecError where the bytes are not what this codec writes."""

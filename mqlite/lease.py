@@ -37,7 +37,6 @@ class Receiver:
     engine: Engine
     encode: Encode
     decode: Decode
-    decode_all: Callable[[list[Any]], list[Any]]
     accept: Accept | None
     on_end: Callable[[Sequence[Claim]], None] | None
 
@@ -59,12 +58,12 @@ class Receiver:
         return Message(body, claim, self)
 
     def messages(self, claims: Sequence[Claim]) -> list[Message]:
-        """The same for each, without those that have none; of what is known to be all right at once, in a third of the
-        time.
+        """The same for each, without those that have none; at once where all of them can be decoded, in four fifths of
+        the time.
         """
         if self.accept is None and len(claims) > 1:
             try:
-                bodies = self.decode_all([claim.payload for claim in claims])
+                bodies = list(map(self.decode, [claim.payload for claim in claims]))
             except CodecError:  # one by one
                 pass
             else:
@@ -304,7 +303,7 @@ def claimed_message(
     accept: Accept | None = None,
 ) -> Message | None:
     """`Receiver.message` of a receiver of its own."""
-    return Receiver(engine, encode, decode, list, accept, on_end).message(claim)
+    return Receiver(engine, encode, decode, accept, on_end).message(claim)
 
 
 def is_accepted(engine: Engine, claim: Claim, body: Any, accept: Accept) -> bool:
