@@ -399,7 +399,7 @@ def test_its_time_to_settle_begins_when_it_is_handed_out(
     queue.put("x")
     receiving.result(GUARD)
     with engine.claims.read() as c:
-        [row] = [row for _, _, row in c.rows(queue._state.id) if row.token != first._lease.claim.row.token]
+        [row] = [row for _, _, row in c.rows(queue._state.id) if row.token != first._source.row.token]
     assert row.deadline_ns >= committed[0] + timeout_ns
 
 
