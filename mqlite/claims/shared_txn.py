@@ -1,0 +1,418 @@
+"""The write transaction of the claims on disk. The entries are drawn in `shared.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import Any
+
+import lmdb
+
+from ..errors import Closed
+from ..message import Position
+from ..system.environment import Environment
+from . import Kind, Returned, Row, Shut, Waiting
+from .known import Known, Line
+from .postponed import Postponed
+from .shared_reading import (
+    I64,
+    RETURNED,
+    SEAT,
+    SEATS_MASK,
+    U64,
+    WAITER,
+    SharedReading,
+    cursor_key,
+    key_at,
+    key_in,
+    packed_row,
+)
+
+#: Claims are refused beyond this many entries, so that the preallocated file always has room to give back.
+MAX_ENTRIES = 65536
+#: Cursors (one per priority in use) are forgotten when there are more; they are shortcuts only.
+MAX_CURSORS = 4096
+
+_tokens = itertools.count(1)
+
+
+class SharedTxn(SharedReading):
+    """The write transaction: entered, it begins; left, it commits, or aborts on an error. commit: its number."""
+
+    def __init__(self, environment: Environment, known: Known, postponed: Postponed) -> None:
+        self._environment = environment
+        self._known = known
+        self._postponed = postponed
+        self._cleared = (0, 0)  # how many of the postponed rows are dropped, and how many of them were there
+        self._is_bare = False
+        self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end
+        self._cursors: dict[bytes, Position] = {}
+        self._room = (-2, 0)  # (commit, room in it)
+
+    def __enter__(self) -> SharedTxn:
+        if self._counts or self._cursors:  # of one that was not committed
+            self._counts, self._cursors = {}, {}
+        self._is_changed = False
+        self._is_known = True  # what it changes is in `_known`, too
+        self._txn = txn = self._environment.begin_write()
+        self.commit = commit = txn.id()
+        self._known.begin(commit)
+        self._cleared, self._is_bare = (0, 0), False
+        if self._postponed.rows:
+            try:
+                self._drop_postponed()
+            except lmdb.Error as error:
+                raise self._environment.failed(error) from error
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        try:
+            if kind is None:
+                if self._counts or self._cursors:
+                    self._store_numbers()
+                    self._counts, self._cursors = {}, {}
+                self._txn.commit()
+                if self._cleared[0]:
+                    self._postponed.cleared(*self._cleared)
+                if self._is_bare:
+                    self._postponed.all_cleared()
+                if self._is_known:
+                    last = self.commit if self._is_changed else self.commit - 1
+                    self._known.transaction = last
+                    self._environment.committed(last)
+                else:
+                    self._environment.committed(None)
+            else:
+                self._txn.abort()
+        except lmdb.Error as failure:  # an interrupt leaves the transaction to the guard
+            with contextlib.suppress(lmdb.Error):
+                self._txn.abort()
+            self._environment.end_write()
+            raise self._environment.failed(failure) from failure
+        self._environment.end_write()
+        if error is not None and isinstance(error, lmdb.Error):
+            raise self._environment.failed(error) from error
+
+    @property
+    def _changing(self) -> Any:
+        """The transaction, to be changed in a way that `_known` does not follow."""
+        self._is_known = False
+        return self._txn
+
+    def _drop_postponed(self) -> None:
+        """Those that are known now, before the snapshot of the log is opened [8]: that of a message which is settled
+        after it must still be met, or the message would be claimed out of the snapshot.
+        """
+        rows = list(self._postponed.rows)
+        by_queue: dict[tuple[int, int], list[Position]] = {}
+        for queue, position, owner in rows:
+            by_queue.setdefault((queue, owner), []).append(position)
+        there = 0
+        for (queue, owner), positions in by_queue.items():
+            dropped = self.drop_settled(queue, positions)
+            if dropped and owner:
+                self.add_tasks(queue, owner, dropped)
+            there += dropped
+        self._cleared = len(rows), there
+        self.anybody()  # who settles the next one asks whether anybody waits
+
+    def note_bare(self) -> None:
+        """Under L: no row is left whose message is gone, of any process."""
+        self._is_bare = True
+
+    def _store_numbers(self) -> None:
+        for queue, change in self._counts.items():
+            key = key_in(b"k", queue)
+            self._changing.put(key, U64.pack(self._number(key) + change))
+        for key, position in self._cursors.items():
+            if self._changing.replace(key, position.to_bytes(12, "big")) is None:
+                self._count_cursor(key)
+
+    def _count_cursor(self, new: bytes) -> None:
+        cursors = self._number(b"C") + 1
+        if cursors > MAX_CURSORS:
+            for other in [other for other, _ in self._walk(b"c") if other != new]:
+                self._changing.delete(other)
+            cursors = 1
+        self._changing.put(b"C", U64.pack(cursors))
+
+    def claimed(self, queue: int) -> int:
+        """How many rows, with those of this transaction."""
+        return super().claimed(queue) + self._counts.get(queue, 0)
+
+    @property
+    def token(self) -> int:
+        """A number that no claim of this process had before.
+
+        Not the number of the transaction: after an abort the next one has it again, and the
+        interrupted claimer would give back another's claim.
+        """
+        return next(_tokens)
+
+    def _count(self, queue: int, change: int) -> None:
+        self._counts[queue] = self._counts.get(queue, 0) + change
+
+    def has_room(self) -> bool:
+        """Whether there are fewer than MAX_ENTRIES entries. What was given back is there already, and needs no room."""
+        commit, room = self._room
+        if commit != self.commit:
+            room = max(0, MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"]))
+        self._room = self.commit, room - 1
+        return room > 0
+
+    def line(self, queue: int, generation: int) -> Line | None:
+        """What is to be known of a queue whose claimers take what is first in line. generation: of the owners that this
+        process watches, negative while it watches nobody yet: some may have died.
+        """
+        known = self._known
+        if generation < 0:
+            return None
+        if known.generation != generation:
+            if self.generation() != generation or generation & SEATS_MASK:
+                return None
+            known.generation = generation
+        line = known.lines.get(queue)
+        if line is None:
+            if self._txn.get(key_in(b"s", queue)) is not None or self.anything_returned(queue):
+                return None
+            line = known.lines[queue] = Line(
+                key_in(b"R", queue), key_in(b"k", queue), self.claimed(queue), self.deadline_ns(queue)
+            )
+        return line
+
+    def clear_cursor(self, queue: int, line: Line, rank: int) -> Position | None:
+        """The cursor of a rank; None where a row lies ahead of it."""
+        position = line.cursors.get(rank)
+        if position is None:
+            position = self.cursor(queue, rank)
+            if self.has_rows_ahead(queue, rank, position):
+                return None
+            line.cursors[rank] = position
+        return position
+
+    def has_room_for(self, count: int) -> bool:
+        """Whether so many rows can be made, and as many cursors."""
+        known = self._known
+        if known.room < 2 * count:  # the entries are counted: 1 us
+            known.room = MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"])
+        known.room -= 2 * count
+        return known.room >= 0
+
+    def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
+        """Make rows for what is first in line. Each object among `rows` is packed once, if its places lie side by
+        side.
+        """
+        self._is_changed = True
+        put, prefix, first = self._txn.put, line.rows, packed_row(rows[0])
+        newest = positions
+        if len(rows) == 1:
+            put(prefix + positions[0].to_bytes(12, "big"), first)
+        else:
+            keys = [prefix + position.to_bytes(12, "big") for position in positions]
+            values: list[bytes] = []
+            packed, value = rows[0], first
+            for row in rows:
+                if row is not packed:
+                    packed, value = row, packed_row(row)
+                values.append(value)
+            self._txn.cursor().putmulti(zip(keys, values, strict=True))
+            newest = positions[-1:]
+            if positions[0] >> 64 != newest[0] >> 64:
+                newest = list({each >> 64: each for each in positions}.values())
+        for position in newest:
+            if line.cursors[position >> 64] >= 0:
+                line.cursors[position >> 64] = position
+                put(cursor_key(queue, position >> 64), position.to_bytes(12, "big"))
+            else:  # a new one may make others go
+                self.advance(queue, position)
+        line.claimed += len(positions)
+        put(line.counter, line.claimed.to_bytes(8, "big"))
+
+    def claim_expected(self, queue: int, line: Line, position: Position, row: Row) -> bool:
+        """Make a row for what is perhaps still to come, with the cursor left where it is; False where there is one."""
+        if not self._txn.put(line.rows + position.to_bytes(12, "big"), packed_row(row), overwrite=False):
+            return False
+        self._is_changed = True
+        line.cursors.pop(position >> 64, None)  # a row lies ahead of it now
+        line.claimed += 1
+        self._txn.put(line.counter, line.claimed.to_bytes(8, "big"))
+        return True
+
+    def is_undisturbed(self, commit: int) -> bool:
+        """Whether rows that this process made in that commit are as it made them."""
+        return self._known.since <= commit or commit == self.commit - 1
+
+    def drop_settled(self, queue: int, positions: list[Position]) -> int:
+        """Remove rows that have no group; how many there were."""
+        prefix = key_in(b"R", queue)
+        delete = self._txn.delete
+        if len(positions) == 1:
+            dropped = int(delete(prefix + positions[0].to_bytes(12, "big")))
+        else:
+            dropped = sum(map(delete, [prefix + position.to_bytes(12, "big") for position in positions]))
+        line = self._known.lines.get(queue)
+        self._is_changed = True
+        if line is None:  # nothing is known of it
+            key = key_in(b"k", queue)
+            self._txn.put(key, U64.pack(self._number(key) - dropped))
+        else:
+            line.claimed -= dropped
+            self._txn.put(line.counter, line.claimed.to_bytes(8, "big"))
+        return dropped
+
+    def anybody(self) -> bool:
+        """Whether a sleeper is registered."""
+        if self._known.nobody_waits:
+            return False
+        found = super().anybody()
+        self._known.nobody_waits = not found
+        return found
+
+    # ------------------------------------------------------------------ rows
+    def claim(self, queue: int, position: Position, row: Row) -> bool:
+        """Make a row."""
+        if not self._changing.put(key_at(b"R", queue, position), packed_row(row), overwrite=False):
+            return False
+        self._count(queue, 1)
+        if row.group:
+            self._count_in_group(queue, row.group, 1)
+        return True
+
+    def _count_in_group(self, queue: int, group: int, change: int) -> None:
+        key = key_in(b"G", queue) + U64.pack(group)
+        left = self._number(key) + change
+        if left:
+            self._changing.put(key, U64.pack(left))
+        else:
+            self._changing.delete(key)
+
+    def replace(self, queue: int, position: Position, row: Row) -> None:
+        """Change a row. It stays that of the same claim, which is all that `_known` goes by."""
+        self._is_changed = True
+        self._txn.put(key_at(b"R", queue, position), packed_row(row))
+
+    def drop(self, queue: int, position: Position, group: int = 0) -> bool:
+        """Remove a row."""
+        found: bool = self._changing.delete(key_at(b"R", queue, position))
+        if found:
+            self._count(queue, -1)
+            if group:
+                self._count_in_group(queue, group, -1)
+        return found
+
+    def give_back(self, queue: int, position: Position, returned: Returned, group: int = 0) -> None:
+        """Row -> returned."""
+        self.drop(queue, position, group)
+        self._changing.put(key_at(b"r", queue, position), RETURNED.pack(*returned))
+
+    def take_returned(self, queue: int, position: Position) -> None:
+        """Forget a returned position."""
+        self._changing.delete(key_at(b"r", queue, position))
+
+    def advance(self, queue: int, position: Position) -> None:
+        """Move a cursor."""
+        self._is_known = False
+        self._cursors[cursor_key(queue, position >> 64)] = position
+
+    def forget_cursors(self, queue: int | None = None) -> None:
+        """Of a queue, or of all."""
+        prefix = b"c" if queue is None else key_in(b"c", queue)
+        keys = [key for key, _ in self._walk(prefix)]
+        for key in keys:
+            self._changing.delete(key)
+        if keys:
+            self._changing.put(b"C", U64.pack(max(0, self._number(b"C") - len(keys))))
+
+    def forget_queue(self, queue: int) -> None:
+        """All but its sleepers."""
+        self.forget_cursors(queue)
+        if self.seat(queue) is not None:
+            self.set_seat(queue, None)
+        for kind in (b"R", b"r", b"G", b"d", b"k", b"p", b"s", b"t", b"u"):
+            for key in [key for key, _ in self._walk(key_in(kind, queue))]:
+                self._changing.delete(key)
+        self._counts.pop(queue, None)
+
+    def set_pace(self, queue: int, pace_ns: int) -> None:
+        """Set what a rate limit goes by."""
+        self._changing.put(key_in(b"p", queue), U64.pack(pace_ns))
+
+    def set_turn(self, queue: int, group: int) -> None:
+        """Set whose turn was last."""
+        self._changing.put(key_in(b"u", queue), U64.pack(group))
+
+    def set_seat(self, queue: int, seat: tuple[int, int] | None) -> None:
+        """Set who has the queue for himself."""
+        key = key_in(b"x", queue)
+        had = self._txn.get(key) is not None
+        if seat is None:
+            self._changing.delete(key)
+        else:
+            self._changing.put(key, SEAT.pack(*seat))
+        self._next_generation((seat is not None) - had)
+
+    def note_deadline(self, queue: int, deadline_ns: int) -> None:
+        """Set the earliest deadline."""
+        self._changing.put(key_in(b"d", queue), U64.pack(deadline_ns))
+
+    def register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
+        """Add or change a sleeper."""
+        self._changing.put(
+            key_in(b"w", queue) + WAITER.pack(kind, waiting.sleeper, waiting.owner), U64.pack(waiting.wake_ns)
+        )
+
+    def leave(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
+        """Remove a sleeper."""
+        self._changing.delete(key_in(b"w", queue) + WAITER.pack(kind, sleeper, owner))
+
+    def leave_all(self, owner: int) -> list[int]:
+        """Remove all sleepers and tasks of an owner."""
+        number = U64.pack(owner)
+        tasks = [key for key, _ in self._walk(b"t") if key[5:] == number]
+        for key in tasks + [key for key, _ in self._walk(b"w") if key[-8:] == number]:
+            self._changing.delete(key)
+        return [int.from_bytes(key[1:5], "big") for key in tasks]
+
+    def add_tasks(self, queue: int, owner: int, count: int) -> None:
+        """Count tasks. Nothing of that is in `_known`, so it may go with what is."""
+        key = key_in(b"t", queue) + U64.pack(owner)
+        value = self._txn.get(key)
+        self._is_changed = True
+        self._txn.put(key, I64.pack((0 if value is None else I64.unpack(value)[0]) + count))
+
+    def set_shut(self, queue: int, mode: Shut) -> None:
+        """Shut a queue down."""
+        self._changing.put(key_in(b"s", queue), bytes([mode]))
+
+    def forget_shutdowns(self) -> None:
+        """Open all queues again."""
+        for key in [key for key, _ in self._walk(b"s")]:
+            self._changing.delete(key)
+
+    def anchor_ns(self, now_ns: int) -> int:
+        """What is stored, or is now."""
+        value = self._txn.get(b"a")
+        if value is None:
+            self._changing.put(b"a", I64.pack(now_ns))
+            return now_ns
+        return int(I64.unpack(value)[0])
+
+    def require(self, owner: int) -> None:
+        """Raises Closed where that owner has left."""
+        if self._txn.get(b"o" + U64.pack(owner)) is None:
+            raise Closed("the store was closed meanwhile: open it again to use it")
+
+    def add_owner(self, owner: int) -> None:
+        """A process joins."""
+        self._changing.put(b"o" + U64.pack(owner), b"-")
+        self._next_generation()
+
+    def remove_owner(self, owner: int) -> None:
+        """A process is gone."""
+        if self._changing.delete(b"o" + U64.pack(owner)):
+            self._next_generation()
+
+    def _next_generation(self, seats: int = 0) -> None:
+        generation = self.generation()
+        following = (generation | SEATS_MASK) + 1
+        self._changing.put(b"g", U64.pack(following | ((generation & SEATS_MASK) + seats)))
