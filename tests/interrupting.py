@@ -29,9 +29,14 @@ def _looks(code: types.CodeType) -> dict[int, int]:
     return found
 
 
-@functools.cache
 def learn() -> None:
     """Find all points of the package as far as it is loaded. Before a fork: its children know them, and need not find them again."""
+    _learn(sum(name.startswith("mqlite") for name in sys.modules))
+
+
+@functools.cache
+def _learn(_modules: int) -> None:
+    """Once for so many modules."""
     unseen: list[types.CodeType] = []
     for found in gc.get_objects():
         if isinstance(found, types.FunctionType) and found.__code__.co_filename.startswith(PACKAGE):

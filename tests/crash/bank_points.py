@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crash.children import Children
-from crash.kill_points import EVERY_WRITE, SOON, Sweep, arm_lines, arm_writes
+from crash.kill_points import EVERY_WRITE, SOON, Round, Sweep, arm_lines, arm_writes
 
 import mqlite
 
@@ -116,7 +116,7 @@ class BankSweep(Sweep):
 
     def _one(self, scenario: Any, point: int, waiting: bool) -> bool:
         self._play: Play = scenario
-        return super()._one(_Round(scenario, self._before), point, waiting)
+        return super()._one(Round(scenario.name, self._before), point, waiting)
 
     def _before(self, queue: Queue) -> None:
         stage = self._stage(queue)
@@ -158,24 +158,8 @@ class BankSweep(Sweep):
         for each in (stage.auditor, stage.other):
             each.unsubscribe()
         assert stage.audit.stats().stored == 0
-        assert stage.broker.check() == []
         stage.broker.close()
-        super()._look(queue, scenario, returned)
-
-
-class _Round:
-    """What Sweep asks of a scenario."""
-
-    first_death = False
-    hold = 0
-    options: dict[str, Any] = {"max_deliveries": None}  # noqa: RUF012
-
-    def __init__(self, play: Play, prepare: Callable[[Queue], None]) -> None:
-        self.name = play.name
-        self.prepare = prepare
-
-    def look(self, queue: Queue, returned: bool) -> None:
-        """Done before."""
+        self._is_left_empty(queue)
 
 
 # ---------------------------------------------------------------------- what is under fire

@@ -15,6 +15,7 @@ parent by the next `hear` or `end`. LIMIT bounds every wait, so that a hang fail
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -123,6 +124,7 @@ class Children:
         pid = os.fork()
         if pid == 0:
             ours.close()
+            gc.freeze()  # its collections look at what is new here; at all that pytest has, each would copy a hundred megabytes
             talk = Talk(theirs)
             code = 1
             try:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crash.children import Children
-from crash.kill_points import EVERY_WRITE, GUARD, SOON, Sweep, arm_lines, arm_writes
+from crash.kill_points import EVERY_WRITE, GUARD, SOON, Round, Sweep, arm_lines, arm_writes
 
 import mqlite
 from mqlite.engine import replay, subscriptions
@@ -95,7 +95,7 @@ class TopicSweep(Sweep):
 
     def _one(self, scenario: Any, point: int, waiting: bool) -> bool:
         self._play: Play = scenario
-        return super()._one(_Round(scenario, self._before), point, waiting)
+        return super()._one(Round(scenario.name, self._before), point, waiting)
 
     def _before(self, queue: Queue) -> None:
         stage = self._stage(queue)
@@ -137,22 +137,7 @@ class TopicSweep(Sweep):
         if not topic._state.options.keeps_for_replay:
             assert topic.stats().stored == len(topic.retained()), topic.stats()
         topic.close()
-        super()._look(queue, scenario, returned)
-
-
-class _Round:
-    """What Sweep asks of a scenario."""
-
-    first_death = False
-    hold = 0
-    options: dict[str, Any] = {"max_deliveries": None}  # noqa: RUF012
-
-    def __init__(self, play: Play, prepare: Callable[[Queue], None]) -> None:
-        self.name = play.name
-        self.prepare = prepare
-
-    def look(self, queue: Queue, returned: bool) -> None:
-        """Done before."""
+        self._is_left_empty(queue)
 
 
 # ---------------------------------------------------------------------- what is there before

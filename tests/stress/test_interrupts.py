@@ -45,7 +45,6 @@ def _some_points(seed: int) -> list[int]:
 def _interrupted(talk: Any, path: str, name: str, call: str, point: int) -> None:
     """The call, interrupted; then everything must still work, in this process and for others."""
     faulthandler.dump_traceback_later(HANGS, exit=True)
-    gc.freeze()  # `collect` below looks at what is new here, and not at all that pytest has
     case = CASES[call]
     kept: mqlite.Queue[Any] = mqlite.Queue("kept", path)  # the store stays open: nothing is put right by closing it
     queue: mqlite.Queue[Any] = mqlite.Queue(name, path, **{"max_deliveries": None, **case.options})

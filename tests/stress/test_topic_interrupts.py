@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from crash.topic_points import PLAYS, STEP, Play, Stage, Verify, forgotten, nobody_left
-from interrupting import interrupted_at
+from interrupting import interrupted_at, learn
 
 import mqlite
 from mqlite.engine import replay, subscriptions
@@ -144,6 +144,9 @@ def _in_thread(function: Callable[[], None], errors: list[str]) -> threading.Thr
 # ---------------------------------------------------------------------- the sweeps
 def _sweep(name: str, backend: str, points: Any, path: str, children: Any) -> int:
     """Interrupt the call at each of the points; how many interrupts struck."""
+    with mqlite.open() as store:  # all modules are loaded
+        store.topic("t").subscribe("s").close()
+    learn()
     for struck_times, point in enumerate(points):
         child = children.fork(_interrupted, path if backend == "disk" else None, f"{name}:{point}", BY_NAME[name], point)
         struck: Any = None
