@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -33,6 +34,15 @@ BACKENDS = ("memory", "disk")
 if threading.current_thread() is threading.main_thread():
     # a shell that starts the tests in the background has them, and their children, ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where Python is told to leave no bytecode beside the sources, hundreds of interpreters that tests start would each compile
+    the package anew, which takes 0.2 of their 0.3 seconds: their bytecode goes to a folder of this run.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        folder = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="mqlite-bytecode-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(params=BACKENDS)

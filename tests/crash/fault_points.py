@@ -6,9 +6,9 @@ returns or raises an error of ours. Then, with the fault gone, the same handles 
 store open all the time, see the same whole state: the one before the call or the one after it; after it if the
 call returned, before it if it raised StoreFull. What was not done is done again, with the same handles.
 
-    python -m crash.fault_points FOLDER LEVEL SHARE [SCENARIO ...]    in tests/ (needs fault_at_call.c preloaded)
+    python -m crash.fault_points FOLDER LEVEL ONE_IN [SCENARIO ...]    in tests/ (needs fault_at_call.c preloaded)
 
-SHARE: so much of the scenarios and ways, by MQLITE_SWEEP_SEED; 1: all of them.
+ONE_IN: each scenario is struck in one of so many ways, beginning with MQLITE_SWEEP_SEED; 1: in all of them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import json
 import os
-import random
 import shutil
 import sys
 import threading
@@ -36,7 +36,7 @@ import mqlite.system.directory
 from mqlite.system.control import FAILED, Control
 
 #: So many rounds on one store, each on a queue of its own; then another store is made.
-SHARED = 12
+SHARED = 5
 LATER = 3600.0
 LONGEST = 400
 CONTENT = list[Any]
@@ -470,12 +470,13 @@ def witness(talk: Any, level: str) -> None:
             return
 
 
-def struck(talk: Any, folder: str, level: str, share: float, names: list[str]) -> None:
-    chance = random.Random(int(os.environ.get("MQLITE_SWEEP_SEED", "0")))
+def struck(talk: Any, folder: str, level: str, one_in: int, names: list[str]) -> None:
+    """Each scenario is struck in one of so many ways, beginning anywhere: as many runs strike in all of them."""
+    turn = itertools.count(int(os.environ.get("MQLITE_SWEEP_SEED", "0")))
     children = Children()
 
     def some() -> list[Way]:
-        return [way for way in WAYS if share >= 1 or chance.random() < share]
+        return [way for way in WAYS if next(turn) % one_in == 0]
 
     try:
         stricken = Stricken(folder, level, children.fork(witness, level))
@@ -493,9 +494,9 @@ def struck(talk: Any, folder: str, level: str, share: float, names: list[str]) -
 
 
 def main() -> None:
-    folder, level, share, *names = sys.argv[1:]
+    folder, level, one_in, *names = sys.argv[1:]
     children = Children()
-    child = children.fork(struck, folder, level, float(share), names)  # so that a crash of the process is told from a failure
+    child = children.fork(struck, folder, level, int(one_in), names)  # so that a crash of the process is told from a failure
     with contextlib.suppress(EOFError):
         while (found := child.hear(120.0)) is not None:
             print(json.dumps(found), flush=True)

@@ -59,7 +59,7 @@ def _some_points(seed: int) -> list[int]:
 
 def _all_points(seed: int) -> range:
     """Every line, or every n-th of them."""
-    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "8"))
+    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "12"))
     return range(1 + seed % stride, END + stride, stride)
 
 

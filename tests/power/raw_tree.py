@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import zlib
@@ -13,6 +14,7 @@ MAP_BYTES = 8 << 20
 Contents = dict[bytes, bytes]
 
 
+@functools.lru_cache(maxsize=1)
 def states(seed: str, count: int) -> list[Contents]:
     """The contents after each commit; the first is empty."""
     rnd = random.Random(seed)
