@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import damage
 import pytest
+from kill_folder import in_memory
 
 import mqlite
 
@@ -56,12 +57,11 @@ def _keys(content: dict[tuple[Any, ...], Any]) -> dict[tuple[Any, ...], Any]:
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
-    path: Path = tmp_path_factory.mktemp("sweeps") / "app.mq"
-    made = Patient(str(path))
-    yield made
-    made.spoilt.close()
-    shutil.rmtree(path)
+def patient() -> Iterator[Patient]:
+    with tempfile.TemporaryDirectory(prefix="mqlite-", dir=in_memory()) as folder:
+        made = Patient(os.path.join(folder, "app.mq"))
+        yield made
+        made.spoilt.close()
 
 
 @pytest.fixture(autouse=True)

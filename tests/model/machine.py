@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from kill_folder import in_memory
 from model.plain_list import SECOND, Buffer, Held, Listed, PlainList
 
 import mqlite
@@ -36,7 +37,7 @@ class QueueBesideList(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.mkdtemp()
+        self.folder = tempfile.mkdtemp(dir=in_memory())
         self.path: str | None = None
         self.clock = self.clock_class()
         self.clock.now_ns = 1_000_000 * SECOND

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from kill_folder import in_memory
 
 import mqlite
 
@@ -39,7 +40,7 @@ def queue_on(backend: str, folder: str, **options: Any) -> mqlite.Queue[Any]:
 def test_never_more_than_prefetch_is_claimed_and_buffered_messages_come_in_order(
     backend: str, prefetch: tuple[int, int], steps: list[tuple[str, int, int]]
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder, queue_on(backend, folder, max_deliveries=2) as queue:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as folder, queue_on(backend, folder, max_deliveries=2) as queue:
         queue.put_many(range(8))
         consumers = [queue.consumer(prefetch=n) for n in prefetch]
         in_hand: list[list[mqlite.Message]] = [[], []]
@@ -77,7 +78,7 @@ def test_never_more_than_prefetch_is_claimed_and_buffered_messages_come_in_order
 def test_threads_that_share_a_consumer_hold_at_most_prefetch_and_get_each_message_once(
     backend: str, prefetch: int, threads: int, count: int
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder, queue_on(backend, folder) as queue:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as folder, queue_on(backend, folder) as queue:
         queue.put_many(range(count))
         got: list[int] = []
         too_many: list[int] = []

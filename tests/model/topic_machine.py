@@ -16,6 +16,7 @@ import pytest
 from crash.children import Child, Children
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from kill_folder import in_memory
 from model.plain_list import SECOND, Held
 from model.plain_topic import Member, PlainTopic, Said
 
@@ -72,7 +73,7 @@ class TopicsBesideLists(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.mkdtemp()
+        self.folder = tempfile.mkdtemp(dir=in_memory())
         self.path: str | None = None
         self.clock = ToldClock()
         self.bodies = 0

@@ -22,6 +22,7 @@ import pytest
 from crash.children import Child, Children
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from kill_folder import in_memory
 from model.plain_list import SECOND, Held, PlainList
 from model.plain_transactions import GONE, Conflict, Entry, PlainTransaction, World, settle
 
@@ -238,7 +239,7 @@ class TransactionsBesideLists(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.mkdtemp()
+        self.folder = tempfile.mkdtemp(dir=in_memory())
         self.path: str | None = None
         self.clock = ToldClock()
         self.world = World(self.clock)

@@ -185,32 +185,32 @@ def test_a_power_cut_under_process_is_noticed_or_has_done_no_harm(stage: Stage, 
 @AT_EACH_LEVEL
 @UNITS
 def test_power_cuts_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, unit: int) -> None:
-    cut_alone(stage, examiner, level, f"many {level} {unit}", unit, 500, 500)
+    cut_alone(stage, examiner, level, f"many {level} {unit}", unit, 280, 500)
 
 
 @pytest.mark.slow
 @AT_EACH_LEVEL
 @pytest.mark.parametrize("kill_in", ["do", "sync"])
 def test_power_cuts_after_a_kill_at_every_write_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, level: str, kill_in: str) -> None:
-    cut_after_kills(stage, examiner, level, kill_in, kills=12, count=25)
+    cut_after_kills(stage, examiner, level, kill_in, kills=10, count=16)
 
 
 @pytest.mark.slow
 @AT_EACH_LEVEL
 def test_power_cuts_while_stores_are_opened_after_others_lose_nothing_more(stage: Stage, examiner: Examiner, level: str) -> None:
-    cut_twice(stage, examiner, level, times=25, count=20)
+    cut_twice(stage, examiner, level, times=15, count=20)
 
 
 @pytest.mark.slow
 @AT_EACH_LEVEL
 def test_power_cuts_while_stores_are_compacted_leave_what_they_were(stage: Stage, examiner: Examiner, level: str) -> None:
-    cut_compaction(stage, examiner, level, f"many compacted {level}", 200)
+    cut_compaction(stage, examiner, level, f"many compacted {level}", 150)
 
 
 @pytest.mark.slow
 @UNITS
 def test_power_cuts_beside_a_thread_that_makes_checkpoints_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, unit: int) -> None:
-    cut_alone(stage, examiner, "checkpoint", f"many hurried {unit}", unit, 400, 400, hurry=True)
+    cut_alone(stage, examiner, "checkpoint", f"many hurried {unit}", unit, 240, 400, hurry=True)
 
 
 @pytest.mark.slow
@@ -219,4 +219,4 @@ def test_power_cuts_where_several_processes_wrote_leave_a_state_that_was_promise
     seed = f"many together {level}"
     recording = stage.record("together", level=level, seed=seed, count=300, hurry=True)
     recording.remove()
-    outcomes(examiner, images(recording.entries, random.Random(seed), 400, SECTOR), level, seed, of(seed, 300))
+    outcomes(examiner, images(recording.entries, random.Random(seed), 250, SECTOR), level, seed, of(seed, 300))

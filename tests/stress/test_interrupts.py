@@ -435,7 +435,7 @@ def test_after_an_interrupt_at_some_points_the_store_works_on(call: str, path: s
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("call", CASES)
 def test_after_an_interrupt_at_every_point_the_store_works_on(call: str, path: str, children: Any) -> None:
-    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "30"))  # 1: every point; else every n-th, beginning anywhere
+    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "40"))  # 1: every point; else every n-th, beginning anywhere
     first = 1 + sweep_seed() % stride
     print(f"from {first} in steps of {stride}")
     assert _sweep(call, range(first, END + stride, stride), path, children) > 1
