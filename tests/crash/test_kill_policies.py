@@ -26,7 +26,7 @@ def _some_points() -> list[int]:
     chance = random.Random(sweep_seed())
     points = [chance.randint(1, 20)]
     while points[-1] < 2500:
-        points.append(points[-1] + chance.randint(10, 30 + points[-1] // 2))
+        points.append(points[-1] + chance.randint(10, 40 + points[-1]))
     return [*points, END]
 
 

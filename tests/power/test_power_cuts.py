@@ -180,7 +180,7 @@ def test_a_power_cut_under_process_is_noticed_or_has_done_no_harm(stage: Stage, 
     assert counted["refused"] > 10
 
 
-# ---------------------------------------------------------------------- many
+# ---------------------------------------------------------------------- many: some 5,000 images
 @pytest.mark.slow
 @AT_EACH_LEVEL
 @UNITS
