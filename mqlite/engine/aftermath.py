@@ -88,64 +88,70 @@ class Aftermath:
         All of it may be done twice. What an error keeps from being done is done after the next commit.
         """
         leftover: list[Note] = []
+        expected, who = self._expected, None
         try:
-            expected = self._expected
-            if expected is not None and (self._has_announced or not expected.is_free()):
+            if expected is not None and self._has_announced:
                 who = self._ring_expecting(expected)
                 if who is not None and not self._leftover and notes == [(ARRIVED, who.queue, who.position)]:
                     self._ring([], self._who_looks_on(who))  # nobody else need be rung for it
                     return
-            if not self._leftover and len(notes) == 1 and self._follow(notes[0]):
-                return
-            if self._leftover:
-                with contextlib.suppress(IndexError):  # another thread was faster
-                    leftover.extend(map(_POP, repeat(self._leftover, len(self._leftover))))  # in C: none gets lost
-            arrived, changed = set(), set()
-            settled: list[Claim] = []
-            alone: list[Claim] = []
-            failed: list[Claim] = []
-            delayed: dict[int, int] = {}
-            expiring: dict[int, int] = {}
-            for note in [*notes, *leftover]:
-                if note[0] is ARRIVED:
-                    arrived.add(note[1])
-                elif note[0] is SETTLED:
-                    settled += note[1]
-                elif note[0] is SETTLED_ALONE:
-                    alone.append(note[1])
-                elif note[0] is FAILED:
-                    failed.append(note[1])
-                elif note[0] is DELAYED:
-                    delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
-                elif note[0] is EXPIRES:
-                    expiring[note[1]] = min(note[2], expiring.get(note[1], note[2]))
-                else:
-                    changed.add(note[1])
-                    if note[0] is DAMAGED:
-                        self._scan_anew(note[1])
-                    elif note[0] is GONE:
-                        self._drop(note[1], note[2])
-            if alone:
-                self._ring(*self._clear_alone(alone))
-            if settled:
-                rings, watched = self._clear(settled, arrived, set(delayed))
-            else:
-                rings, watched = self._look(arrived, set(delayed))
-            self._ring(rings, watched)
-            if failed:  # under L again, which nobody holds here; that has an aftermath of its own
-                self._give_back_failed(failed)
-            for queue, wake_ns in delayed.items():
-                if self._waiters.uncovered(queue, wake_ns):
-                    self._waiters.ring_one(queue, Kind.MESSAGE)
-            for queue, wake_ns in expiring.items():
-                self._cover_expiry(queue, wake_ns)
-            for queue in changed:
-                for kind in Kind:
-                    self._waiters.ring_all(queue, kind)
+            self._carry_out(notes, leftover)
+            if expected is not None and who is None and not expected.is_free():  # behind the look at who waits
+                self._ring_expecting(expected)
         except BaseException as error:
             self._leftover.extend([*notes, *leftover])
             if not isinstance(error, MqliteError):
                 raise
+
+    def _carry_out(self, notes: list[Note], leftover: list[Note]) -> None:
+        """What these ask for, and what was left of earlier commits, which goes into `leftover`."""
+        if not self._leftover and len(notes) == 1 and self._follow(notes[0]):
+            return
+        if self._leftover:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                leftover.extend(map(_POP, repeat(self._leftover, len(self._leftover))))  # in C: none gets lost
+        arrived, changed = set(), set()
+        settled: list[Claim] = []
+        alone: list[Claim] = []
+        failed: list[Claim] = []
+        delayed: dict[int, int] = {}
+        expiring: dict[int, int] = {}
+        for note in [*notes, *leftover]:
+            if note[0] is ARRIVED:
+                arrived.add(note[1])
+            elif note[0] is SETTLED:
+                settled += note[1]
+            elif note[0] is SETTLED_ALONE:
+                alone.append(note[1])
+            elif note[0] is FAILED:
+                failed.append(note[1])
+            elif note[0] is DELAYED:
+                delayed[note[1]] = min(note[2], delayed.get(note[1], note[2]))
+            elif note[0] is EXPIRES:
+                expiring[note[1]] = min(note[2], expiring.get(note[1], note[2]))
+            else:
+                changed.add(note[1])
+                if note[0] is DAMAGED:
+                    self._scan_anew(note[1])
+                elif note[0] is GONE:
+                    self._drop(note[1], note[2])
+        if alone:
+            self._ring(*self._clear_alone(alone))
+        if settled:
+            rings, watched = self._clear(settled, arrived, set(delayed))
+        else:
+            rings, watched = self._look(arrived, set(delayed))
+        self._ring(rings, watched)
+        if failed:  # under L again, which nobody holds here; that has an aftermath of its own
+            self._give_back_failed(failed)
+        for queue, wake_ns in delayed.items():
+            if self._waiters.uncovered(queue, wake_ns):
+                self._waiters.ring_one(queue, Kind.MESSAGE)
+        for queue, wake_ns in expiring.items():
+            self._cover_expiry(queue, wake_ns)
+        for queue in changed:
+            for kind in Kind:
+                self._waiters.ring_all(queue, kind)
 
     def _ring_expecting(self, expected: Expected) -> Expecting | None:
         """Ring who expects a message, whatever was committed; he makes sure of it. [28]"""

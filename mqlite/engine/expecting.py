@@ -59,9 +59,10 @@ def expect(
 
 
 def has_come(engine: Seizing, seat: Seat, into: list[Claim], *, surely: bool = False) -> bool:
-    """Whether the expected message is there, and in `into`. surely: if not, nothing is expected any more.
+    """Whether the expected message is there, and in `into`. If not, it is still expected; but not if it is not coming
+    any more, as far as is known, or where `surely` says so: then nothing is.
 
-    Raises ShutDown. Cost: one look; surely, and if it is not there, the wait for the commit that is under way.
+    Raises ShutDown. Cost: one look; to be sure, the wait for the commit that is under way.
     """
     claim, expected = seat.expected, engine.claims.expected
     queue, position = claim.queue, claim.position
@@ -69,18 +70,21 @@ def has_come(engine: Seizing, seat: Seat, into: list[Claim], *, surely: bool = F
     with engine.log.read() as snapshot:
         raw = snapshot.look_up(queue.id, position)
     if raw is None:
-        if not surely:
+        if not surely and expected.coming(queue.id) == position:  # read behind the look
             return False
         raw = engine.log.hold(lambda txn: _look_again(engine, txn, queue.id, position))
-    expected.free(claim.row.owner, seat.sleeper)  # from now on a death blames the message
-    seat.expected = None
-    if raw is not None and _is_held(engine, claim):
-        claim.raw = raw
-        engine._open_in_line(queue.id, into)
-        if into and into[0].record.marks is None:  # else another message got the place
-            return True
+    if raw is not None:
+        expected.free(claim.row.owner, seat.sleeper)  # from now on a death blames the message
+        if _is_held(engine, claim):
+            claim.raw = raw
+            engine._open_in_line(queue.id, into)
+            if into and into[0].record.marks is None:  # else another message got the place
+                seat.expected = None
+                return True
     engine.release_all(into)
     into.clear()
+    expected.free(claim.row.owner, seat.sleeper)
+    seat.expected = None
     return False
 
 

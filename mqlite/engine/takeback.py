@@ -98,6 +98,8 @@ class TakeBack:
 
         def op(txn: Any) -> None:
             now_ns = self._clock.monotonic_ns()
+            if self._claims.expected is not None:
+                self._claims.expected.withdraw()  # no commit is under way: what is on its way is of one that was killed
             with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 owners = c.owners()
                 dead = {owner for owner in owners if not self._presence.is_alive(owner)}

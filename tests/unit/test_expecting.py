@@ -11,6 +11,7 @@ from fixture_types import Eventually, InThread, UntilWaiting
 
 import mqlite
 from mqlite import waiting
+from mqlite.claims import Kind
 from mqlite.claims.expected import Expected, Expecting
 from mqlite.system.control import COMING_SEQ
 from mqlite.wake import fifo
@@ -109,7 +110,11 @@ def test_one_who_waits_has_a_claim_before_the_commit_and_gets_the_message_after_
 
 
 def test_the_one_who_expects_it_is_rung_and_nobody_else(
-    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any, monkeypatch: pytest.MonkeyPatch
+    queue: mqlite.Queue[Any],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    meanwhile: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = _waiting(queue, in_thread, until_waiting)
     bell: Any = queue._engine.presence.bell
@@ -306,7 +311,12 @@ def test_one_who_is_killed_with_the_message_is_blamed(path: str, children: Any, 
 
 
 def test_a_timeout_that_ends_during_the_commit_loses_nothing(
-    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, eventually: Eventually, meanwhile: Any, soon: None
+    queue: mqlite.Queue[Any],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    eventually: Eventually,
+    meanwhile: Any,
+    soon: None,
 ) -> None:
     receiving = in_thread(queue.receive, timeout=0.2)
     until_waiting(queue)
@@ -418,3 +428,71 @@ def test_a_message_that_asks_for_more_than_room_is_not_expected(
     queue.put("x", group="g")
     assert receiving.result(GUARD)[0].body == "x"
     assert seen == [0]
+
+
+def _tell_once(queue: mqlite.Queue[Any], monkeypatch: pytest.MonkeyPatch, *places: int) -> None:
+    """Who looks what is coming is told these places, one after the other, that are long gone."""
+    words, left = _words(queue), list(places)
+    coming = words.coming
+    monkeypatch.setattr(
+        type(words),
+        "coming",
+        lambda self, number: left.pop(0) if left and number == queue._state.id else coming(number),
+    )
+
+
+def _gone(queue: mqlite.Queue[Any]) -> int:
+    """The place of a message that was settled."""
+    queue.put("old")
+    [message] = queue.receive(timeout=0)
+    message.ack()
+    return int(message._source.position)
+
+
+def test_one_who_expects_what_is_not_coming_any_more_does_not_sleep_on_it(
+    queue: mqlite.Queue[Any],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _tell_once(queue, monkeypatch, _gone(queue))
+    receiving = in_thread(queue.receive, timeout=GUARD)
+    eventually(lambda: _is_quiet(queue))
+    until_waiting(queue)
+    queue.put("x")
+    assert receiving.result(GUARD)[0].body == "x"
+
+
+def test_one_who_begins_to_expect_something_else_between_two_looks_of_a_putter_is_rung(
+    queue: mqlite.Queue[Any],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = _gone(queue)
+    receiving = _waiting(queue, in_thread, until_waiting)
+    aftermath: Any = queue._engine.aftermath
+    carry_out = aftermath._carry_out
+
+    def behind_the_first_look(notes: Any, leftover: Any) -> None:
+        monkeypatch.setattr(aftermath, "_carry_out", carry_out)
+        _tell_once(queue, monkeypatch, place, place)
+        monkeypatch.setattr(
+            queue._engine,
+            "_claim_in_line",
+            lambda *arguments: finds_nothing.pop() if finds_nothing else claim(*arguments),
+        )
+        queue._engine.waiters.ring_all(queue._state.id, Kind.MESSAGE)
+        eventually(lambda: _expecting(queue) is not None)
+        with queue._engine.claims.read() as c:
+            assert not c.anybody()
+        carry_out(notes, leftover)
+
+    finds_nothing = [False]
+    claim = queue._engine._claim_in_line
+    monkeypatch.setattr(aftermath, "_carry_out", behind_the_first_look)
+    queue.put_many(["x"])
+    assert receiving.result(GUARD)[0].body == "x"
+    eventually(lambda: _expecting(queue) is None)
