@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -28,7 +29,7 @@ from .wake import Bell
 T = TypeVar("T")
 #: A ring goes to one of so many sleepers.
 RUNG_FROM = 8
-#: Seconds that one sleeps without a row among the waiters, before it makes sure of what it expects.
+#: Seconds that one sleeps without a row among the waiters, before it gives up what it expects.
 EXPECTS_AT_MOST = 0.02
 #: Queues for which it is remembered when who waits there was to wake.
 USUAL_AT_MOST = 1024
@@ -103,12 +104,14 @@ class Seat:
 
     alone_at: the number of that commit, if it left nobody who waits. As long as it is the last one, nobody does.
     expected: what it has a claim on that is about to be committed, instead of the row; who commits rings it. [28]
+    patient: there is time left to wait for that. Else, if it is not there, it is given up.
     """
 
     sleeper: int = 0
     taken: bool = False
     alone_at: int = -2
     expected: Any = None
+    patient: bool = True
 
 
 class Waiters:
@@ -117,6 +120,7 @@ class Waiters:
     care(queue, kind) -> (when to do so again, in ns, or 0; anything taken back, or moved because it was due)
     promising(queue, kind): whether a sleeper would get what it waits for.
     due_ns(queue): when a message will be there for who waits, since it is due or the rate allows it, or 0.
+    give_up(seat): nothing is expected any more. May raise Closed.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class Waiters:
         care: Callable[[int, Kind], tuple[int, bool]],
         promising: Callable[[int, Kind], bool],
         due_ns: Callable[[int], int],
+        give_up: Callable[[Seat], None],
     ) -> None:
         self._claims = claims
         self._presence = presence
@@ -134,6 +139,7 @@ class Waiters:
         self._care = care
         self._promising = promising
         self._due_ns = due_ns
+        self._give_up = give_up
         self._usual_ns: dict[tuple[int, Kind], int] = {}  # when one who waited was to wake
         self._ghosts: deque[tuple[int, Kind, int, int]] = deque()  # rows to remove, of sleepers that are gone
 
@@ -153,6 +159,7 @@ class Waiters:
         sleeper = bell.sleeper()
         seat = Seat(sleeper.id)
         involved = woken = False
+        expects_until = 0.0
         promised_ns = self._usual_ns.get((queue, kind), 0)
         if promised_ns <= self._clock.monotonic_ns():
             promised_ns = 0
@@ -162,28 +169,29 @@ class Waiters:
             self._register(queue, kind, Waiting(sleeper.id, owner, promised_ns))
             while True:
                 if woken and (seat.taken or seat.expected) and not interrupt.closed:  # most likely for a message
-                    if seat.expected is None and self._claims.expected is not None:
-                        bell.drain(sleeper)  # before the look, since it may sleep right after it
                     result = attempt(seat)  # (16% of the time to wake up)
                     if result is not None:
                         return result
-                    if seat.expected is not None:
-                        bell.sleep(sleeper, EXPECTS_AT_MOST)
-                        continue
                 woken = False
                 if bell.drain(sleeper) and self._claims.ring_unseats:
                     seat.taken = False  # it registers again if there is nothing for it; twice is once
                 interrupt.check(sleeper.id)
-                wake_ns, took_back = self._care(queue, kind)
-                involved = involved or took_back
+                if seat.expected is None:  # else he looks again: a ring for it may just have been forgotten
+                    wake_ns, took_back = self._care(queue, kind)
+                    involved = involved or took_back
                 result = attempt(seat)
                 if result is not None:
                     return result
-                if seat.expected is not None:  # then the next attempt waits for the commit itself
-                    bell.sleep(sleeper, EXPECTS_AT_MOST)
+                now_ns = self._clock.monotonic_ns()
+                if seat.expected is not None:
+                    if not expects_until:
+                        left = EXPECTS_AT_MOST if end_ns is None else min(EXPECTS_AT_MOST, (end_ns - now_ns) / 1e9)
+                        expects_until = time.monotonic() + left
+                    bell.sleep(sleeper, max(0.0, expects_until - time.monotonic()))
+                    seat.patient = time.monotonic() < expects_until
                     woken = True
                     continue
-                now_ns = self._clock.monotonic_ns()
+                seat.patient, expects_until = True, 0.0
                 if end_ns is not None and now_ns >= end_ns:
                     return None
                 late = 0 < promised_ns <= now_ns and wake_ns != promised_ns
@@ -207,13 +215,11 @@ class Waiters:
             seat.taken = seat.taken or (self._claims.ring_unseats and involved)
             if seat.taken:
                 self._ghosts.append((queue, kind, sleeper.id, owner))
-            if (
-                seat.expected is not None and self._claims.expected is not None
-            ):  # an interrupt; the caller gives it back
-                self._claims.expected.free(owner, sleeper.id)
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
             with contextlib.suppress(Closed):  # closing removed the row
+                if seat.expected is not None:  # an interrupt, or a close
+                    self._give_up(seat)
                 if seat.taken:
                     self._clear_ghosts()
                 if involved and seat.alone_at != self._claims.last_commit():

@@ -1,6 +1,7 @@
 """Which message is on its way to the disk, and who has a row for it already: words that all processes share. [28]
 
-    COMING      the place of a message whose commit waits for the disk; written under L
+    COMING      the place of a message whose commit waits for the disk; written under L, taken out by who has written
+                it, or by who has waited for it in vain
     EXPECTED    the place of one, perhaps still to come, that a waiter has made a row for, and whom to ring when it is
                 there; written under C by who makes the row, while it is free, and freed by that one alone, or when he
                 is dead
@@ -42,8 +43,14 @@ class Expecting(NamedTuple):
     commit: int
 
 
+#: (queue, position, owner)
+Named = tuple[int, Position, int]
+
+
 class Expected:
-    """See the top of this module. Survives a fork: the words are those of all processes."""
+    """See the top of this module. Survives a fork: the words are those of all processes. Once the store is closed,
+    which may be between a commit and its aftermath, nobody expects anything here, and nothing is done.
+    """
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
@@ -56,8 +63,18 @@ class Expected:
         words[COMING_PLACE] = queue << 32 | position >> 64
         words[COMING_SEQ] = position & _SEQ
 
-    def withdraw(self) -> None:
-        """It has come, or never will. By who has announced it, or under L."""
+    def withdraw(self, queue: int, position: Position) -> None:
+        """It has come, or is not waited for any more. What is announced at this very moment may be taken out as well:
+        it comes as if it had not been announced.
+        """
+        try:
+            if self.coming(queue) == position:
+                self._words[COMING_SEQ] = 0
+        except ValueError:  # closed
+            pass
+
+    def withdraw_all(self) -> None:
+        """Under L: no commit is under way, so what is on its way is of one that was killed, or has failed."""
         self._words[COMING_SEQ] = 0
 
     def coming(self, queue: int) -> Position | None:
@@ -70,7 +87,10 @@ class Expected:
     # ------------------------------------------------------------------ who has a row for it
     def is_free(self) -> bool:
         """Whether nobody has. Under C it stays so."""
-        return not self._words[EXPECTED_SEQ]
+        try:
+            return not self._words[EXPECTED_SEQ]
+        except ValueError:  # closed
+            return True
 
     def expect(self, who: Expecting) -> None:
         """Under C, while it is free, before the commit of the row."""
@@ -82,15 +102,26 @@ class Expected:
     def expecting(self) -> Expecting | None:
         """Who has. Cost: 0.1 us where nobody has."""
         words = self._words
-        seq: int = words[EXPECTED_SEQ]
-        if not seq:
+        try:
+            seq: int = words[EXPECTED_SEQ]
+            if not seq:
+                return None
+            place: int = words[EXPECTED_PLACE]
+            owner, sleeper, commit = words[EXPECTED_OWNER], words[EXPECTED_SLEEPER], words[EXPECTED_COMMIT]
+        except ValueError:  # closed
             return None
-        place: int = words[EXPECTED_PLACE]
-        position = (place & _LOW) << 64 | seq
-        return Expecting(place >> 32, position, words[EXPECTED_OWNER], words[EXPECTED_SLEEPER], words[EXPECTED_COMMIT])
+        return Expecting(place >> 32, (place & _LOW) << 64 | seq, owner, sleeper, commit)
+
+    def named(self) -> Named | None:
+        """The row of who has: it may have no message, and is nobody's task then."""
+        who = self.expecting()
+        return None if who is None else who[:3]
 
     def free(self, owner: int, sleeper: int) -> None:
         """That sleeper expects nothing any more; it is handed out, or given up. May be done twice."""
         words = self._words
-        if words[EXPECTED_OWNER] == owner and words[EXPECTED_SLEEPER] == sleeper:
-            words[EXPECTED_SEQ] = 0
+        try:
+            if words[EXPECTED_OWNER] == owner and words[EXPECTED_SLEEPER] == sleeper:
+                words[EXPECTED_SEQ] = 0
+        except ValueError:  # closed
+            pass

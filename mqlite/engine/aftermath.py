@@ -92,6 +92,9 @@ class Aftermath:
         try:
             if expected is not None and self._has_announced:
                 who = self._ring_expecting(expected)
+                if self._has_announced and notes[0][0] is ARRIVED and len(notes[0]) == 3:
+                    self._has_announced = False
+                    expected.withdraw(*notes[0][1:])
                 if who is not None and not self._leftover and notes == [(ARRIVED, who.queue, who.position)]:
                     self._ring([], self._who_looks_on(who))  # nobody else need be rung for it
                     return
@@ -158,9 +161,6 @@ class Aftermath:
         who = expected.expecting()
         if who is not None and not self._waiters.ring(who.owner, who.sleeper):
             who = None
-        if self._has_announced:
-            self._has_announced = False
-            expected.withdraw()
         return who
 
     def _who_looks_on(self, who: Expecting) -> list[tuple[int, Kind]]:

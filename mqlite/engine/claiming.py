@@ -211,8 +211,11 @@ class Claiming(Seizing):
         entry: Pass = ANYBODY,
     ) -> bool:
         """Rows for what is first in line, as claims in `into`. False where nothing is. [8]"""
-        if seat.expected is not None and expecting.has_come(self, seat, into, surely=True):
-            return True
+        if seat.expected is not None:
+            if expecting.has_come(self, seat):
+                return True
+            if seat.expected is not None:
+                return False
         self.takeback.notice_deaths()  # what they held comes before what is newer
         if queue.options.rate is not None:
             self.schedule.care(queue.id)  # what has expired uses no slot up

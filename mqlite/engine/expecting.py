@@ -4,11 +4,15 @@ Where a commit waits for the disk, who waits for its message is woken when it be
 disk is busy, and has but to look and return after it (a quarter of the time from the commit to the return of receive()
 less). The row is like others: nobody meets it before the message is there, and everybody passes it over from then on.
 Only the cursor stays where it is: if the commit fails, the next message may get the same place.
+
+A message that is not there for long is not waited for: the row goes, and he waits as everybody does. Nobody has the
+message in his hands by that row, and so none can be removed by it: it goes under C alone, and a timeout, a close and an
+interrupt need not wait for a commit that hangs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..claims import STARTED, Row
 from ..claims.expected import Expecting
@@ -19,6 +23,13 @@ from .steps import Claim
 
 if TYPE_CHECKING:
     from .seizing import Seizing
+
+
+class Expectation(NamedTuple):
+    """`Seat.expected`: the claim, and the list of the claimer that it is in."""
+
+    claim: Claim
+    into: list[Claim]
 
 
 def expect(
@@ -45,7 +56,7 @@ def expect(
         deadline_ns = engine.clock.monotonic_ns() + queue.ack_timeout_ns + queue.slack_ns
     row = Row(c.token, owner, deadline_ns, flags if started else flags & ~STARTED, 0, 1)
     claim = Claim(queue, position, row, b"", c.commit)
-    seat.expected = claim
+    seat.expected = Expectation(claim, into)
     into.append(claim)
     if not c.claim_expected(queue.id, line, position, row):  # somebody else has claimed it since
         into.clear()
@@ -58,41 +69,72 @@ def expect(
     return is_earliest
 
 
-def has_come(engine: Seizing, seat: Seat, into: list[Claim], *, surely: bool = False) -> bool:
-    """Whether the expected message is there, and in `into`. If not, it is still expected; but not if it is not coming
-    any more, as far as is known, or where `surely` says so: then nothing is.
+def has_come(engine: Seizing, seat: Seat) -> bool:
+    """Whether the expected message is there, and among the claims. If it is not, and is not on its way any more, or
+    there is no time left for it, nothing is expected from now on.
 
-    Raises ShutDown. Cost: one look; to be sure, the wait for the commit that is under way.
+    Raises ShutDown. Cost: one look; and a commit of the claims where it is given up. Never waits for L.
     """
-    claim, expected = seat.expected, engine.claims.expected
-    queue, position = claim.queue, claim.position
+    claim, into = seat.expected
+    queue, position, expected = claim.queue, claim.position, engine.claims.expected
     assert expected is not None
     with engine.log.read() as snapshot:
         raw = snapshot.look_up(queue.id, position)
     if raw is None:
-        if not surely and expected.coming(queue.id) == position:  # read behind the look
+        if seat.patient and expected.coming(queue.id) == position:
             return False
-        raw = engine.log.hold(lambda txn: _look_again(engine, txn, queue.id, position))
-    if raw is not None:
-        expected.free(claim.row.owner, seat.sleeper)  # from now on a death blames the message
-        if _is_held(engine, claim):
-            claim.raw = raw
-            engine._open_in_line(queue.id, into)
-            if into and into[0].record.marks is None:  # else another message got the place
-                seat.expected = None
-                return True
+        raw = _look_again(engine, claim)
+        if raw is None:
+            into.clear()
+            _forget(engine, seat)
+            return False
+    _forget(engine, seat)  # from now on a death blames the message
+    if _is_held(engine, claim):
+        claim.raw = raw
+        engine._open_in_line(queue.id, into)
+        if into and into[0].record.marks is None:  # else another message got the place
+            return True
     engine.release_all(into)
     into.clear()
-    expected.free(claim.row.owner, seat.sleeper)
-    seat.expected = None
     return False
 
 
-def _look_again(engine: Seizing, txn: Any, queue: int, position: Position) -> Any:
-    """Under L: no commit is under way."""
-    raw, expected = txn.look_up(queue, position), engine.claims.expected
-    if raw is None and expected is not None and expected.coming(queue) == position:
-        expected.withdraw()
+def give_up(engine: Seizing, seat: Seat) -> None:
+    """He waits no more, and has not looked: the row goes; if the message is there, it stays among the claims, which the
+    caller gives back. May be done again after an interrupt. Raises Closed.
+    """
+    claim, into = seat.expected
+    try:
+        if _look_again(engine, claim) is None:
+            into.clear()
+    finally:
+        _forget(engine, seat)
+
+
+def _forget(engine: Seizing, seat: Seat) -> None:
+    """Not before the row is gone, or has its message: what is named so is nobody's task."""
+    expected = engine.claims.expected
+    assert expected is not None
+    expected.free(seat.expected.claim.row.owner, seat.sleeper)
+    seat.expected = None
+
+
+def _look_again(engine: Seizing, claim: Claim) -> Any:
+    """What is there; where nothing is, the row goes.
+
+    Under C, in a snapshot opened after it: so no cursor has passed the place, and if the message comes later, it lies
+    ahead of it as if nobody had expected it.
+    """
+    queue, position = claim.queue, claim.position
+    with engine.claims.lock, engine.claims.guard, engine.claims.write() as c:
+        with engine.log.glance() as snapshot:
+            raw = snapshot.look_up(queue.id, position)
+        row = c.row(queue.id, position)
+        if raw is None and row is not None and row.holder == claim.row.holder:
+            c.drop(queue.id, position)
+    expected = engine.claims.expected
+    if raw is None and expected is not None:
+        expected.withdraw(queue.id, position)  # its process was killed, or has failed; or it takes long
     return raw
 
 

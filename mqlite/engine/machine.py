@@ -24,7 +24,7 @@ from ..errors import MqliteError
 from ..log import Log
 from ..system.clock import Clock
 from ..waiting import Presence, Waiters
-from . import legacies
+from . import expecting, legacies
 from .aftermath import Aftermath
 from .catalog import QueueState
 from .inspection import Inspection
@@ -50,7 +50,9 @@ class Engine(Putting):
         self._look_ns = 0
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury, lambda: legacies.settle(self))
         self.schedule = Schedule(log, claims, self.timeline, self.catalog, self)
-        self.waiters = Waiters(claims, presence, clock, self.care, self.promising, self.wake_ns)
+        self.waiters = Waiters(
+            claims, presence, clock, self.care, self.promising, self.wake_ns, lambda seat: expecting.give_up(self, seat)
+        )
         self.tasks = Tasks(log, claims, presence, self.waiters, self.timeline)
         self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule, self.timeline)
         self.aftermath = Aftermath(log, claims, self.waiters, self.catalog, self.give_back_failed)

@@ -91,7 +91,7 @@ class Seizing(Picking):
             seat.taken, seat.alone_at = False, alone_at
             if is_earliest and self.waiters.uncovered(queue.id, into[0].row.deadline_ns):
                 self.waiters.ring_one(queue.id, Kind.MESSAGE)
-            found = expecting.has_come(self, seat, into)  # row, look, sleep
+            found = expecting.has_come(self, seat)  # row, look, sleep
         return found
 
     def _claim_in_line(

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from ..claims import AUTO, STARTED, TASK, Claims, Returned, Row
+from ..claims.expected import Named
 from ..claims.started import Covers
 from ..errors import MessageCorrupted, StoreFull
 from ..log import Log, Raw
@@ -98,14 +99,16 @@ class TakeBack:
 
         def op(txn: Any) -> None:
             now_ns = self._clock.monotonic_ns()
-            if self._claims.expected is not None:
-                self._claims.expected.withdraw()  # no commit is under way: what is on its way is of one that was killed
+            expected = self._claims.expected
+            if expected is not None:
+                expected.withdraw_all()
             with self._claims.lock, self._claims.guard, self._claims.write() as c:
                 owners = c.owners()
                 dead = {owner for owner in owners if not self._presence.is_alive(owner)}
                 living = set(owners) - dead
                 unmoved = set()
-                was_started = self._started_rows()
+                named = None if expected is None else expected.named()
+                was_started = self._started_rows(named)
                 freed: set[tuple[int, int]] = set()
                 earliest_ns = dict.fromkeys(c.deadlines(), 0)
                 sweeps = bool(dead) or self._claims.postponed() > 0
@@ -119,9 +122,9 @@ class TakeBack:
                     if row.group:
                         freed.add((queue, row.group))
                     raw = txn.raw(queue, position)
-                    if raw is None:  # settled; its row was left behind
+                    if raw is None:  # settled, and its row was left behind; or expected, and its commit has failed
                         c.drop(queue, position, row.group)
-                        if row.flags & TASK and row.owner in living:
+                        if row.flags & TASK and row.owner in living and (queue, position, row.owner) != named:
                             c.add_tasks(queue, row.owner, 1)
                         txn.notes.append((CHANGED, queue))
                         continue
@@ -175,14 +178,13 @@ class TakeBack:
             self._log.write(bury)
         self.settle()
 
-    def _started_rows(self) -> Callable[[int, Row, Position], bool]:
+    def _started_rows(self, expected: Named | None) -> Callable[[int, Row, Position], bool]:
         """Whether a claim was handed to the user, so that it is to blame. The marks of an owner are read once."""
-        marks, expected = self._claims.marks, self._claims.expected
-        expecting = None if expected is None else expected.expecting()
+        marks = self._claims.marks
         covers: dict[int, Covers] = {}
 
         def was_started(queue: int, row: Row, position: Position) -> bool:
-            if row.flags & AUTO or (expecting and expecting[:3] == (queue, position, row.owner)):
+            if row.flags & AUTO or (queue, position, row.owner) == expected:
                 return False
             if row.flags & STARTED or marks is None:
                 return bool(row.flags & STARTED)

@@ -2,7 +2,8 @@
 
 A message is unfinished while it is in the log. One taken by `get` stays unfinished, as
 a task of its owner, until `task_done`, or until the owner dies. Between the commit that
-removes it from the log and the one that counts the task, its row tells.
+removes it from the log and the one that counts the task, its row tells. The row of one
+that is expected [28] tells nothing: there was no message yet, or it failed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..claims import TASK, Claims, Kind, Shut
+from ..claims.expected import Named
 from ..log import Log
 from ..system.clock import Timeline
 from ..waiting import Interrupt, Presence, Seat, Waiters
@@ -40,15 +42,26 @@ class Tasks:
         return self._log.hold(lambda txn: self._unfinished(queue, txn))
 
     def _unfinished(self, queue: QueueState, txn: Any) -> int:
+        named = self._expected()  # before the snapshot and in it: one of both knows a row that is in it
+        held = taken = 0
         with self._claims.read() as c:
-            rows = [(row.flags & TASK, txn.has(queue.id, position)) for _, position, row in c.rows(queue.id)]
-            held = sum(is_there for _, is_there in rows)
-            taken = sum(1 for is_task, is_there in rows if is_task and not is_there)
+            named |= self._expected()
+            for _, position, row in c.rows(queue.id):
+                if txn.has(queue.id, position):
+                    held += 1
+                elif row.flags & TASK and (queue.id, position, row.owner) not in named:
+                    taken += 1
             counters = txn.counters(queue.id)
             stored = held if c.shut(queue.id) is Shut.IMMEDIATE else counters.total
             if counters.feeds:
                 stored += unfed(self._log, self._timeline, txn, queue)[0]
             return max(0, int(stored + taken + sum(c.tasks(queue.id).values())))
+
+    def _expected(self) -> set[Named]:
+        """The row that is of no task, unless it has a message, if there is one. [28]"""
+        expected = self._claims.expected
+        named = None if expected is None else expected.named()
+        return set() if named is None else {named}
 
     def task_done(self, queue: QueueState) -> bool:
         """One task less; False where none was open."""
@@ -70,15 +83,16 @@ class Tasks:
         _ = self._presence.owner
         return self._log.hold(op)
 
-    @staticmethod
-    def _drop_task_row(c: Any, txn: Any, queue: QueueState) -> bool:
+    def _drop_task_row(self, c: Any, txn: Any, queue: QueueState) -> bool:
         """Under L and C: a task that only a row tells of is done, and so goes the row; False where there is none.
 
         Counted off by this process instead, it would be missing here once the holder of the row has died, whose tasks
         are done with him.
         """
+        named = self._expected()
         for _, position, row in c.rows(queue.id):
-            if row.flags & TASK and not txn.has(queue.id, position):
+            is_task = row.flags & TASK and (queue.id, position, row.owner) not in named
+            if is_task and not txn.has(queue.id, position):
                 c.drop(queue.id, position, row.group)
                 return True
         return False

@@ -21,7 +21,8 @@
                      19  flushed: the sequence of the newest mark that is known to be on the disk
                      20  settled: messages that were settled alone (claims/postponed.py)
                      21  cleared: how many of their rows are gone; changed under the write lock of the claims
-                     22, 23  coming: place and seq of the message that is on its way to the disk (claims/expected.py)
+                     22, 23  coming: place and seq of the message that is on its way to the disk; taken out by anybody
+                         (claims/expected.py)
                      24 to 28  expected: place, seq, owner and sleeper of who has a row for it already, and the commit
                          of that row; changed under the write lock of the claims, and freed by that sleeper
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
@@ -34,8 +35,9 @@ killed, may not be on the disk, though it is read here as the newest: the next g
 log.mdb is on the disk as of that transaction. WRITTEN: it was written to since, without flushes. CHECKPOINT: it was;
 with these meta pages it is as of that transaction.
 
-All other words but the first seven are changed under the log's write lock only, of all processes (the gate). A word
-is 8 aligned bytes, which memoryview writes at once (struct would write them one by one).
+All other words but the first seven, and those of which something else is said, are changed under the log's write lock
+only, of all processes (the gate). A word is 8 aligned bytes, which memoryview writes at once (struct would write them
+one by one).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -30,8 +31,8 @@ def no_hedge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who expects something makes sure of it at once, if he is not rung."""
-    monkeypatch.setattr(waiting, "EXPECTS_AT_MOST", 0.005)
+    """Who expects something gives it up soon, if it does not come; not before the test has seen that he expects it."""
+    monkeypatch.setattr(waiting, "EXPECTS_AT_MOST", 1.0)
 
 
 @pytest.fixture
@@ -241,6 +242,7 @@ def test_a_writer_that_is_killed_in_the_commit_leaves_nothing(
     in_thread: InThread,
     until_waiting: UntilWaiting,
     eventually: Eventually,
+    soon: None,
 ) -> None:
     receiving = _waiting(queue, in_thread, until_waiting)
 
@@ -310,20 +312,129 @@ def test_one_who_is_killed_with_the_message_is_blamed(path: str, children: Any, 
     assert (message.body, message.delivery_count, message.redelivered) == ("x", 1, True)
 
 
-def test_a_timeout_that_ends_during_the_commit_loses_nothing(
+@pytest.mark.parametrize("ended_by", ["its timeout", "the end of the wait", "a close"])
+def test_a_commit_that_hangs_keeps_nobody_who_expects_its_message(
+    ended_by: str,
     queue: mqlite.Queue[Any],
     in_thread: InThread,
     until_waiting: UntilWaiting,
     eventually: Eventually,
     meanwhile: Any,
-    soon: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    receiving = in_thread(queue.receive, timeout=0.2)
+    if ended_by == "the end of the wait":
+        monkeypatch.setattr(waiting, "EXPECTS_AT_MOST", 1.0)
+    consumer = queue.consumer()
+    receiving = in_thread(consumer.receive, timeout=2.0 if ended_by == "its timeout" else GUARD)
     until_waiting(queue)
-    clock, end = queue._engine.clock, queue._engine.clock.monotonic_ns() + 200_000_000
-    meanwhile(lambda: eventually(lambda: clock.monotonic_ns() > end))
+    seen: list[Any] = []
+
+    def look() -> None:  # before the commit goes on
+        if ended_by == "the end of the wait":
+            until_waiting(queue)
+            with queue._engine.claims.read() as c:
+                seen.append(list(c.rows(queue._state.id)))
+            return
+        if ended_by != "its timeout":
+            consumer.stop()
+        seen.append(receiving.exception(GUARD))
+
+    meanwhile(look)
+    queue.put("x")
+    if ended_by == "the end of the wait":
+        assert seen == [[]]
+        assert receiving.result(GUARD).body == "x"
+        return
+    assert isinstance(seen[0], mqlite.Empty if ended_by == "its timeout" else mqlite.Closed)
+    assert _is_quiet(queue)
+    [message] = queue.receive(timeout=0)
+    assert (message.body, message.delivery_count, message.redelivered) == ("x", 0, False)
+
+
+def test_an_interrupt_does_not_wait_for_a_commit_that_hangs(
+    path: str, queue: mqlite.Queue[Any], children: Any, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    def wait(talk: Any) -> None:
+        try:
+            mqlite.Queue("q", path).receive(timeout=GUARD)
+        except KeyboardInterrupt:
+            talk.say("interrupted")
+            talk.hear(GUARD)
+
+    waiter = children.fork(wait)
+    until_waiting(queue)
+    heard: list[Any] = []
+
+    def interrupt() -> None:
+        waiter.kill(signal.SIGINT)
+        heard.append(waiter.hear())
+
+    meanwhile(interrupt)
+    queue.put("x")
+    assert heard == ["interrupted"]
+    assert _is_quiet(queue)
+    [message] = queue.receive(timeout=0)
+    assert (message.body, message.delivery_count, message.redelivered) == ("x", 0, False)
+
+
+def test_one_who_expects_a_message_waits_for_no_lock(
+    queue: mqlite.Queue[Any],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    meanwhile: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    receiving = _waiting(queue, in_thread, until_waiting)
+    held: list[Any] = []
+    hold = queue._engine.log.hold
+    monkeypatch.setattr(queue._engine.log, "hold", lambda op: (held.append(op), hold(op))[1])
+    meanwhile(lambda: None)
     queue.put("x")
     assert receiving.result(GUARD)[0].body == "x"
+    assert held == []
+
+
+def test_what_is_expected_by_get_is_no_task_before_it_is_there(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: UntilWaiting, meanwhile: Any
+) -> None:
+    getting = in_thread(queue.get, timeout=GUARD)
+    until_waiting(queue)
+    meanwhile(_fails)
+    with pytest.raises(mqlite.StoreError, match="has failed"):
+        queue.put("lost")
+    assert _expecting(queue) is not None
+    assert queue.unfinished_tasks == 0
+    with pytest.raises(ValueError, match="task"):
+        queue.task_done()
+    queue._engine.takeback.take_back()  # as after a death: the row goes
+    assert queue.unfinished_tasks == 0
+    queue.join()
+    queue.put("x")
+    assert getting.result(GUARD) == "x"
+    queue.task_done()
+    queue.join()
+
+
+def test_a_put_that_was_committed_returns_though_the_store_is_closed_meanwhile(
+    path: str,
+    queue: mqlite.Queue[Any],
+    in_thread: InThread,
+    until_waiting: UntilWaiting,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine, store = queue._engine, queue._channel.store
+    receiving = _waiting(queue, in_thread, until_waiting)
+    run = engine.log.after_commit
+
+    def close_first(notes: Any) -> None:
+        monkeypatch.setattr(engine.log, "after_commit", run)
+        store.close()  # type: ignore[union-attr]
+        run(notes)
+
+    monkeypatch.setattr(engine.log, "after_commit", close_first)
+    queue.put("x")
+    assert isinstance(receiving.exception(GUARD), mqlite.Closed)
+    queue.close()
 
 
 def test_a_handle_that_is_closed_during_the_commit_leaves_the_message_to_others(
@@ -478,7 +589,7 @@ def test_one_who_begins_to_expect_something_else_between_two_looks_of_a_putter_i
 
     def behind_the_first_look(notes: Any, leftover: Any) -> None:
         monkeypatch.setattr(aftermath, "_carry_out", carry_out)
-        _tell_once(queue, monkeypatch, place, place)
+        _tell_once(queue, monkeypatch, place, place, place)
         monkeypatch.setattr(
             queue._engine,
             "_claim_in_line",
