@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import repeat
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from .engine import Claim, Refused, seats
 from .engine.seizing import ANYBODY, Pass
 from .errors import Closed, CodecError, Empty, LeaseLost, ShutDown
 from .handle import Handle
-from .lease import message_of
+from .lease import Receiver, message_of
 from .message import Message
 from .waiting import Interrupt
 
@@ -26,6 +26,10 @@ from .waiting import Interrupt
 Ask = Callable[[Claim], bool]
 #: Which of a list of claims goes to the user.
 _FIRST = (0,)
+
+
+def _nobody() -> None:
+    return None
 
 
 class Consumer(Handle):
@@ -77,9 +81,7 @@ class Consumer(Handle):
         self._tokens: set[int] = set()  # of claims that may be marked as handed out
         self._stuck: set[object] = set()  # threads that wait on `_changed`, without which nobody is notified (0.6 us)
         self._ended = False
-        # of these, and not of the consumer, which would refer to itself by its receiver and outlive its last user
-        self._let_go = partial(_let_go, self._held, self._stuck, self._lock, self._changed)
-        self._receiver = self._channel.receiver(self._let_go)
+        self._last_receiver: Callable[[], Receiver | None] = _nobody
 
     # ------------------------------------------------------------------ taking
     def __iter__(self) -> Iterator[Message]:
@@ -254,7 +256,7 @@ class Consumer(Handle):
         if ask is not None and not ask(claim):
             self._let_go((claim,))  # it lay in the buffer, and was lost
             return None
-        message = self._receiver.message(claim)
+        message = self._receiver().message(claim)
         if message is None:
             self._let_go((claim,))
         return message
@@ -271,6 +273,24 @@ class Consumer(Handle):
         finally:
             self._let_go((claim,))
         return message_of(self._state.name, claim.position, claim.record, body)
+
+    def _let_go(self, claims: Sequence[Claim]) -> None:
+        """These were settled, or lost; what this consumer never held is passed over."""
+        for claim in claims:
+            self._held.pop(id(claim), None)
+        if self._stuck:
+            with self._lock:
+                self._changed.notify(len(claims))
+
+    def _receiver(self) -> Receiver:
+        """What its messages refer to, and that to this consumer, which refers to it weakly: so whoever holds a message
+        keeps the consumer, which gives it back when it is closed, and else nobody does.
+        """
+        receiver = self._last_receiver()
+        if receiver is None:
+            receiver = self._channel.receiver(self._let_go)
+            self._last_receiver = weakref.ref(receiver)
+        return receiver
 
     @property
     def is_active(self) -> bool:
@@ -348,18 +368,3 @@ class Consumer(Handle):
         ended = self._ended
         self._reset()
         self._ended = self._interrupt.closed = ended
-
-
-def _let_go(
-    held: dict[int, Claim],
-    stuck: set[object],
-    lock: threading.Lock,
-    changed: threading.Condition,
-    claims: Sequence[Claim],
-) -> None:
-    """These claims were settled, or lost; what the consumer never held is passed over."""
-    for claim in claims:
-        held.pop(id(claim), None)
-    if stuck:
-        with lock:
-            changed.notify(len(claims))

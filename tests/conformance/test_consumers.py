@@ -290,11 +290,22 @@ def test_a_consumer_s_timeout_is_not_negative(q: mqlite.Queue[Any], timeout: Any
         consumer.receive(timeout)
 
 
-def test_a_consumer_that_nobody_refers_to_is_gone_at_once(q: mqlite.Queue[Any]) -> None:
+def test_a_consumer_lives_as_long_as_somebody_has_it_or_a_message_of_it(q: mqlite.Queue[Any]) -> None:
     q.put_many([1, 2])
     consumer = q.consumer(prefetch=2)
     message = consumer.receive()
     gone = weakref.ref(consumer)
     del consumer
-    assert gone() is None
+    assert gone() is not None
     message.ack()
+    del message
+    assert gone() is None
+
+
+def test_closing_a_queue_gives_back_a_message_whose_consumer_nobody_else_refers_to(backend: str, path: str) -> None:
+    with mqlite.open(path if backend == "disk" else None) as broker:
+        queue = broker.queue("q")
+        queue.put("job")
+        message = queue.consumer().receive(timeout=0)
+        queue.close()
+        assert [each.body for each in broker.queue("q").browse()] == [message.body]
