@@ -215,7 +215,8 @@ def test_a_put_that_waits_for_bytes_is_woken(
     until_waiting(q, Kind.SPACE)
     free(q)
     waiting.result(GUARD)
-    assert bodies(q)[-1] == b"y" * 100
+    stored = bodies(q)[-1:]
+    assert stored == [b"y" * 100] or (free is by_purge and not stored)  # a purge may take what is put meanwhile
 
 
 def test_a_put_that_waits_is_woken_by_what_expires(make_queue: MakeQueue, size_of: SizeOf) -> None:
