@@ -585,10 +585,10 @@ def test_one_who_begins_to_expect_something_else_between_two_looks_of_a_putter_i
     place = _gone(queue)
     receiving = _waiting(queue, in_thread, until_waiting)
     aftermath: Any = queue._engine.aftermath
-    carry_out = aftermath._carry_out
+    follow = aftermath._follow
 
-    def behind_the_first_look(notes: Any, leftover: Any) -> None:
-        monkeypatch.setattr(aftermath, "_carry_out", carry_out)
+    def behind_the_first_look(note: Any) -> Any:
+        monkeypatch.setattr(aftermath, "_follow", follow)
         _tell_once(queue, monkeypatch, place, place, place)
         monkeypatch.setattr(
             queue._engine,
@@ -599,11 +599,11 @@ def test_one_who_begins_to_expect_something_else_between_two_looks_of_a_putter_i
         eventually(lambda: _expecting(queue) is not None)
         with queue._engine.claims.read() as c:
             assert not c.anybody()
-        carry_out(notes, leftover)
+        return follow(note)
 
     finds_nothing = [False]
     claim = queue._engine._claim_in_line
-    monkeypatch.setattr(aftermath, "_carry_out", behind_the_first_look)
+    monkeypatch.setattr(aftermath, "_follow", behind_the_first_look)
     queue.put_many(["x"])
     assert receiving.result(GUARD)[0].body == "x"
     eventually(lambda: _expecting(queue) is None)
