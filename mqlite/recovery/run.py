@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..disk_store import DEFAULT_MAX_STORE_BYTES
@@ -43,23 +43,38 @@ def recovered(path: str, into: str, durability: str | None, progress: Progress |
         raise StoreError(f"there is nothing to recover at {path!r}: it holds no log.mdb")
     target = os.path.realpath(into)
     made = not os.path.lexists(target)
-    if not made and os.path.isdir(target) and os.listdir(target):
+    if not made and os.path.isdir(target):
+        _check_is_empty(target, into, os.listdir(target))
+    new = StoreDirectory.locate(into)
+    try:
+        with new.locked():
+            found = set(os.listdir(new.path)) if os.path.isdir(new.path) else set()
+            _check_is_empty(
+                new.path, into, found - {os.path.basename(new.open_lock)}
+            )  # another one may have been faster
+            try:
+                with _alone(old):
+                    return _Run(old, new, progress).recovery(durability)
+            except BaseException:
+                for name in os.listdir(new.path):
+                    with contextlib.suppress(OSError):
+                        os.unlink(os.path.join(new.path, name))
+                raise
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):  # not empty: it is another one's
+                os.rmdir(new.path)
+        raise
+
+
+def _check_is_empty(path: str, into: str, found: Collection[str]) -> None:
+    if found:
         raise StoreError(
             f"{into!r} is not empty: give a directory that does not exist, or is empty; if a recovery was cut short "
             "there, delete it first"
         )
-    new = StoreDirectory.locate(into)
-    try:
-        with new.locked(), _alone(old):
-            return _Run(old, new, progress).recovery(durability)
-    except BaseException:
-        for name in os.listdir(new.path):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(new.path, name))
-        if made:
-            with contextlib.suppress(OSError):
-                os.rmdir(new.path)
-        raise
+    if not os.path.isdir(path):
+        raise StoreError(f"{into!r} was removed, or is no directory: give one that does not exist, or is empty")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from crash.children import Children, Talk
 
 import mqlite
 from mqlite.log import format as fmt
+from mqlite.system.directory import StoreDirectory
 from mqlite.system.pages import LEAF
 
 GOLDEN = Path(__file__).parent.parent / "format"
@@ -304,6 +305,24 @@ def test_a_store_whose_user_was_killed_is_recovered(path: str, new: str, childre
         mqlite.recover(path, new)
     child.kill()
     assert mqlite.recover(path, new).messages == 1
+
+
+def test_two_recoveries_into_one_place_leave_the_store_of_the_one_that_was_faster(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = StoreDirectory.locked
+
+    def behind_another(directory: StoreDirectory) -> Any:
+        monkeypatch.setattr(StoreDirectory, "locked", locked)
+        mqlite.recover(old, new)
+        return locked(directory)
+
+    monkeypatch.setattr(StoreDirectory, "locked", behind_another)
+    with pytest.raises(mqlite.StoreError, match="not empty"):
+        mqlite.recover(old, new)
+    with mqlite.open(new) as broker:
+        assert broker.check() == []
+        assert broker.queues()
 
 
 def test_a_target_that_holds_something_is_refused_and_left(old: str, new: str) -> None:
