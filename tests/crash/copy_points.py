@@ -1,7 +1,8 @@
-"""Further scenarios for kill_points.py: a process is killed in a backup, or in a compaction.
+"""Further scenarios for kill_points.py: a process is killed in a backup, in a recovery, or in a compaction.
 
 After each death in a backup the original is whole, and the target is a whole store or is not there; what is left beside
-it opens as no store, and the next backup removes it. After one in a compaction the store has the old file or the new
+it opens as no store, and the next backup removes it. After one in a recovery the old store is as it was, and the new one
+is whole, or does not open, or is not there, or nothing is in its directory. After one in a compaction the store has the old file or the new
 one, also after a power cut, and a process that was forked from the dead one shares it, and its claims, with who opens it.
 
     python -m crash.copy_points FOLDER half LEVEL ...    sweeps by system call, in tests/
@@ -24,16 +25,16 @@ from crash.kill_points import EVERY_WRITE, arm_writes
 import mqlite
 import mqlite.system.directory
 
-MESSAGES = 300
+MESSAGES, FEW = 300, 10
 BODY = "x" * 10_000
 
 
-def make(path: str, level: str = "full") -> None:
+def make(path: str, level: str = "full", messages: int = MESSAGES) -> None:
     """A store with messages, and twice as many free pages."""
     with mqlite.open(path, durability=level, max_store_bytes=64 << 20) as broker:
         queue = broker.queue("q")
-        queue.put_many([BODY] * 3 * MESSAGES)
-        queue.ack_many(queue.receive(2 * MESSAGES))
+        queue.put_many([BODY] * 3 * messages)
+        queue.ack_many(queue.receive(2 * messages))
 
 
 def judge(path: str, messages: int = MESSAGES) -> None:
@@ -42,11 +43,11 @@ def judge(path: str, messages: int = MESSAGES) -> None:
         assert broker.queue("q").stats().ready == messages
 
 
-def died(children: Children, arm: Callable[[int], None], point: int, act: Callable[[mqlite.Broker], object], path: str) -> bool:
-    """Run act in a process that dies at the point; whether it did."""
+def died(children: Children, arm: Callable[[int], None], point: int, act: Callable[[Any], object], path: str | None) -> bool:
+    """Run act(the store at the path, if one is named) in a process that dies at the point; whether it did."""
 
     def child(talk: Any) -> None:
-        broker = mqlite.open(path)
+        broker = path and mqlite.open(path)
         arm(point)
         act(broker)
         arm(0)
@@ -88,6 +89,39 @@ def sweep_backup(folder: str, children: Children, arm: Callable[[int], None], po
         judge(target)
         assert sorted(os.listdir(folder)) == ["app.mq", "copy.mq"], point
         shutil.rmtree(target)
+        if not dead:
+            return point, kills
+    return 0, kills
+
+
+def sweep_recovery(folder: str, children: Children, arm: Callable[[int], None], points: Iterable[int]) -> tuple[int, int]:
+    """Die in a recovery. (the first point survived, kills)"""
+    old, new = os.path.join(folder, "old.mq"), os.path.join(folder, "new.mq")
+    make(old, messages=FEW)
+    kills = 0
+    for point in points:
+        dead = died(children, arm, point, lambda _: mqlite.recover(old, new), None)
+        kills += dead
+        judge(old, FEW)
+        found = set(os.listdir(new)) - {"open.lock"} if os.path.isdir(new) else set()
+        if found:
+            try:
+                judge(new, FEW)
+            except mqlite.StoreError:
+                assert dead, point
+            if dead:
+                refused = ""
+                try:
+                    mqlite.recover(old, new)
+                except mqlite.StoreError as error:
+                    refused = str(error)
+                assert "delete it first" in refused, (point, found)
+        else:
+            assert dead, point
+        shutil.rmtree(new, ignore_errors=True)
+        mqlite.recover(old, new)
+        judge(new, FEW)
+        shutil.rmtree(new)
         if not dead:
             return point, kills
     return 0, kills
@@ -175,11 +209,13 @@ def sweep_compaction(folder: str, children: Children, arm: Callable[[int], None]
 
 
 def main() -> None:
-    """Backups, or compactions at the levels that are named, by system call; prints one line of JSON each."""
+    """Backups and recoveries, or compactions at the levels that are named, by system call; prints one line of JSON each."""
     folder, half = sys.argv[1], int(sys.argv[2])
     if not sys.argv[3:]:
-        survived, kills = sweep_backup(folder, Children(), arm_writes(half), EVERY_WRITE)
-        print(json.dumps({"scenario": "backup", "survived": survived, "kills": kills}), flush=True)
+        for scenario, sweep in (("backup", sweep_backup), ("recover", sweep_recovery)):
+            os.mkdir(os.path.join(folder, scenario))
+            survived, kills = sweep(os.path.join(folder, scenario), Children(), arm_writes(half), EVERY_WRITE)
+            print(json.dumps({"scenario": scenario, "survived": survived, "kills": kills}), flush=True)
     for level in sys.argv[3:]:
         survived, kills = sweep_compaction(folder, Children(), arm_writes(half), EVERY_WRITE, level)
         print(json.dumps({"scenario": f"compact, {level}", "survived": survived, "kills": kills}), flush=True)

@@ -70,9 +70,10 @@ def test_a_process_killed_at_every_write_leaves_a_queue_with_policies_that_goes_
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["between writes", "inside long writes"])
-def test_a_process_killed_at_every_write_of_a_backup_leaves_a_whole_copy_or_none(torn: bool, shim: str, tmp_path: Path) -> None:
+def test_a_process_killed_at_every_write_of_a_backup_or_a_recovery_leaves_a_whole_store_or_none(torn: bool, shim: str, tmp_path: Path) -> None:
     kills = _kills(shim, "-m", "crash.copy_points", str(tmp_path), str(int(torn)))
     assert kills["backup"] >= 10
+    assert kills["recover"] >= 10
 
 
 @pytest.mark.slow
