@@ -62,7 +62,7 @@ class Aftermath:
 
         He makes his row if it is one plain message [28], or looks and finds nothing yet; and sleeps again while the
         disk is busy. When he is rung after the commit, little is left to do, and the processor and its caches know the
-        way (commit to return of receive(): 77-124 us instead of 120-164 without the row, and twice as much without
+        way (commit to return of receive(): 80-137 us instead of 107-179 without the row, and twice as much without
         either). A ring too many is harmless. Who was seen to wait is remembered for `run`, as is_calm remembers that
         nobody did.
         """
