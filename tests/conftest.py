@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -21,6 +20,7 @@ from crash.children import Children
 from crash.faults import built
 from fixture_types import Eventually, InThread, MakeQueue, UntilWaiting
 from hand_clock import HandClock
+from polling import until
 
 import mqlite
 from mqlite import disk_store
@@ -173,9 +173,6 @@ def fill_disk(small_disk: str) -> Callable[[], None]:
 
 
 # ---------------------------------------------------------------------- threads that wait, and how a test knows that they do
-PATIENCE = 30.0
-
-
 @pytest.fixture
 def in_thread() -> InThread:
     """in_thread(function, *args, **options): a future of what the function returns in a thread of its own."""
@@ -201,14 +198,7 @@ def in_thread() -> InThread:
 def eventually() -> Eventually:
     """eventually(condition): returns when it holds, fails when it does not for a long time."""
 
-    def wait(condition: Callable[[], object]) -> None:
-        end = time.monotonic() + PATIENCE
-        pause = threading.Event()
-        while not condition():
-            assert time.monotonic() < end, "the condition never held"
-            pause.wait(0.002)
-
-    return wait
+    return until
 
 
 @pytest.fixture

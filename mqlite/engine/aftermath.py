@@ -53,7 +53,7 @@ class Aftermath:
         self._foreseen: tuple[int, int, Outlook] = (0, -2, _NOBODY)  # queue, commit of the claims, who waited then
         self._forewarned_ns = 0
         self._expected = claims.expected
-        self._has_announced = False
+        self._announced: Note | None = None  # of a message that comes alone, and was said to be on its way
         log.before_commit = self.forewarn
         log.after_commit = self.run
 
@@ -77,7 +77,7 @@ class Aftermath:
             with self._claims.read() as c:
                 self._foreseen = queue, c.commit, self._who_waits(c, {queue}, set())
             if position and len(notes) == 1 and self._expected is not None:
-                self._has_announced = True
+                self._announced = notes[0]
                 self._expected.announce(queue, *position)
             for ring in self._foreseen[2][0]:
                 self._waiters.ring_any(*ring)
@@ -90,12 +90,11 @@ class Aftermath:
         leftover: list[Note] = []
         expected, who = self._expected, None
         try:
-            if expected is not None and self._has_announced:
+            if expected is not None and notes[0] is self._announced:
                 who = self._ring_expecting(expected)
-                if self._has_announced and notes[0][0] is ARRIVED and len(notes[0]) == 3:
-                    self._has_announced = False
-                    expected.withdraw(*notes[0][1:])
-                if who is not None and not self._leftover and notes == [(ARRIVED, who.queue, who.position)]:
+                self._announced = None
+                expected.withdraw(*notes[0][1:])
+                if who is not None and not self._leftover and notes[0] == (ARRIVED, who.queue, who.position):
                     self._ring([], self._who_looks_on(who))  # nobody else need be rung for it
                     return
             if self._leftover or len(notes) > 1 or not self._follow(notes[0]):
@@ -336,4 +335,4 @@ class Aftermath:
         self._leftover.clear()
         self._calm.clear()
         self._foreseen = 0, -2, _NOBODY
-        self._has_announced = False
+        self._announced = None

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from crash.children import Children
 from crash.kill_points import EVERY_WRITE, SOON, Round, Sweep, arm_lines, arm_writes
+from polling import until
 
 import mqlite
 
@@ -73,7 +73,7 @@ def taken(taker: Any) -> list[Any]:
         except mqlite.Empty:
             if not taker.stats().delayed:
                 return found
-            time.sleep(SOON)
+            until(lambda: taker.stats().ready or not taker.stats().delayed)
             continue
         found += [message.body for message in messages]
         taker.ack_many(messages)

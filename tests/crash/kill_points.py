@@ -23,6 +23,7 @@ from typing import Any
 
 from crash.children import Children
 from crash.faults import KILLS, TEARS_AND_KILLS, Faults
+from polling import until
 
 import mqlite
 
@@ -102,8 +103,7 @@ def _all(found: Found, count: int, *places: str) -> str:
 
 def until_due(queue: mqlite.Queue[Any]) -> Found:
     """All that is left, once nothing waits for its time any more."""
-    while queue.stats().delayed:  # SOON is very soon
-        time.sleep(SOON)
+    until(lambda: not queue.stats().delayed)  # SOON is very soon
     return drained(queue)
 
 

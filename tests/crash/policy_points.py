@@ -18,6 +18,7 @@ from typing import Any
 
 from crash.children import Children
 from crash.kill_points import GUARD, SOON, Scenario, sweep_writes
+from polling import until
 
 import mqlite
 from mqlite.engine import timers
@@ -116,15 +117,13 @@ def nothing_comes(queue: Queue) -> None:
 def taken(queue: Queue, limit: int = 1) -> list[Any]:
     """All that can be received, in its order, once nothing waits for its time; no more than `limit` of a group at once."""
     bodies: list[Any] = []
-    end = time.monotonic() + GUARD
     while True:
         try:
             messages = queue.receive(100, timeout=0)
         except mqlite.Empty:
             if not queue.stats().delayed:
                 return bodies
-            assert time.monotonic() < end, f"something waits for ever, after {bodies}"
-            time.sleep(SOON)
+            until(lambda: queue.stats().ready or not queue.stats().delayed, f"something waits for ever, after {bodies}")
             continue
         for group in {message.group for message in messages} - {None}:
             together = [message.body for message in messages if message.group == group]
@@ -314,8 +313,7 @@ def verify_dead_cancelled(queue: Queue, returned: bool) -> None:
 def verify_marked(queue: Queue, returned: bool) -> None:
     """What was put with everything that can be said has kept all of it: a second such put, another time, a move."""
     number = put_marked(queue, "new")
-    while queue.stats().delayed:
-        time.sleep(SOON)
+    until(lambda: not queue.stats().delayed)
     assert queue.update(number, ttl=LONG)
     [message] = queue.peek(10)
     assert (message.body, message.group, message.id) == ("new", "g", number)

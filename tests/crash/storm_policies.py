@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crash.storm import Journal, Storm
+from polling import until
 
 import mqlite
 from mqlite.engine import timers
@@ -250,7 +251,7 @@ class PolicyStorm(Storm):
             except mqlite.Empty:
                 if not queue.stats().delayed:
                     return
-                time.sleep(0.002)
+                until(lambda: queue.stats().ready or not queue.stats().delayed)
                 continue
             for message in messages:
                 event = Event(time.monotonic_ns(), -1, "left", name, message.body, message.id, message.group or "-")

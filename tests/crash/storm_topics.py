@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crash.storm import Journal, Storm
+from polling import until
 
 import mqlite
 
@@ -293,7 +294,7 @@ class TopicStorm(Storm):
             except mqlite.Empty:
                 if not taker.stats().delayed:
                     return
-                time.sleep(0.002)
+                until(lambda: taker.stats().ready or not taker.stats().delayed)
                 continue
             for message in messages:
                 yield Event(time.monotonic_ns(), -1, word, place, message.body[0], message.id)

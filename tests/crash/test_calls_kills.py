@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -133,8 +134,8 @@ def test_every_call_gets_its_own_answer_once_while_responders_are_killed_for_lon
 def test_a_request_whose_responder_was_killed_is_answered_by_another(children: Children, path: str) -> None:
     def hold(talk: Any) -> None:
         queue: Queue = mqlite.Queue("work", path)
-        queue.respond(lambda body: talk.say(["at work", body]) or time.sleep(GUARD))
-        time.sleep(GUARD)
+        queue.respond(lambda body: talk.say(["at work", body]) or threading.Event().wait(GUARD))
+        signal.pause()
 
     queue: Queue = mqlite.Queue("work", path)
     found: list[Any] = []

@@ -30,6 +30,7 @@ from crash.storm_bank import (
     read,
     serve_in_two_commits,
 )
+from polling import until
 
 import mqlite
 
@@ -96,9 +97,7 @@ def _killed_after(folder: Path, children: Any, serve: Callable[[Bank, Journal, m
 
     child = children.fork(be_killed)
     journal = folder / "journal-0"
-    while not journal.exists() or not journal.read_text():
-        assert child.status is None
-        time.sleep(0.002)
+    until(lambda: journal.exists() and journal.read_text())
     child.kill()
     bank = Bank(path)
     assert bank.broker.check() == []

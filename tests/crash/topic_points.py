@@ -14,13 +14,13 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from crash.children import Children
-from crash.kill_points import EVERY_WRITE, GUARD, SOON, Round, Sweep, arm_lines, arm_writes
+from crash.kill_points import EVERY_WRITE, SOON, Round, Sweep, arm_lines, arm_writes
+from polling import until
 
 import mqlite
 from mqlite.engine import replay, subscriptions
@@ -64,7 +64,7 @@ class Stage:
             except mqlite.Empty:
                 if not taker.stats().delayed:
                     return found
-                time.sleep(SOON)
+                until(lambda: taker.stats().ready or not taker.stats().delayed)
                 continue
             found += [message.body for message in messages]
             taker.ack_many(messages)
@@ -315,10 +315,7 @@ def once(stage: Stage, returned: bool) -> None:
 
 def forgotten(stage: Stage, returned: bool) -> None:
     """Nobody uses it: it goes after its time, whatever its user had done."""
-    end = time.monotonic() + GUARD
-    while stage.there("a"):
-        assert time.monotonic() < end, "it is never forgotten"
-        time.sleep(SOON)
+    until(lambda: not stage.there("a"), "it is never forgotten")
     stage.topic.unsubscribe("nobody")
     assert stage.ids() == []
 

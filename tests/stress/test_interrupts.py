@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from crash.kill_points import sweep_seed
 from interrupting import interrupted_at, learn
+from polling import until
 
 import mqlite
 from mqlite.claims import Kind
@@ -277,9 +278,7 @@ def _alone(queue: mqlite.Queue[Any]) -> None:
 
 
 def _until_due(queue: mqlite.Queue[Any]) -> None:
-    end = time.monotonic() + GUARD
-    while queue.stats().delayed and time.monotonic() < end:
-        time.sleep(0.001)
+    until(lambda: not queue.stats().delayed)
 
 
 def _marked(first: dict[str, Any], second: dict[str, Any], pause: float = 0) -> Call:

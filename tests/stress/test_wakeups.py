@@ -80,7 +80,7 @@ def test_as_many_waiters_as_messages_are_woken(pipes: str, path: str, children: 
     queue.close()
 
 
-def test_waiters_that_time_out_all_the_time_swallow_no_ring(pipes: str, path: str, children: Any) -> None:
+def test_waiters_that_time_out_all_the_time_swallow_no_ring(pipes: str, path: str, children: Any, until_waiting: Any) -> None:
     queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
 
     def impatient(talk: Any, pause: float) -> None:
@@ -108,7 +108,7 @@ def test_waiters_that_time_out_all_the_time_swallow_no_ring(pipes: str, path: st
     for number in range(300):
         queue.put(number)
         if number % 10 == 0:
-            time.sleep(0.003)  # lets them fall asleep
+            until_waiting(queue, n=2)  # the patient ones have fallen asleep
     for _ in workers:
         queue.put("end", priority=-1)
     assert sum(child.hear() for child in workers) == 300
