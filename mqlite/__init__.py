@@ -39,6 +39,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/group_commit.py space.py      one commit for many threads; room before it is needed
       log/alone.py                      one plain message in or out, where nobody else writes
       claims/memory.py shared.py (shared_*.py)  in sorted containers; in LMDB, for one boot
+      claims/runs.py                    rows that lie side by side, as one entry
       claims/known.py started.py        what need not be read again; what was handed out, said without a commit
       claims/postponed.py expected.py   rows that go with the next commit; rows of what is about to be committed
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes

@@ -63,6 +63,7 @@ class Channel:
         self.decode: Callable[[Any], Any] = _identity if store.in_memory else codec.decode
         self.encode: Callable[[Any], Any] = _identity if store.in_memory else codec.encode
         self.encode_all: Callable[[Iterable[Any]], list[Any]] = list if store.in_memory else codec.encode_all
+        self.decode_all: Callable[[Sequence[Any]], list[Any]] = list if store.in_memory else codec.decode_all
         self.accept: Accept | None = None  # the user's filter, of a subscription, set before the channel is used
         self._reference = [store]  # popped by the one thread that closes
 
@@ -110,7 +111,7 @@ class Channel:
 
     def receiver(self, on_end: Callable[[Sequence[Claim]], None] | None = None) -> Receiver:
         """What makes messages of claims, for one handle."""
-        return Receiver(self.engine, self.encode, self.decode, self.accept, on_end)
+        return Receiver(self.engine, self.encode, self.decode, self.decode_all, self.accept, on_end)
 
     def read(self, claim: Claim) -> Any:
         """The body of a claimed message. Raises CodecError, Refused."""

@@ -37,6 +37,7 @@ class Receiver:
     engine: Engine
     encode: Encode
     decode: Decode
+    decode_all: Callable[[Sequence[Any]], list[Any]]
     accept: Accept | None
     on_end: Callable[[Sequence[Claim]], None] | None
 
@@ -63,7 +64,7 @@ class Receiver:
         """
         if self.accept is None and len(claims) > 1:
             try:
-                bodies = list(map(self.decode, [claim.payload for claim in claims]))
+                bodies = self.decode_all([claim.payload for claim in claims])
             except CodecError:  # one by one
                 pass
             else:
@@ -292,18 +293,6 @@ def ack_many(messages: Iterable[Message], engine: Engine, queue: str, tx: object
 def message_of(queue: str, position: int, record: Record, body: Any) -> Message:
     """A Message for the user that nobody holds by it."""
     return Message(body, Sight(queue, position, record))
-
-
-def claimed_message(
-    engine: Engine,
-    claim: Claim,
-    encode: Encode,
-    decode: Decode,
-    on_end: Callable[[Sequence[Claim]], None] | None,
-    accept: Accept | None = None,
-) -> Message | None:
-    """`Receiver.message` of a receiver of its own."""
-    return Receiver(engine, encode, decode, accept, on_end).message(claim)
 
 
 def is_accepted(engine: Engine, claim: Claim, body: Any, accept: Accept) -> bool:

@@ -17,7 +17,7 @@ from .emit import Emit
 from .engine import Claim
 from .errors import Closed, Conflict, Full, LeaseLost, SettingsMismatch, ShutDown, StoreError
 from .handle import Handle
-from .lease import ack_many, claimed_message
+from .lease import ack_many
 from .message import Message
 from .pipe_windows import PipeWindows, checked_window
 from .queue import Queue
@@ -248,8 +248,9 @@ class Pipe(Handle, PipeWindows):
             except ShutDown as error:
                 raise _SourceShutDown(*error.args) from None
             taken = []
+            receiver = channel.receiver()
             for claim in claims:
-                message = claimed_message(engine, claim, channel.encode, channel.decode, None, channel.accept)
+                message = receiver.message(claim)
                 if message is not None:
                     taken.append((claim, message))
             if taken or not claims:

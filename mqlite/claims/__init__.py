@@ -187,9 +187,9 @@ class Writing(Reading, Protocol):
     def has_room_for(self, count: int) -> bool:
         """Whether so many claims can be made on positions that were not given back before."""
 
-    def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
-        """Make rows, without a group, for what is first in line, ahead of clear cursors, which move on. Rows that are
-        alike and lie side by side had better be one object.
+    def claim_in_line(self, queue: int, line: Line, positions: list[Position], alike: list[tuple[Row, int]]) -> None:
+        """Make rows, without a group, for what is first in line, ahead of clear cursors, which move on. alike: each
+        row, and of how many of the ascending positions it is.
         """
 
     def claim_expected(self, queue: int, line: Line, position: Position, row: Row) -> bool:

@@ -39,7 +39,8 @@ class Known:
     """Of one environment. Changed under C; read by anybody, with `transaction`, which is -2 while the rest changes.
 
     transaction: the number of the commit that all this is as of. generation: -1 where it is not known, or where
-    there are seats. room: entries that can be made before they are to be counted again.
+    there are seats. room: entries that can be made before they are to be counted again. extra: rows that are part of an
+    entry with others (runs.py), -1: not known.
     """
 
     transaction: int = -2
@@ -47,6 +48,7 @@ class Known:
     generation: int = -1
     nobody_waits: bool = False
     room: int = 0
+    extra: int = -1
     lines: dict[int, Line] = attrs.field(factory=dict)
 
     def begin(self, commit: int) -> None:
@@ -56,5 +58,6 @@ class Known:
             self.generation = -1
             self.nobody_waits = False
             self.room = 0
+            self.extra = -1
             self.lines = {}
         self.transaction = -2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from types import TracebackType
 
 from sortedcontainers import SortedDict
@@ -261,11 +262,13 @@ class MemoryClaims:
         """There are none."""
         return -1
 
-    def claim_in_line(self, queue: int, line: Desk, positions: list[Position], rows: list[Row]) -> None:
+    def claim_in_line(self, queue: int, line: Desk, positions: list[Position], alike: list[tuple[Row, int]]) -> None:
         """Make rows."""
-        for position, row in zip(positions, rows, strict=True):
-            self._hand_out(queue, position)
-            line.rows[position] = row
+        following = iter(positions)
+        for row, count in alike:
+            for position in islice(following, count):
+                self._hand_out(queue, position)
+                line.rows[position] = row
 
     def drop_settled(self, queue: int, positions: list[Position]) -> int:
         """Remove rows."""

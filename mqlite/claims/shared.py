@@ -7,13 +7,14 @@ One tree; all integers big-endian; q = queue u32:
     63 c  q | rank u32             position                     cursor: handed out up to here
     43 C                           u64                          number of cursors
     64 d  q                        deadline u64                 no row times out earlier
+    48 H                           u64                          rows that are part of an entry with others
     67 g                           u64                          generation of owners and seats, 48 bits | seats, 16 bits
     47 G  q | group u64            u64                          rows of that group
     61 a                           i64                          turns the monotonic clock into the stable line of time
     6b k  q                        u64                          number of rows
     6f o  owner u64                -                            a process that joined
     70 p  q                        u64                          what a rate limit goes by
-    52 R  q | position             token, owner, deadline u64 | flags u8 | failures, acquired u32 (| group u64)
+    52 R  q | position             rows: see runs.py
     73 s  q                        mode u8                      shut down
     74 t  q | owner u64            count i64                    open tasks
     75 u  q                        group u64                    whose turn was last
@@ -21,7 +22,8 @@ One tree; all integers big-endian; q = queue u32:
     78 x  q                        owner, number u64            seat: the consumer that has the queue for itself
     72 r  q | position             failures, acquired u32       given back
 
-C1  `k` is the number of `R` keys of its queue, and `G` of those of its group, in every commit.
+C1  `k` is the number of rows of its queue, `G` of those of its group, and `H` that of all rows less that of their
+    entries, in every commit.
 C2  A position is under R or r, not both.
 """
 

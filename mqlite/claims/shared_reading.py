@@ -8,13 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..message import Position
-from . import Kind, Returned, Row, Shut, Waiting
+from . import Kind, Returned, Row, Shut, Waiting, runs
 
 QUEUE = struct.Struct(">I")
 U64 = struct.Struct(">Q")
 I64 = struct.Struct(">q")
-_ROW = struct.Struct(">QQQBII")
-_ROW_IN_GROUP = struct.Struct(">QQQBIIQ")
 SEAT = struct.Struct(">QQ")
 SEATS_MASK = 0xFFFF
 RETURNED = struct.Struct(">II")
@@ -31,15 +29,6 @@ def key_in(kind: bytes, queue: int) -> bytes:
 def cursor_key(queue: int, rank: int) -> bytes:
     """The key of a cursor."""
     return key_in(b"c", queue) + QUEUE.pack(rank)
-
-
-def _row(value: bytes) -> Row:
-    return Row(*(_ROW if len(value) == _ROW.size else _ROW_IN_GROUP).unpack(value))
-
-
-def packed_row(row: Row) -> bytes:
-    """The value of a claim."""
-    return _ROW_IN_GROUP.pack(*row) if row.group else _ROW.pack(*row[:-1])
 
 
 def key_at(kind: bytes, queue: int, position: Position) -> bytes:
@@ -68,14 +57,22 @@ class SharedReading:
 
     def row(self, queue: int, position: Position) -> Row | None:
         """The claim on a position."""
-        value = self._txn.get(key_at(b"R", queue, position))
-        return None if value is None else _row(value)
+        prefix = key_in(b"R", queue)
+        walk = self._txn.cursor()
+        if not walk.set_range(prefix + position.to_bytes(12, "big")):
+            return None
+        key, value = walk.item()
+        if not key.startswith(prefix) or int.from_bytes(key[5:], "big") - runs.count_of(value) >= position:
+            return None
+        return runs.unpacked(value)
 
     def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
         """(queue, position, claim)."""
         prefix = b"R" if queue is None else key_in(b"R", queue)
         for key, value in self._walk(prefix):
-            yield int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"), _row(value)
+            number, last, row = int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"), runs.unpacked(value)
+            for position in range(last - runs.count_of(value) + 1, last + 1):
+                yield number, position, row
 
     def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
         """Positions given back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from bisect import bisect_left, bisect_right
 from typing import Any
 
 import lmdb
@@ -11,7 +12,7 @@ import lmdb
 from ..errors import Closed
 from ..message import Position
 from ..system.environment import Environment
-from . import Kind, Returned, Row, Shut, Waiting
+from . import Kind, Returned, Row, Shut, Waiting, runs
 from .known import Known, Line
 from .postponed import Postponed
 from .shared_reading import (
@@ -25,7 +26,6 @@ from .shared_reading import (
     cursor_key,
     key_at,
     key_in,
-    packed_row,
 )
 
 #: Claims are refused beyond this many entries, so that the preallocated file always has room to give back.
@@ -156,9 +156,13 @@ class SharedTxn(SharedReading):
         """Whether there are fewer than MAX_ENTRIES entries. What was given back is there already, and needs no room."""
         commit, room = self._room
         if commit != self.commit:
-            room = max(0, MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"]))
+            room = max(0, MAX_ENTRIES - self._entries())
         self._room = self.commit, room - 1
         return room > 0
+
+    def _entries(self) -> int:
+        """How many entries there may be when each row is one of its own."""
+        return int(self._txn.stat(self._environment.main)["entries"]) + self._extra()
 
     def line(self, queue: int, generation: int) -> Line | None:
         """What is to be known of a queue whose claimers take what is first in line. generation: of the owners that this
@@ -194,28 +198,26 @@ class SharedTxn(SharedReading):
         """Whether so many rows can be made, and as many cursors."""
         known = self._known
         if known.room < 2 * count:  # the entries are counted: 1 us
-            known.room = MAX_ENTRIES - int(self._txn.stat(self._environment.main)["entries"])
+            known.room = MAX_ENTRIES - self._entries()
         known.room -= 2 * count
         return known.room >= 0
 
-    def claim_in_line(self, queue: int, line: Line, positions: list[Position], rows: list[Row]) -> None:
-        """Make rows for what is first in line. Each object among `rows` is packed once, if its places lie side by
-        side.
-        """
+    def claim_in_line(self, queue: int, line: Line, positions: list[Position], alike: list[tuple[Row, int]]) -> None:
+        """Make rows for what is first in line: runs, where neighbours are alike."""
         self._is_changed = True
-        put, prefix, first = self._txn.put, line.rows, packed_row(rows[0])
+        put, prefix = self._txn.put, line.rows
         newest = positions
-        if len(rows) == 1:
-            put(prefix + positions[0].to_bytes(12, "big"), first)
+        if len(positions) == 1:
+            put(prefix + positions[0].to_bytes(12, "big"), runs.packed(alike[0][0]))
         else:
-            keys = [prefix + position.to_bytes(12, "big") for position in positions]
-            values: list[bytes] = []
-            packed, value = rows[0], first
-            for row in rows:
-                if row is not packed:
-                    packed, value = row, packed_row(row)
-                values.append(value)
-            self._txn.cursor().putmulti(zip(keys, values, strict=True))
+            start = entries = 0
+            for row, count in alike:
+                for last, length in runs.stretches(positions[start : start + count]):
+                    put(prefix + last.to_bytes(12, "big"), runs.packed(row, length))
+                    entries += 1
+                start += count
+            if entries < len(positions):
+                self._count_extra(len(positions) - entries)
             newest = positions[-1:]
             if positions[0] >> 64 != newest[0] >> 64:
                 newest = list({each >> 64: each for each in positions}.values())
@@ -230,8 +232,9 @@ class SharedTxn(SharedReading):
 
     def claim_expected(self, queue: int, line: Line, position: Position, row: Row) -> bool:
         """Make a row for what is perhaps still to come, with the cursor left where it is; False where there is one."""
-        if not self._txn.put(line.rows + position.to_bytes(12, "big"), packed_row(row), overwrite=False):
+        if self.row(queue, position) is not None:
             return False
+        self._txn.put(line.rows + position.to_bytes(12, "big"), runs.packed(row))
         self._is_changed = True
         line.cursors.pop(position >> 64, None)  # a row lies ahead of it now
         line.claimed += 1
@@ -244,12 +247,7 @@ class SharedTxn(SharedReading):
 
     def drop_settled(self, queue: int, positions: list[Position]) -> int:
         """Remove rows that have no group; how many there were."""
-        prefix = key_in(b"R", queue)
-        delete = self._txn.delete
-        if len(positions) == 1:
-            dropped = int(delete(prefix + positions[0].to_bytes(12, "big")))
-        else:
-            dropped = sum(map(delete, [prefix + position.to_bytes(12, "big") for position in positions]))
+        dropped = self._take_out(queue, positions)
         line = self._known.lines.get(queue)
         self._is_changed = True
         if line is None:  # nothing is known of it
@@ -259,6 +257,50 @@ class SharedTxn(SharedReading):
             line.claimed -= dropped
             self._txn.put(line.counter, line.claimed.to_bytes(8, "big"))
         return dropped
+
+    def _take_out(self, queue: int, positions: list[Position]) -> int:
+        """The rows of these positions go, also out of runs; how many there were. They are still counted."""
+        prefix, txn = key_in(b"R", queue), self._txn
+        if not self._extra():  # there are no runs
+            if len(positions) == 1:
+                return int(txn.delete(prefix + positions[0].to_bytes(12, "big")))
+            return sum(map(txn.delete, [prefix + position.to_bytes(12, "big") for position in positions]))
+        if len(positions) > 1:
+            positions = sorted(set(positions))
+        walk = txn.cursor()
+        at = taken = extra = 0
+        while at < len(positions) and walk.set_range(prefix + positions[at].to_bytes(12, "big")):
+            key, value = walk.item()
+            if not key.startswith(prefix):
+                break
+            last, count = int.from_bytes(key[5:], "big"), runs.count_of(value)
+            if last - count >= positions[at]:
+                at = bisect_left(positions, last - count + 1, at + 1)
+                continue
+            end = bisect_right(positions, last, at)
+            left = [] if end - at == count else runs.left_of(last, count, positions[at:end])
+            if not left or left[-1][0] != last:
+                walk.delete()
+            for each, length in left:
+                txn.put(prefix + each.to_bytes(12, "big"), runs.shortened(value, length))
+            extra += sum([length - 1 for _, length in left]) - (count - 1)
+            taken += end - at
+            at = end
+        if extra:
+            self._count_extra(extra)
+        return taken
+
+    def _extra(self) -> int:
+        """How many rows there are more than entries of rows."""
+        known = self._known
+        if known.extra < 0:
+            known.extra = self._number(b"H")
+        return known.extra
+
+    def _count_extra(self, change: int) -> None:
+        known = self._known
+        known.extra = self._extra() + change
+        self._txn.put(b"H", U64.pack(known.extra))
 
     def anybody(self) -> bool:
         """Whether a sleeper is registered."""
@@ -271,7 +313,9 @@ class SharedTxn(SharedReading):
     # ------------------------------------------------------------------ rows
     def claim(self, queue: int, position: Position, row: Row) -> bool:
         """Make a row."""
-        if not self._changing.put(key_at(b"R", queue, position), packed_row(row), overwrite=False):
+        if self._extra() and self.row(queue, position) is not None:
+            return False
+        if not self._changing.put(key_at(b"R", queue, position), runs.packed(row), overwrite=False):
             return False
         self._count(queue, 1)
         if row.group:
@@ -289,11 +333,13 @@ class SharedTxn(SharedReading):
     def replace(self, queue: int, position: Position, row: Row) -> None:
         """Change a row. It stays that of the same claim, which is all that `_known` goes by."""
         self._is_changed = True
-        self._txn.put(key_at(b"R", queue, position), packed_row(row))
+        self._take_out(queue, [position])
+        self._txn.put(key_at(b"R", queue, position), runs.packed(row))
 
     def drop(self, queue: int, position: Position, group: int = 0) -> bool:
         """Remove a row."""
-        found: bool = self._changing.delete(key_at(b"R", queue, position))
+        found = bool(self._take_out(queue, [position]))
+        self._is_known = False
         if found:
             self._count(queue, -1)
             if group:
@@ -328,7 +374,8 @@ class SharedTxn(SharedReading):
         self.forget_cursors(queue)
         if self.seat(queue) is not None:
             self.set_seat(queue, None)
-        for kind in (b"R", b"r", b"G", b"d", b"k", b"p", b"s", b"t", b"u"):
+        self._take_out(queue, [position for _, position, _ in self.rows(queue)])
+        for kind in (b"r", b"G", b"d", b"k", b"p", b"s", b"t", b"u"):
             for key in [key for key, _ in self._walk(key_in(kind, queue))]:
                 self._changing.delete(key)
         self._counts.pop(queue, None)

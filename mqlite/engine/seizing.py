@@ -10,11 +10,12 @@ import contextlib
 from bisect import bisect_left
 from collections.abc import Callable
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat, starmap
 from typing import Any, NamedTuple
 
 from ..claims import STARTED, Kind, Row, Shut
 from ..errors import MessageCorrupted, MqliteError, NoSuchSubscription, QueueLocked, ShutDown, StoreFull
+from ..log import InLine
 from ..message import Position
 from ..waiting import Seat
 from . import expecting, pace, replay, seats
@@ -68,11 +69,13 @@ class Seizing(Picking):
         owner = self.presence.owner  # before C, which joining takes
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             found = follow = coming = None
+            in_line: InLine | None = None
             is_earliest, alone_at = False, -2
             if queue.is_in_line and entry is ANYBODY:
                 if seat.taken and self.claims.expected is not None:
                     coming = self.claims.expected.coming(queue.id)  # before the snapshot of the log
-                found = self._claim_in_line(c, owner, queue, count, flags, started, into)
+                in_line = self._claim_in_line(c, owner, queue, count, flags, started, into)
+                found = None if in_line is None else bool(into)
                 if found is False and coming is not None:
                     is_earliest = expecting.expect(self, c, owner, queue, coming, flags, started, seat, into)
                 if into and seat.taken:
@@ -86,7 +89,7 @@ class Seizing(Picking):
         elif found:
             if seat.taken:
                 seat.taken, seat.alone_at = False, alone_at
-            self._open_in_line(queue.id, into)
+            self._open_in_line(queue.id, into, in_line)
         elif into:
             seat.taken, seat.alone_at = False, alone_at
             if is_earliest and self.waiters.uncovered(queue.id, into[0].row.deadline_ns):
@@ -96,9 +99,9 @@ class Seizing(Picking):
 
     def _claim_in_line(
         self, c: Any, owner: int, queue: QueueState, count: int, flags: int, started: int, into: list[Claim]
-    ) -> bool | None:
-        """Under C: rows for the first in line of a queue where nothing else decides. None, and nothing done, where
-        something does, or may: then all the rules are to be asked, one by one.
+    ) -> InLine | None:
+        """Under C: rows for the first in line of a queue where nothing else decides, and what they are of. None, and
+        nothing done, where something does, or may: then all the rules are to be asked, one by one.
 
         What is left out here is what `line`, the gauges and the caller have excluded: seats, shutdown, what was given
         back, pauses, rates, topics, groups, expiry, delays, and a deadline that is new or over. It is a third of the
@@ -110,36 +113,38 @@ class Seizing(Picking):
             return None
         # after C: it shows every key up to the highest that it shows
         found = self.log.first_in_line(number, queue.version, partial(c.clear_cursor, number, line), count)
-        if found is None:
-            return None
-        if not found[0]:
-            return False
+        if found is None or not found.positions:
+            return found
         now_ns, earliest_ns = self.clock.monotonic_ns(), line.deadline_ns
         deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
         if earliest_ns <= now_ns if earliest_ns else deadline_ns:
             return None
-        positions, raws = found
+        positions, raws, _ = found
         if earliest_ns > deadline_ns > 0 or not c.has_room_for(len(positions)):
             return None
         token, commit = c.token, c.commit
         row = Row(token, owner, deadline_ns, flags, 0, 1)
         later_ns = self._later_ns(queue, deadline_ns, started)
         if len(positions) == 1:  # as most
-            [position], [raw] = found
-            into.append(Claim(queue, position, row if started else row._replace(flags=flags & ~STARTED), raw, commit))
-            c.claim_in_line(number, line, positions, [into[-1].row])
-            return True
-        rows = [row] * min(started, len(positions))
-        while len(rows) < len(positions):  # of each rank with a token of its own, for `start`; most often there is one
-            rank, last = positions[len(rows)] >> 64, positions[-1] >> 64
-            later = Row(token, owner, later_ns, flags & ~STARTED, 0, 1)
-            alike = len(positions) if last == rank else bisect_left(positions, (rank + 1) << 64, len(rows))
-            rows += [later] * (alike - len(rows))
-            token = c.token
+            [position], [raw] = positions, raws
+            if not started:
+                row = row._replace(flags=flags & ~STARTED)
+            into.append(Claim(queue, position, row, raw, commit))
+            c.claim_in_line(number, line, positions, [(row, 1)])
+            return found
+        alike = [(row, min(started, len(positions)))] if started else []
+        done = min(started, len(positions))
+        while done < len(positions):  # of each rank with a token of its own, for `start`; most often there is one
+            rank = positions[done] >> 64
+            same = positions[-1] >> 64 == rank
+            end = len(positions) if same else bisect_left(positions, (rank + 1) << 64, done)
+            alike.append((Row(token, owner, later_ns, flags & ~STARTED, 0, 1), end - done))
+            token, done = c.token, end
         # before there are rows: an interrupt leaves none that nobody holds
+        rows = chain.from_iterable(starmap(repeat, alike))
         into += map(Claim, repeat(queue), positions, rows, raws, repeat(commit))
-        c.claim_in_line(number, line, positions, rows)
-        return True
+        c.claim_in_line(number, line, positions, alike)
+        return found
 
     def _claim_by_all_rules(
         self,
@@ -309,17 +314,18 @@ class Seizing(Picking):
                     into.append(Claim(queue, position, row, raw, c.commit))
         self._open(into, 0)
 
-    def _open_in_line(self, queue: int, claims: list[Claim]) -> None:
-        """`_open` for messages that are whole, as nearly all are, and do not expire."""
+    def _open_in_line(self, queue: int, claims: list[Claim], found: InLine | None = None) -> None:
+        """`_open` for messages that are whole, as nearly all are, and do not expire; for many of them, as they were
+        found.
+        """
         refers = False  # published, to a queue that is bound to the topic
         try:
-            if len(claims) == 1:
+            if found is None or len(claims) == 1:
                 [claim] = claims
                 claim.record = record = self.log.claimed(queue, claim.position, claim.raw, 0, 1)
                 refers = record.payload is None
             else:  # all at once: two thirds of the time
-                positions, raws = [claim.position for claim in claims], [claim.raw for claim in claims]
-                for claim, fields in zip(claims, self.log.claimed_all(queue, positions, raws), strict=True):
+                for claim, fields in zip(claims, self.log.claimed_all(found), strict=True):
                     claim.fields = fields
                     refers = refers or fields[0] is None
         except MessageCorrupted:

@@ -100,6 +100,14 @@ class Definition:
     details: dict[str, Any] = attrs.field(factory=dict)
 
 
+class InLine(NamedTuple):
+    """Stored records that are first in line. keys: theirs on disk; none in memory."""
+
+    positions: Sequence[Position]
+    raws: Sequence[Raw]
+    keys: Sequence[bytes] = ()
+
+
 class Snapshot(Indexed, Protocol):
     """The log as of one commit."""
 
@@ -295,7 +303,7 @@ class Log(Protocol):
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
-    ) -> tuple[list[Position], list[Raw]] | None:
+    ) -> InLine | None:
         """Under C: of a queue that has cursors, the first stored records behind them, in delivery order. None where a
         cursor is None; where any message of the queue has a group, expires or waits for its time; and where its
         settings have another version.
@@ -355,7 +363,7 @@ class Log(Protocol):
     def claimed(self, queue: int, position: Position, raw: Raw, failures: int, acquired: int) -> Record:
         """As `decode`, a record of its own, with so many more failures and claims."""
 
-    def claimed_all(self, queue: int, positions: list[Position], raws: list[Raw]) -> Iterable[tuple[Any, ...]]:
+    def claimed_all(self, found: InLine) -> Iterable[tuple[Any, ...]]:
         """The same of many that are claimed for the first time since they were stored: `Record.fields` of each. Raises
         MessageCorrupted where one does not match its checksum.
         """

@@ -15,8 +15,7 @@ from typing import Any
 import attrs
 
 from ..codecs import Payload
-from ..message import Position
-from . import Batch
+from . import Batch, InLine
 from . import format as fmt
 
 _crc32 = zlib.crc32
@@ -78,12 +77,11 @@ def sealed(queue: int, ids: Sequence[int], batch: PackedBatch) -> tuple[list[byt
     return keys, values, sums
 
 
-def claimed(queue: int, positions: Sequence[Position], values: Sequence[bytes]) -> Iterable[tuple[Any, ...]]:
-    """What the records at these positions are made of, claimed once more; see `Record.fields`. As `format.decoded` for
+def claimed(found: InLine) -> Iterable[tuple[Any, ...]]:
+    """What these records are made of, claimed once more; see `Record.fields`. As `format.decoded` for
     each, in two thirds of its time where they are plain. Raises MessageCorrupted where one does not match its checksum.
     """
-    prefix = fmt.queue_key(fmt.MESSAGE, queue)
-    keys = [prefix + position.to_bytes(fmt.POSITION_BYTES, "big") for position in positions]
+    _, values, keys = found
     if min(map(len, values)) >= fmt.HEADER_BYTES:
         tails = [value[fmt.HEADER_BYTES :] for value in values]
         heads = [value[fmt.CRC_BYTES : fmt.HEADER_BYTES] for value in values]

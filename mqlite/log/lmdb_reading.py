@@ -11,7 +11,7 @@ import attrs
 from ..message import Position
 from ..system.environment import Environment
 from ..system.snapshot import LmdbGlance, LmdbView
-from . import Counters, Definition, Gauges, Row, TableNumbers, TopicNumbers, counting, entries, rows
+from . import Counters, Definition, Gauges, InLine, Row, TableNumbers, TopicNumbers, counting, entries, rows
 from . import format as fmt
 from .index import LOW_MASK, Indexed, Parts, Place
 
@@ -165,7 +165,7 @@ class LmdbReading(Indexed):
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
-    ) -> tuple[list[Position], list[bytes]] | None:
+    ) -> InLine | None:
         """The first so many that `ahead` gives, at once (in three fifths of its time). None where a cursor is None,
         where a message has a group, expires or waits for its time, and where the settings have another version.
         """
@@ -173,6 +173,7 @@ class LmdbReading(Indexed):
             return None
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         positions: list[Position] = []
+        keys: list[bytes] = []
         values: list[bytes] = []
         start = fmt.message_key(prefix, 0)
         walk = self._txn.cursor()
@@ -188,23 +189,23 @@ class LmdbReading(Indexed):
                 start = fmt.message_key(prefix, passed + 1)
                 continue
             if count == 1:  # as most
-                return [position], [walk.value()]
+                return InLine([position], [walk.value()])
             begins, items, size = key[: fmt.RANK_END], walk.iternext(), 8
-            first = position >> 64 << 64  # of the rank
             while len(positions) < count:  # more and more at once, so that little is read of the next rank
                 wanted = min(size, count - len(positions))
                 found = list(islice(items, wanted))
                 if not found or not is_message(found[-1][0], begins):
                     found = [item for item in found if is_message(item[0], begins)]
                 if found:
-                    keys, raws = zip(*found, strict=True)
-                    positions += [first | seq for (seq,) in map(fmt.SEQ_IN_KEY.unpack, keys)]
+                    places, raws = zip(*found, strict=True)
+                    positions += fmt.positions_of(places)
+                    keys += places
                     values += raws
                 if len(found) < wanted:
                     break
                 size *= 2
             start = begins + fmt.BEHIND_RANK
-        return positions, values
+        return InLine(positions, values, keys)
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, bytes]]:
         """All stored records from a position on."""

@@ -244,12 +244,14 @@ class LmdbTxn(LmdbReading, Indexing):
         for all.
         """
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
-        keys = sorted([prefix + position.to_bytes(fmt.POSITION_BYTES, "big") for position in positions])
+        places = sorted(positions)
+        first = fmt.message_key(prefix, places[0])
         walk = self._txn.cursor()
-        found = list(islice(walk.iternext(), len(keys))) if walk.set_key(keys[0]) else []
-        found_keys, values = zip(*found, strict=True) if found else ((), ())
-        if list(found_keys) != keys:
-            if not all(map(walk.set_key, keys)):
+        found = list(islice(walk.iternext(), len(places))) if walk.set_key(first) else []
+        keys, values = zip(*found, strict=True) if found else ((), ())
+        are_messages = set(map(len, keys)) == {fmt.MESSAGE_KEY_BYTES}
+        if not are_messages or list(fmt.positions_of(keys)) != places:
+            if not all(walk.set_key(fmt.message_key(prefix, position)) for position in places):
                 return False
             for position in positions:
                 self.remove(queue, position)
@@ -257,7 +259,7 @@ class LmdbTxn(LmdbReading, Indexing):
         sizes = list(map(len, values))
         self._usage.remove_run(sizes)
         self.changed = True
-        walk.set_key(keys[0])
+        walk.set_key(first)
         for _ in keys:
             walk.delete()  # and goes on to the next
         counters = self.counters(queue)

@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ..message import Position, Record, rank_at
-from . import Batch, Counters, Definition, Gauges, Lineup, Note
+from . import Batch, Counters, Definition, Gauges, InLine, Lineup, Note
 from .index import LOW_MASK, PLACE, Parts, Place, follows, in_line
 from .memory_records import MemoryRecords
 from .memory_rows import MemoryRows
@@ -208,7 +208,7 @@ class MemoryLog(MemoryRecords, MemoryRows, MemoryTopics):
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
-    ) -> tuple[list[Position], list[Record]] | None:
+    ) -> InLine | None:
         """The first so many that `ahead` gives, unless a message has a group, expires or waits for its time, or the
         settings have another version.
         """
@@ -216,7 +216,7 @@ class MemoryLog(MemoryRecords, MemoryRows, MemoryTopics):
         if numbers.settings_version != version or numbers.gauges[1:] != (0, 0, 0):
             return None
         found = list(islice(self.ahead(queue, lambda rank: -1), count))
-        return [position for position, _ in found], [record for _, record in found]
+        return InLine([position for position, _ in found], [record for _, record in found])
 
     def scan(self, queue: int, start: Position = 0) -> Iterator[tuple[Position, Record]]:
         """All records from `start` on."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..message import UNGROUPED, Position, Record
-from . import Batch
+from . import Batch, InLine
 from .shelf import Waiting, bytes_of
 
 
@@ -76,9 +76,9 @@ class MemoryRecords:
             raw.marks,
         )
 
-    def claimed_all(self, queue: int, positions: list[Position], raws: list[Record]) -> Iterable[tuple[Any, ...]]:
+    def claimed_all(self, found: InLine) -> Iterable[tuple[Any, ...]]:
         """What records of their own are made of."""
-        return [raw.fields(1) for raw in raws]
+        return [raw.fields(1) for raw in found.raws]
 
     def salvage(self, queue: int, position: Position, raw: Record, now_ns: int) -> Record:
         """The record itself: memory does not rot here."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mqlite.codecs import BYTES, JSON, TEXT, BodyCodec
 from mqlite.errors import CodecError, MessageCorrupted
-from mqlite.log import batch
+from mqlite.log import InLine, batch
 from mqlite.log import format as fmt
 from mqlite.message import Record
 
@@ -26,10 +26,10 @@ def packed(messages: list[Any]) -> batch.PackedBatch:
     return batch.packed(*map(list, zip(*messages, strict=True)))
 
 
-def sealed(count: int) -> tuple[list[int], list[bytes]]:
-    """Positions and values of so many plain messages."""
+def sealed(count: int) -> InLine:
+    """So many plain messages as they are stored; its `raws` may be changed."""
     keys, values, _ = batch.sealed(QUEUE, range(1, count + 1), packed([(5, (BYTES, b"body"), 9, None)] * count))
-    return list(map(fmt.position_of, keys)), values
+    return InLine(fmt.positions_of(keys), values, keys)
 
 
 @given(MESSAGES, st.integers(1, 1 << 50))
@@ -53,33 +53,39 @@ def test_room_for_a_batch_is_that_for_each_of_its_messages(messages: list[Any]) 
 @given(MESSAGES)
 def test_messages_that_are_claimed_together_are_read_as_each_by_itself(messages: list[Any]) -> None:
     keys, values, _ = batch.sealed(QUEUE, range(1, len(messages) + 1), packed(messages))
-    found = batch.claimed(QUEUE, list(map(fmt.position_of, keys)), values)
+    found = batch.claimed(InLine(list(map(fmt.position_of, keys)), values, keys))
     assert list(found) == [fmt.decoded(key, value).fields(1) for key, value in zip(keys, values, strict=True)]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
 @pytest.mark.parametrize("byte", [0, 4, 5, 7, 11, 20, 36], ids=["crc", "version", "tag", "flags", "extras", "time", "body"])
 def test_a_flipped_bit_in_one_of_a_batch_is_found(place: int, byte: int) -> None:
-    positions, values = sealed(3)
-    damaged = bytearray(values[place])
+    found = sealed(3)
+    damaged = bytearray(found.raws[place])
     damaged[byte] ^= 1
-    values[place] = bytes(damaged)
+    found.raws[place] = bytes(damaged)
     with pytest.raises(MessageCorrupted):
-        batch.claimed(QUEUE, positions, values)
+        batch.claimed(found)
 
 
 @pytest.mark.parametrize("size", [0, 3, 35])
 def test_a_value_of_a_batch_that_was_cut_off_is_found(size: int) -> None:
-    positions, values = sealed(3)
-    values[1] = values[1][:size]
+    found = sealed(3)
+    found.raws[1] = found.raws[1][:size]
     with pytest.raises(MessageCorrupted):
-        batch.claimed(QUEUE, positions, values)
+        batch.claimed(found)
 
 
 def test_a_message_of_a_batch_that_lies_at_another_place_is_found() -> None:
-    positions, values = sealed(3)
+    positions, values, keys = sealed(3)
     with pytest.raises(MessageCorrupted):
-        batch.claimed(QUEUE, [positions[0], positions[2], positions[1]], values)
+        batch.claimed(InLine(positions, values, [keys[0], keys[2], keys[1]]))
+
+
+@given(st.integers(0, 5), st.sets(st.integers(0, 12), min_size=1))
+def test_the_positions_of_many_keys_are_those_of_each(rank: int, seqs: set[int]) -> None:
+    keys = [fmt.message_key(fmt.queue_key(fmt.MESSAGE, QUEUE), rank << 64 | seq) for seq in sorted(seqs)]
+    assert list(fmt.positions_of(keys)) == list(map(fmt.position_of, keys))
 
 
 @pytest.mark.parametrize("bodies", [[], [b"a", b""], ["a"], [b"a", "b", 3, None], [{"k": [1]}]])
@@ -91,3 +97,14 @@ def test_bodies_are_encoded_together_as_each_by_itself(bodies: list[Any]) -> Non
 def test_one_body_that_cannot_be_carried_is_told_among_many() -> None:
     with pytest.raises(CodecError):
         BodyCodec("json").encode_all([b"a", object()])
+
+
+@pytest.mark.parametrize("bodies", [[b"a", b""], ["a"], [b"a", "b", 3, None], [{"k": [1]}]])
+def test_bodies_are_decoded_together_as_each_by_itself(bodies: list[Any]) -> None:
+    codec = BodyCodec("json")
+    assert codec.decode_all(codec.encode_all(bodies)) == bodies
+
+
+def test_one_body_that_cannot_be_decoded_is_told_among_many() -> None:
+    with pytest.raises(CodecError):
+        BodyCodec("json").decode_all([(BYTES, b"a"), (JSON, b"{")])

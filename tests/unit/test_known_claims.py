@@ -72,7 +72,7 @@ class _Claimant:
         self.last[queue, rank] += count
         rows = [Row(c.token, OWNER, 0, 1, 0, 1)] * count
         assert c.has_room_for(count)
-        c.claim_in_line(queue, line, positions, rows)
+        c.claim_in_line(queue, line, positions, [(rows[0], count)])
         self.held[queue].update(zip(positions, rows, strict=True))
 
 
@@ -122,7 +122,7 @@ def test_a_row_is_known_to_be_as_it_was_made_until_a_commit_of_another_kind(tmp_
                 c.advance(1, 3 << 64)
                 continue
             assert c.clear_cursor(1, line, 3) is not None
-            c.claim_in_line(1, line, [3 << 64 | seq], [Row(c.token, OWNER, 0, 1, 0, 1)])
+            c.claim_in_line(1, line, [3 << 64 | seq], [(Row(c.token, OWNER, 0, 1, 0, 1), 1)])
             made.append(c.commit)
     assert made[0] < claims.last_commit()
     assert all(map(claims.is_undisturbed, made))
@@ -141,7 +141,7 @@ def test_a_transaction_that_is_not_committed_leaves_nothing_known_that_is_not_so
         with claims.lock, claims.guard, claims.write() as c:
             line = c.line(1, 0)
             c.clear_cursor(1, line, 3)
-            c.claim_in_line(1, line, [3 << 64 | 1], [Row(c.token, OWNER, 0, 1, 0, 1)])
+            c.claim_in_line(1, line, [3 << 64 | 1], [(Row(c.token, OWNER, 0, 1, 0, 1), 1)])
             raise ValueError
     except ValueError:
         pass
