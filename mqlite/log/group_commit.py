@@ -15,6 +15,12 @@ whoever finds his own undecided may decide it. Who leads and who follows is no m
 a hint: two leaders come one after the other, and a follower whom nobody answers leads
 after HEDGE seconds. So a lead that was lost costs that second, and hangs nobody.
 
+Followers are answered one after the other: the leader wakes the first, who wakes the
+second before it goes on, and so forth. Each that is awake wants the GIL, which LMDB's
+binding gives up in each call, waking one of those who want it and mostly taking it back
+first: answered all at once, 16 threads that take and acknowledge made 14.6 calls of the
+kernel's futex for each message, so 5.3.
+
 An interrupt (KeyboardInterrupt, SystemExit from a signal handler) can strike between any
 two bytecodes. Whether the operations of a batch are decided is one list that they share,
 and `_COMMIT` is called through its `extend`, which runs the commit and notes its return
@@ -33,8 +39,9 @@ import copy
 import operator
 from _thread import LockType, allocate_lock
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import pairwise, repeat
 from typing import Any, Protocol, TypeVar
 
 from ..errors import MqliteError, ShutDown, StoreCorrupted
@@ -42,6 +49,7 @@ from . import Note
 
 T = TypeVar("T")
 _COMMIT = operator.methodcaller("commit")
+_POP = operator.methodcaller("popleft")
 MAX_BATCH = 512
 #: Who has just shared a commit comes back, and not all at once.
 COMPANY = 16
@@ -66,16 +74,18 @@ class Transaction(Protocol):
 class _Request:
     """One thread's operation."""
 
-    __slots__ = ("error", "followers", "gate", "notes", "notes_hold", "op", "outcome", "result")
+    __slots__ = ("error", "followers", "gate", "next", "notes", "notes_hold", "op", "outcome", "result")
 
     def __init__(self, op: Callable[[Any], Any]) -> None:
         self.op = op
         self.result: Any = None
         self.error: BaseException | None = None
         self.outcome: list[None] = []  # not empty: result or error hold
-        self.gate: LockType | None = None  # of a follower: held until he is to look
+        # of a follower:
+        self.gate: LockType | None = None  # held until he is to look
+        self.next: _Request | None = None  # whom he wakes then
         # of a leader:
-        self.followers: Sequence[_Request] = ()
+        self.followers: list[_Request] = []
         self.notes: list[Note] = []
         self.notes_hold: list[None] = []  # the outcome of the transaction that the notes are of
 
@@ -132,6 +142,7 @@ class GroupCommit:
         try:
             if self.is_led:
                 self._follow(own)
+                _wake(own.next)
             if not own.outcome:
                 self.is_led = True
                 with self._write_lock, self._guard:
@@ -141,6 +152,7 @@ class GroupCommit:
                 self._conclude(own)
                 if late and own.gate is not None:  # the other leader does what follows the commit first
                     own.gate.acquire(timeout=HEDGE)
+                _wake(own.next)  # known since the outcome is
         except BaseException:
             self._withdraw(own)
             raise
@@ -201,12 +213,14 @@ class GroupCommit:
                     request.outcome = _DECIDED
 
     def _gather(self, own: _Request) -> None:
+        """Take along who waits, in order."""
         followers: list[_Request] = []
         own.followers = followers
-        while self._waiting and len(followers) < MAX_BATCH - 1:
-            request = self._waiting.popleft()
-            if request is not own and not request.outcome:
-                followers.append(request)
+        count = min(len(self._waiting), MAX_BATCH - 1)
+        followers.extend(map(_POP, repeat(self._waiting, count)))  # in C: an interrupt loses nobody
+        followers[:] = [request for request in followers if request is not own and not request.outcome]
+        for request, behind in pairwise(followers):
+            request.next = behind
 
     def _apply(self, txn: Transaction, pending: list[_Request]) -> _Request | None:
         """Run all operations; returns the one that poisoned the transaction, if one did."""
@@ -230,15 +244,15 @@ class GroupCommit:
         return None
 
     def _conclude(self, own: _Request) -> None:
-        """Have the next one lead, do what follows the commit, answer the followers. May be done again."""
+        """Have the next one lead, do what follows the commit, answer the first follower. May be done again."""
         self._hand_on()
         try:
             if own.notes and own.notes_hold:
                 self._after(own.notes)  # whose every step may be done twice
                 own.notes = []
         finally:
-            for request in own.followers:
-                _open(request)
+            if own.followers:
+                _wake(own.followers[0])
 
     def _hand_on(self) -> None:
         self.is_led = False
@@ -250,7 +264,7 @@ class GroupCommit:
                 self.is_led = False
                 continue
             if not heir.outcome:
-                _open(heir)
+                _wake(heir)
                 return
             self.is_led = False
             with contextlib.suppress(ValueError):  # answered, and still in line
@@ -265,7 +279,11 @@ class GroupCommit:
                         own.outcome = _WITHDRAWN
                     with contextlib.suppress(ValueError):  # not in line
                         self._waiting.remove(own)
-                return self._conclude(own)
+                try:
+                    return self._conclude(own)
+                finally:
+                    for request in (own.next, *own.followers):  # who wakes whom may not be settled
+                        _wake(request)
             except Exception:  # of what follows the commit
                 raise
             except BaseException:  # another interrupt: the first one is raised
@@ -276,7 +294,8 @@ def _nothing(txn: Any) -> None:
     """The operation of a request that was carried out."""
 
 
-def _open(request: _Request) -> None:
-    assert request.gate is not None
-    with contextlib.suppress(RuntimeError):  # open already
-        request.gate.release()
+def _wake(request: _Request | None) -> None:
+    if request is not None:
+        assert request.gate is not None
+        with contextlib.suppress(RuntimeError):  # open already
+            request.gate.release()

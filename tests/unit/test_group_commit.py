@@ -441,7 +441,36 @@ def _interrupted_follower(store: FakeStore, in_thread: InThread, eventually: Eve
     return not struck
 
 
-@pytest.mark.parametrize("interrupted", [_interrupted_leader, _interrupted_follower])
+def _interrupted_link(store: FakeStore, in_thread: InThread, eventually: Eventually, point: int) -> bool:
+    """Whether there was no such point. A follower that is to wake another one is interrupted."""
+    inside, go_on, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(txn: FakeTransaction) -> None:
+        txn.write((point, "leader"))
+        inside.set()
+        assert go_on.wait(10)
+
+    def join_in() -> str:
+        while not (store.group._waiting or finished.wait(0.001) or struck):
+            pass
+        before = len(store.group._waiting)
+        behind = in_thread(store.group.run, write((point, "behind"), "behind"))
+        eventually(lambda: len(store.group._waiting) > before or not store.group.is_led)
+        go_on.set()
+        return str(behind.result(10))
+
+    leader = in_thread(store.group.run, slow)
+    assert inside.wait(10)
+    with interrupted_at(point) as struck:
+        joining = in_thread(join_in)
+        store.group.run(write((point, "own")))
+    finished.set()
+    assert (leader.exception(10), joining.result(10)) == (None, "behind"), struck
+    assert store.stored.count((point, "behind")) == 1
+    return not struck
+
+
+@pytest.mark.parametrize("interrupted", [_interrupted_leader, _interrupted_follower, _interrupted_link])
 def test_an_interrupt_at_any_point_leaves_nobody_waiting(
     interrupted: Callable[..., bool], store: FakeStore, in_thread: InThread, eventually: Eventually
 ) -> None:
@@ -449,6 +478,24 @@ def test_an_interrupt_at_any_point_leaves_nobody_waiting(
     while not interrupted(store, in_thread, eventually, point):
         point += 1
     assert point > 5  # Python 3.13 has fewer than 3.11
+
+
+def test_followers_wake_each_other_one_by_one(
+    store: FakeStore, together: Callable[..., list[Future[Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[tuple[int, Any]] = []  # by which thread, and who
+    wake = group_commit._wake
+
+    def noted(request: Any) -> None:
+        if request is not None and request.outcome:
+            woken.append((threading.get_ident(), request.op))
+        wake(request)
+
+    monkeypatch.setattr(group_commit, "_wake", noted)
+    ops = [write(n, n) for n in range(5)]
+    assert [future.result(10) for future in together(*ops)] == list(range(5))
+    assert list(dict.fromkeys(op for _, op in woken)) == ops[1:]
+    assert len({thread for thread, _ in woken}) == 4
 
 
 def test_a_follower_leads_where_the_lead_was_lost(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
