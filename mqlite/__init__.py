@@ -36,7 +36,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/batch.py                      the same bytes of many messages at once
       log/rows.py memory_rows.py        rows of tables, on disk and in memory
       log/rebuild.py                    records put back where they were (for recovery/)
-      log/group_commit.py space.py      one commit for many threads; room before it is needed
+      log/space.py                      room before it is needed
       log/alone.py                      one plain message in or out, where nobody else writes
       claims/memory.py shared.py (shared_*.py)  in sorted containers; in LMDB, for one boot
       claims/runs.py                    rows that lie side by side, as one entry
@@ -46,6 +46,7 @@ The map of the package, from the top; each floor uses only those below it:
     durability/                       how the log gets to the disk (level "full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks
       environment.py level.py           one environment of a process; what differs between levels
+      group_commit.py                   one commit for many threads: the log's, and the claims'
       blocks.py translation.py          files without holes; errors of LMDB and the system in our words
       directory.py control.py           the files of a store; log.control
       pages.py structure.py salvage.py  LMDB's pages read without LMDB: whether they are whole, what can be saved

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 from ..message import Position
+from ..system.group_commit import GroupCommit
 from .expected import Expected
 from .started import StartedMarks
 
@@ -295,6 +296,10 @@ class Claims(Protocol):
         """Where it is said that a message is about to be committed, and who has a row for it already; None where no
         commit waits for a disk.
         """
+
+    @property
+    def group(self) -> GroupCommit | None:
+        """What runs operations of many threads in one transaction; None where it would save nothing."""
 
     def last_commit(self) -> int:
         """The number of the last commit of any process; -1 where commits have no numbers. Cheap."""

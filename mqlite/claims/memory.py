@@ -68,6 +68,7 @@ class MemoryClaims:
     postpones = False
     marks = None
     expected = None
+    group = None  # a commit costs nothing
 
     def __init__(
         self,

@@ -31,9 +31,12 @@ from __future__ import annotations
 
 import os
 
+import lmdb
+
 from ..message import Position
 from ..system.control import CLAIMS
 from ..system.environment import Environment
+from ..system.group_commit import GroupCommit
 from ..system.level import Unflushed
 from ..system.snapshot import LmdbView
 from .expected import Expected
@@ -83,6 +86,23 @@ class SharedClaims:
         self._txn = SharedTxn(
             self.environment, self._known, self._postponed
         )  # there is one at a time: whose holds `lock`
+        self.group = GroupCommit(
+            write_lock=self.environment.write_lock,
+            guard=self.environment,
+            begin=self._begin,
+            end=self._end,
+            after=lambda notes: None,
+            foreign=lmdb.Error,
+            translated=self.environment.failed,
+        )
+
+    def _begin(self) -> SharedTxn:
+        return self._txn.__enter__()
+
+    def _end(self, committed: SharedTxn | None) -> None:
+        if committed is not None:
+            committed.committed()
+        self.environment.end_write()
 
     def open(self) -> None:
         """Open the file now, made if missing; the caller is alone in that. Raises StoreError, StoreFull."""

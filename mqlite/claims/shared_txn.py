@@ -37,7 +37,13 @@ _tokens = itertools.count(1)
 
 
 class SharedTxn(SharedReading):
-    """The write transaction: entered, it begins; left, it commits, or aborts on an error. commit: its number."""
+    """The write transaction: entered, it begins; left, it commits, or aborts on an error. commit: its number.
+
+    The claimers of one group (system/group_commit.py) share it: operations is how many they are, supplies what they
+    take from, by queue; it is stored at the end.
+    """
+
+    changed = True  # to commit nothing costs no more than to abort, and what is known stays known
 
     def __init__(self, environment: Environment, known: Known, postponed: Postponed) -> None:
         self._environment = environment
@@ -48,10 +54,15 @@ class SharedTxn(SharedReading):
         self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end
         self._cursors: dict[bytes, Position] = {}
         self._room = (-2, 0)  # (commit, room in it)
+        self.operations = 1
+        self.supplies: dict[int, Any] = {}
+        self.notes: list[Any] = []  # there is nothing to be done after a commit
 
     def __enter__(self) -> SharedTxn:
         if self._counts or self._cursors:  # of one that was not committed
             self._counts, self._cursors = {}, {}
+        if self.supplies:
+            self.supplies = {}
         self._is_changed = False
         self._is_known = True  # what it changes is in `_known`, too
         self._txn = txn = self._environment.begin_write()
@@ -68,20 +79,8 @@ class SharedTxn(SharedReading):
     def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
         try:
             if kind is None:
-                if self._counts or self._cursors:
-                    self._store_numbers()
-                    self._counts, self._cursors = {}, {}
-                self._txn.commit()
-                if self._cleared[0]:
-                    self._postponed.cleared(*self._cleared)
-                if self._is_bare:
-                    self._postponed.all_cleared()
-                if self._is_known:
-                    last = self.commit if self._is_changed else self.commit - 1
-                    self._known.transaction = last
-                    self._environment.committed(last)
-                else:
-                    self._environment.committed(None)
+                self.seal().commit()
+                self.committed()
             else:
                 self._txn.abort()
         except lmdb.Error as failure:  # an interrupt leaves the transaction to the guard
@@ -92,6 +91,33 @@ class SharedTxn(SharedReading):
         self._environment.end_write()
         if error is not None and isinstance(error, lmdb.Error):
             raise self._environment.failed(error) from error
+
+    def seal(self) -> Any:
+        """All but the commit; returns what commits."""
+        for supply in self.supplies.values():
+            if supply is not None:
+                supply.store(self)
+        if self._counts or self._cursors:
+            self._store_numbers()
+            self._counts, self._cursors = {}, {}
+        return self._txn
+
+    def committed(self) -> None:
+        """After the commit, before `Environment.end_write`."""
+        if self._cleared[0]:
+            self._postponed.cleared(*self._cleared)
+        if self._is_bare:
+            self._postponed.all_cleared()
+        if self._is_known:
+            last = self.commit if self._is_changed else self.commit - 1
+            self._known.transaction = last
+            self._environment.committed(last)
+        else:
+            self._environment.committed(None)
+
+    def abort(self) -> None:
+        """Nothing was changed."""
+        self._txn.abort()
 
     @property
     def _changing(self) -> Any:

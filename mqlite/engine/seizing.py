@@ -13,12 +13,12 @@ from functools import partial
 from itertools import chain, repeat, starmap
 from typing import Any, NamedTuple
 
-from ..claims import STARTED, Kind, Row, Shut
+from ..claims import STARTED, Kind, Line, Row, Shut
 from ..errors import MessageCorrupted, MqliteError, NoSuchSubscription, QueueLocked, ShutDown, StoreFull
 from ..log import InLine
 from ..message import Position
 from ..waiting import Seat
-from . import expecting, pace, replay, seats
+from . import expecting, pace, replay, seats, sharing
 from .catalog import QueueState
 from .picking import NOTHING, Picking
 from .steps import Claim
@@ -67,6 +67,12 @@ class Seizing(Picking):
         looked at, or where delayed messages are due and are to be claimed in their order, too.
         """
         owner = self.presence.owner  # before C, which joining takes
+        group = self.claims.group
+        is_common = count == started == 1 and entry is ANYBODY and queue.is_in_line and not (seat.taken or into)
+        if is_common and group is not None and group.is_busy():
+            found = sharing.claim(self, group, owner, queue, flags, into)
+            if found is not None:
+                return found
         with self.claims.lock, self.claims.guard, self.claims.write() as c:
             found = follow = coming = None
             in_line: InLine | None = None
@@ -115,12 +121,9 @@ class Seizing(Picking):
         found = self.log.first_in_line(number, queue.version, partial(c.clear_cursor, number, line), count)
         if found is None or not found.positions:
             return found
-        now_ns, earliest_ns = self.clock.monotonic_ns(), line.deadline_ns
-        deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
-        if earliest_ns <= now_ns if earliest_ns else deadline_ns:
-            return None
         positions, raws, _ = found
-        if earliest_ns > deadline_ns > 0 or not c.has_room_for(len(positions)):
+        deadline_ns = self.deadline_in_line(queue, line)
+        if deadline_ns < 0 or not c.has_room_for(len(positions)):
             return None
         token, commit = c.token, c.commit
         row = Row(token, owner, deadline_ns, flags, 0, 1)
@@ -145,6 +148,14 @@ class Seizing(Picking):
         into += map(Claim, repeat(queue), positions, rows, raws, repeat(commit))
         c.claim_in_line(number, line, positions, alike)
         return found
+
+    def deadline_in_line(self, queue: QueueState, line: Line) -> int:
+        """When what is claimed now times out, or 0; -1 where somebody has to be told of it, or another's is over."""
+        now_ns, earliest_ns = self.clock.monotonic_ns(), line.deadline_ns
+        deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
+        if (earliest_ns <= now_ns if earliest_ns else deadline_ns) or earliest_ns > deadline_ns > 0:
+            return -1
+        return deadline_ns
 
     def _claim_by_all_rules(
         self,

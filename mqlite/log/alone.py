@@ -1,6 +1,6 @@
 """One plain message in or out, by a thread that no other waits for.
 
-What `group_commit.py`, `lmdb_txn.py` and `space.py` do for any number of operations and threads, done in one function
+What `GroupCommit`, `lmdb_txn.py` and `space.py` do for any number of operations and threads, done in one function
 for one: no request, no transaction object, no closure. A put takes 11 instead of 17 us of processor time so, an
 acknowledgement 9 instead of 12. What is written is the same, byte for byte, and so are the rules: the lock and the
 gate, the room that is counted before it is used, `before_commit` and `after_commit`, and what an interrupt may leave.
@@ -23,9 +23,9 @@ from ..codecs import Payload
 from ..message import Position
 from ..system.control import SETTLED
 from ..system.environment import Environment
+from ..system.group_commit import GroupCommit
 from . import Counters, Note, counting
 from . import format as fmt
-from .group_commit import GroupCommit
 from .lmdb_reading import Known, LmdbState
 from .space import Space
 

@@ -12,12 +12,12 @@ from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
+from ..system.group_commit import GroupCommit
 from ..system.structure import Progress, structure_problems
 from . import InLine, Note, Row, Snapshot, counting, rows
 from . import batch as batches
 from . import format as fmt
 from .alone import Alone
-from .group_commit import GroupCommit
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
 from .space import Space

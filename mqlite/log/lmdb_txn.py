@@ -47,6 +47,7 @@ class LmdbTxn(LmdbReading, Indexing):
         self._references = Tally()
         self._seq = 0
         self.changed = False
+        self.operations = 0  # nothing here depends on it
         self.notes: list[Note] = []
 
     def counters(self, queue: int) -> Counters:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -15,8 +16,8 @@ from fixture_types import Eventually, InThread
 from interrupting import interrupted_at
 
 from mqlite.errors import Full, MqliteError, StoreCorrupted, StoreError, StoreFull
-from mqlite.log import group_commit
-from mqlite.log.group_commit import MAX_BATCH, GroupCommit
+from mqlite.system import group_commit
+from mqlite.system.group_commit import MAX_BATCH, GroupCommit
 
 
 class StorageError(Exception):
@@ -127,6 +128,24 @@ def together(store: FakeStore, in_thread: InThread, eventually: Eventually) -> C
         return futures
 
     return run
+
+
+@contextlib.contextmanager
+def interrupted_in_line(store: FakeStore) -> Iterator[None]:
+    """Who waits for a leader in this thread is interrupted once he is in line."""
+    line = store.group._waiting
+
+    class Line(deque[Any]):
+        def append(self, request: Any) -> None:
+            super().append(request)
+            raise KeyboardInterrupt
+
+    store.group._waiting = Line(line)
+    try:
+        yield
+    finally:
+        line.extend(store.group._waiting)
+        store.group._waiting = line
 
 
 def interrupted_once(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -321,12 +340,39 @@ def test_an_answered_request_at_the_head_of_the_line_holds_nobody_up(store: Fake
     assert (first.exception(10), other.exception(10), store.stored) == (None, None, [1])
 
 
+def test_an_interrupt_of_who_is_in_line_does_not_wait_for_the_leader(store: FakeStore, in_thread: InThread, eventually: Eventually) -> None:
+    """A leader may wait for another process, which was stopped."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(txn: FakeTransaction) -> None:
+        inside.set()
+        assert go_on.wait(10)
+
+    leader = in_thread(store.group.run, slow)
+    assert inside.wait(10)
+    with pytest.raises(KeyboardInterrupt), interrupted_in_line(store):
+        store.group.run(write("interrupted"))
+    assert (leader.done(), list(store.group._waiting)) == (False, [])
+    go_on.set()
+    assert (leader.exception(10), store.stored) == (None, [])
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_of_who_waits_for_the_lock_does_not_wait_for_it(store: FakeStore, interrupt: type[BaseException]) -> None:
+    store.group._write_lock = InterruptedLock(store.lock, [interrupt()])
+    with store.lock, pytest.raises(interrupt):
+        store.group.run(write("interrupted"))
+    store.group._write_lock = store.lock
+    assert store.stored == []
+
+
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_an_operation_whose_call_was_interrupted_twice_is_not_committed_later(
-    store: FakeStore, in_thread: InThread, eventually: Eventually, interrupt: type[BaseException]
+    store: FakeStore, interrupt: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = InterruptedLock(store.lock, [interrupt(), interrupt()])
     store.group._write_lock = lock
+    monkeypatch.setattr(GroupCommit, "_is_in_no_batch", lambda group, own: False)  # somebody may have it in his
     with pytest.raises(interrupt):
         store.group.run(write("interrupted"))
     assert lock.errors == []
@@ -453,9 +499,9 @@ def _interrupted_link(store: FakeStore, in_thread: InThread, eventually: Eventua
     def join_in() -> str:
         while not (store.group._waiting or finished.wait(0.001) or struck):
             pass
-        before = len(store.group._waiting)
-        behind = in_thread(store.group.run, write((point, "behind"), "behind"))
-        eventually(lambda: len(store.group._waiting) > before or not store.group.is_led)
+        op = write((point, "behind"), "behind")
+        behind = in_thread(store.group.run, op)
+        eventually(lambda: struck or any(request.op is op for request in list(store.group._waiting)))
         go_on.set()
         return str(behind.result(10))
 
