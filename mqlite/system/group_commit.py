@@ -20,8 +20,8 @@ after HEDGE seconds. So a lead that was lost costs that second, and hangs nobody
 Followers are answered one after the other: the leader wakes the first, who wakes the
 second before it goes on, and so forth. Each that is awake wants the GIL, which LMDB's
 binding gives up in each call, waking one of those who want it and mostly taking it back
-first: answered all at once, 16 threads that take and acknowledge made 14.6 calls of the
-kernel's futex for each message, so 5.3.
+first: answered all at once, 16 threads that receive and acknowledge made 14.6 calls of the
+kernel's futex for each message, so 6.6.
 
 An interrupt (KeyboardInterrupt, SystemExit from a signal handler) can strike between any
 two bytecodes. Whether the operations of a batch are decided is one list that they share,
