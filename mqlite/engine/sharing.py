@@ -3,7 +3,8 @@
 Threads that take one message each meet at C. Who finds it held leaves his wish to the next one who gets it, by the
 group commit that serves the log as well: what is first in line is looked up once for all of them, in one snapshot that
 was opened after C [8], and their rows are one batch. (16 threads that receive and acknowledge at "process":
-12.7-16.1 k/s instead of 7.7-10.0; the binding of LMDB lets go of the GIL 15 times for each message instead of 20. docs/performance.md)
+12.7-16.1 k/s instead of 7.7-10.0; the binding of LMDB lets go of the GIL 15 times for each message instead of 20.
+docs/performance.md)
 
 Each finds his claim in the list that he has given, before there is its row: whether he is interrupted before, in
 between or behind, he can give back what is in it.

@@ -259,7 +259,8 @@ class PolicyStorm(Storm):
                 if letters:
                     assert message.death is not None
                     age = (message.death.died_at - message.enqueued_at).total_seconds()
-                    if message.death.reason == "expired" and age < SHORT - 0.001:
+                    # a busy machine may have stopped who puts between its looks at the two clocks that age is made of
+                    if message.death.reason == "expired" and age < SHORT * 0.75:
                         self.wrong["expired"].append(f"{message.body} at the age of {age}")
                     expected = "expired" if name == EXPIRING else "rejected"
                     if message.death.reason != expected:
