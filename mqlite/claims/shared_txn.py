@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lmdb
@@ -39,8 +40,8 @@ _tokens = itertools.count(1)
 class SharedTxn(SharedReading):
     """The write transaction: entered, it begins; left, it commits, or aborts on an error. commit: its number.
 
-    The claimers of one group (system/group_commit.py) share it: operations is how many they are, supplies what they
-    take from, by queue; it is stored at the end.
+    The claimers of one group (system/group_commit.py) share it: operations is what they want, supplies what they take
+    from, by queue; it is stored at the end.
     """
 
     changed = True  # to commit nothing costs no more than to abort, and what is known stays known
@@ -54,7 +55,7 @@ class SharedTxn(SharedReading):
         self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end
         self._cursors: dict[bytes, Position] = {}
         self._room = (-2, 0)  # (commit, room in it)
-        self.operations = 1
+        self.operations: Sequence[Callable[[Any], Any]] = ()
         self.supplies: dict[int, Any] = {}
         self.notes: list[Any] = []  # there is nothing to be done after a commit
 
@@ -94,9 +95,11 @@ class SharedTxn(SharedReading):
 
     def seal(self) -> Any:
         """All but the commit; returns what commits."""
-        for supply in self.supplies.values():
-            if supply is not None:
-                supply.store(self)
+        if self.supplies:
+            for supply in self.supplies.values():
+                if supply is not None:
+                    supply.store(self)
+            self.supplies = {}  # it holds bodies
         if self._counts or self._cursors:
             self._store_numbers()
             self._counts, self._cursors = {}, {}

@@ -3,8 +3,7 @@
 Threads that take one message each meet at C. Who finds it held leaves his wish to the next one who gets it, by the
 group commit that serves the log as well: what is first in line is looked up once for all of them, in one snapshot that
 was opened after C [8], and their rows are one batch. (16 threads that receive and acknowledge at "process":
-12.7-16.1 k/s instead of 7.7-10.0; the binding of LMDB lets go of the GIL 15 times for each message instead of 20.
-docs/performance.md)
+12.7-16.1 k/s instead of 7.7-10.0; the binding of LMDB lets go of the GIL 15 times for each message instead of 20.)
 
 Each finds his claim in the list that he has given, before there is its row: whether he is interrupted before, in
 between or behind, he can give back what is in it.
@@ -59,17 +58,32 @@ def claim(
     the same time, where nothing but the line decides. None, and nothing done, where something does, or may. `into` is
     empty.
     """
-    found: bool | None = group.run(lambda c: _take(engine, c, queue, (owner, flags), into))
+    found = group.run(Wish(engine, queue, (owner, flags), into))
     if found:
         engine._open_in_line(queue.id, into)
     return found
 
 
-def _take(engine: Seizing, c: Any, queue: QueueState, terms: tuple[int, int], into: list[Claim]) -> bool | None:
+@attrs.define(eq=False)
+class Wish:
+    """What one thread wants, as an operation of a group."""
+
+    engine: Seizing
+    queue: QueueState
+    terms: tuple[int, int]
+    into: list[Claim]
+
+    def __call__(self, c: Any) -> bool | None:
+        """Under C."""
+        return _take(self, c)
+
+
+def _take(wish: Wish, c: Any) -> bool | None:
     """Under C: the next of the supply. May be run again, after a transaction that was not committed."""
+    queue, terms, into = wish.queue, wish.terms, wish.into
     into.clear()
     if queue.id not in c.supplies:
-        c.supplies[queue.id] = _supply(engine, c, queue)
+        c.supplies[queue.id] = _supply(wish.engine, c, queue)
     supply: Supply | None = c.supplies[queue.id]
     if supply is None:
         return None
@@ -86,12 +100,13 @@ def _take(engine: Seizing, c: Any, queue: QueueState, terms: tuple[int, int], in
 
 
 def _supply(engine: Seizing, c: Any, queue: QueueState) -> Supply | None:
-    """Under C: as much as all operations of the transaction may want."""
+    """Under C: as much as all claimers of the transaction want of a queue, and no more: bodies may be long."""
     line = c.line(queue.id, engine.presence.generation)
     if line is None:
         return None
     # after C: it shows every key up to the highest that it shows
-    found = engine.log.first_in_line(queue.id, queue.version, partial(c.clear_cursor, queue.id, line), c.operations)
+    count = sum(wish.queue.id == queue.id for wish in c.operations)
+    found = engine.log.first_in_line(queue.id, queue.version, partial(c.clear_cursor, queue.id, line), count)
     if found is None or not c.has_room_for(len(found.positions)):
         return None
     deadline_ns = engine.deadline_in_line(queue, line) if found.positions else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -47,7 +47,7 @@ class LmdbTxn(LmdbReading, Indexing):
         self._references = Tally()
         self._seq = 0
         self.changed = False
-        self.operations = 0  # nothing here depends on it
+        self.operations: Sequence[Callable[[Any], Any]] = ()  # nothing here depends on it
         self.notes: list[Note] = []
 
     def counters(self, queue: int) -> Counters:

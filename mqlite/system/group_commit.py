@@ -41,7 +41,7 @@ import copy
 import operator
 from _thread import LockType, allocate_lock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise, repeat
 from typing import Any, Protocol, TypeVar
@@ -61,11 +61,11 @@ _WITHDRAWN: list[None] = [None]
 
 
 class Transaction(Protocol):
-    """What a group needs of a write transaction. operations: how many it is to carry out; set by the group."""
+    """What a group needs of a write transaction. operations: those that it is to carry out; set by the group."""
 
     notes: list[Any]
     changed: bool
-    operations: int
+    operations: Sequence[Callable[[Any], Any]]
 
     def seal(self) -> Any:
         """All but the commit; returns the object whose commit(), in C, is the commit."""
@@ -187,7 +187,7 @@ class GroupCommit:
                         self._gather(own)
                     self.company = COMPANY if own.followers else max(0, self.company - 1)
                     pending = [own, *own.followers]
-                txn.operations = len(pending)
+                txn.operations = [request.op for request in pending]
                 culprit = self._apply(txn, pending)
                 if culprit is None:
                     own.notes, own.notes_hold = txn.notes, pending[0].outcome

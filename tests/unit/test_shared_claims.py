@@ -143,6 +143,25 @@ def test_claims_on_several_queues_share_a_commit(queue: mqlite.Queue[Any], toget
         messages[1].ack()
 
 
+def test_no_more_is_read_than_is_wanted(queue: mqlite.Queue[Any], together: Together, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies may be long."""
+    counts: dict[int, int] = {}
+    log: Any = queue._engine.log
+    first_in_line = log.first_in_line
+
+    def noted(number: int, version: int, cursor: Any, count: int) -> Any:
+        counts[number] = count
+        return first_in_line(number, version, cursor, count)
+
+    with mqlite.Queue[Any]("other", queue._channel.store.path) as other:
+        other.put_many(range(9))
+        queue.put_many(range(9))
+        monkeypatch.setattr(log, "first_in_line", noted)
+        messages_of(together(lambda: receive(queue), lambda: receive(other), lambda: receive(queue)))
+        assert counts == {queue._state.id: 2, other._state.id: 1}
+        assert not queue._engine.claims.write().supplies
+
+
 def test_a_shutdown_reaches_only_those_who_want_a_message_of_that_queue(queue: mqlite.Queue[Any], together: Together) -> None:
     with mqlite.Queue[Any]("other", queue._channel.store.path) as other:
         queue.put_many(range(2))
