@@ -250,8 +250,9 @@ class LmdbTxn(LmdbReading, Indexing):
         walk = self._txn.cursor()
         found = list(islice(walk.iternext(), len(places))) if walk.set_key(first) else []
         keys, values = zip(*found, strict=True) if found else ((), ())
-        are_messages = set(map(len, keys)) == {fmt.MESSAGE_KEY_BYTES}
-        if not are_messages or list(fmt.positions_of(keys)) != places:
+        # between two messages of a queue there are only messages of it
+        are_of_queue = bool(keys) and keys[-1] == fmt.message_key(prefix, places[-1])
+        if not are_of_queue or list(fmt.positions_of(keys)) != places:
             if not all(walk.set_key(fmt.message_key(prefix, position)) for position in places):
                 return False
             for position in positions:

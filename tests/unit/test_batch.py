@@ -82,9 +82,10 @@ def test_a_message_of_a_batch_that_lies_at_another_place_is_found() -> None:
         batch.claimed(InLine(positions, values, [keys[0], keys[2], keys[1]]))
 
 
-@given(st.integers(0, 5), st.sets(st.integers(0, 12), min_size=1))
-def test_the_positions_of_many_keys_are_those_of_each(rank: int, seqs: set[int]) -> None:
-    keys = [fmt.message_key(fmt.queue_key(fmt.MESSAGE, QUEUE), rank << 64 | seq) for seq in sorted(seqs)]
+@given(st.integers(0, 3), st.sets(st.tuples(st.integers(0, 2), st.integers(0, 12)), min_size=1))
+def test_the_positions_of_many_keys_are_those_of_each(lowest: int, places: set[tuple[int, int]]) -> None:
+    positions = [lowest + rank << 64 | seq for rank, seq in sorted(places)]
+    keys = [fmt.message_key(fmt.queue_key(fmt.MESSAGE, QUEUE), position) for position in positions]
     assert list(fmt.positions_of(keys)) == list(map(fmt.position_of, keys))
 
 
