@@ -28,6 +28,8 @@ _ROW = struct.Struct(">QQQBII")
 _RUN = struct.Struct(">QQQBIII")
 _ROW_IN_GROUP = struct.Struct(">QQQBIIQ")
 _COUNT = struct.Struct(">I")
+#: The length of the value of a run, which no other row has.
+RUN_BYTES = _RUN.size
 
 
 def packed(row: Row, count: int = 1) -> bytes:
@@ -41,12 +43,12 @@ def unpacked(value: bytes) -> Row:
     """What all rows of an entry are."""
     if len(value) == _ROW_IN_GROUP.size:
         return Row(*_ROW_IN_GROUP.unpack(value))
-    return Row(*_ROW.unpack(value[: _ROW.size]))
+    return Row(*_ROW.unpack_from(value))
 
 
 def count_of(value: bytes) -> int:
     """How many rows an entry is."""
-    if len(value) != _RUN.size:
+    if len(value) != RUN_BYTES:
         return 1
     count: int = _COUNT.unpack_from(value, _ROW.size)[0]
     return count

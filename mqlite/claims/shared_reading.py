@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..message import Position
 from . import Kind, Returned, Row, Shut, Waiting, runs
@@ -36,10 +36,20 @@ def key_at(kind: bytes, queue: int, position: Position) -> bytes:
     return key_in(kind, queue) + position.to_bytes(12, "big")
 
 
+class Run(NamedTuple):
+    """Positions of a queue that have the same row."""
+
+    queue: int
+    first: Position
+    last: Position
+    row: Row
+
+
 class SharedReading:
     """What can be read in any transaction."""
 
     _txn: Any = None
+    _run: Run | None = None  # the one that was met last: who asks for its rows asks for one after the other
 
     def _walk(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         walk = self._txn.cursor()
@@ -57,20 +67,35 @@ class SharedReading:
 
     def row(self, queue: int, position: Position) -> Row | None:
         """The claim on a position."""
+        run = self._run
+        if run is not None and run.first <= position <= run.last and run.queue == queue:
+            return run.row
         prefix = key_in(b"R", queue)
+        wanted = prefix + position.to_bytes(12, "big")
         walk = self._txn.cursor()
-        if not walk.set_range(prefix + position.to_bytes(12, "big")):
+        if not walk.set_range(wanted):
             return None
-        key, value = walk.item()
-        if not key.startswith(prefix) or int.from_bytes(key[5:], "big") - runs.count_of(value) >= position:
+        key, value = walk.key(), walk.value()
+        if key == wanted:  # as most that are claimed one by one: what follows took a third of the time
+            return runs.unpacked(value)
+        if len(value) != runs.RUN_BYTES or not key.startswith(prefix):
             return None
-        return runs.unpacked(value)
+        last = int.from_bytes(key[5:], "big")
+        first = last - runs.count_of(value) + 1
+        if first > position:
+            return None
+        row = runs.unpacked(value)
+        self._run = Run(queue, first, last, row)
+        return row
 
     def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
         """(queue, position, claim)."""
         prefix = b"R" if queue is None else key_in(b"R", queue)
         for key, value in self._walk(prefix):
             number, last, row = int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"), runs.unpacked(value)
+            if len(value) != runs.RUN_BYTES:  # the range took a quarter of the time
+                yield number, last, row
+                continue
             for position in range(last - runs.count_of(value) + 1, last + 1):
                 yield number, position, row
 

@@ -64,6 +64,7 @@ class SharedTxn(SharedReading):
             self._counts, self._cursors = {}, {}
         if self.supplies:
             self.supplies = {}
+        self._run = None
         self._is_changed = False
         self._is_known = True  # what it changes is in `_known`, too
         self._txn = txn = self._environment.begin_write()
@@ -290,6 +291,7 @@ class SharedTxn(SharedReading):
     def _take_out(self, queue: int, positions: list[Position]) -> int:
         """The rows of these positions go, also out of runs; how many there were. They are still counted."""
         prefix, txn = key_in(b"R", queue), self._txn
+        self._run = None
         if not self._extra():  # there are no runs
             if len(positions) == 1:
                 return int(txn.delete(prefix + positions[0].to_bytes(12, "big")))

@@ -170,6 +170,34 @@ def test_what_a_transaction_that_is_given_up_took_out_of_a_run_stays(claims: Sha
         assert c._number(b"H") == 0
 
 
+def test_a_row_that_was_taken_out_of_a_run_is_not_met_again(claims: SharedClaims) -> None:
+    _claim(claims, range(1, 6))
+    with claims.lock, claims.guard, claims.write() as c:
+        assert c.row(QUEUE, RANK << 64 | 2) is not None
+        c.give_back(QUEUE, RANK << 64 | 3, Returned(0, 1))
+        met = [seq for seq in range(1, 7) if c.row(QUEUE, RANK << 64 | seq) is not None]
+    assert met == [1, 2, 4, 5]
+
+
+def test_a_run_of_a_transaction_that_was_given_up_is_not_met_again(claims: SharedClaims) -> None:
+    with contextlib.suppress(ValueError), claims.lock, claims.guard, claims.write() as c:
+        line = c.line(QUEUE, 0)
+        c.clear_cursor(QUEUE, line, RANK)
+        c.claim_in_line(QUEUE, line, [RANK << 64 | seq for seq in range(1, 6)], [(Row(c.token, OWNER, 0, 1, 0, 1), 5)])
+        assert c.row(QUEUE, RANK << 64 | 2) is not None
+        raise ValueError
+    with claims.lock, claims.guard, claims.write() as c:
+        assert c.row(QUEUE, RANK << 64 | 3) is None
+
+
+def test_rows_of_a_run_are_those_of_its_queue_only(claims: SharedClaims) -> None:
+    _claim(claims, range(1, 6))
+    with claims.read() as c:
+        assert c.row(QUEUE, RANK << 64 | 2) is not None
+        assert c.row(QUEUE + 1, RANK << 64 | 3) is None
+        assert c.row(QUEUE - 1, RANK << 64 | 3) is None
+
+
 @given(st.integers(1, 9), st.sets(st.integers(1, 9)))
 def test_what_is_left_of_a_run_is_what_was_not_taken_out(count: int, gone: set[int]) -> None:
     gone = {position for position in gone if position <= count}
