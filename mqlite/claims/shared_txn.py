@@ -54,7 +54,7 @@ class SharedTxn(SharedReading):
         self._is_bare = False
         self._counts: dict[int, int] = {}  # changes of `k`, and new cursors: stored once, at the end
         self._cursors: dict[bytes, Position] = {}
-        self._room = (-2, 0)  # (commit, room in it)
+        self._room = -1  # entries that this transaction can still make; not counted yet
         self.operations: Sequence[Callable[[Any], Any]] = ()
         self.supplies: dict[int, Any] = {}
         self.notes: list[Any] = []  # there is nothing to be done after a commit
@@ -64,7 +64,7 @@ class SharedTxn(SharedReading):
             self._counts, self._cursors = {}, {}
         if self.supplies:
             self.supplies = {}
-        self._run = None
+        self._run, self._room = None, -1
         self._is_changed = False
         self._is_known = True  # what it changes is in `_known`, too
         self._txn = txn = self._environment.begin_write()
@@ -184,11 +184,12 @@ class SharedTxn(SharedReading):
 
     def has_room(self) -> bool:
         """Whether there are fewer than MAX_ENTRIES entries. What was given back is there already, and needs no room."""
-        commit, room = self._room
-        if commit != self.commit:
-            room = max(0, MAX_ENTRIES - self._entries())
-        self._room = self.commit, room - 1
-        return room > 0
+        if self._room < 0:
+            self._room = max(0, MAX_ENTRIES - self._entries())
+        if not self._room:
+            return False
+        self._room -= 1
+        return True
 
     def _entries(self) -> int:
         """How many entries there may be when each row is one of its own."""

@@ -150,6 +150,16 @@ def test_a_run_uses_the_room_that_its_rows_need_when_they_are_given_back(claims:
         assert c.has_room_for(2)
 
 
+def test_what_a_transaction_that_is_given_up_has_claimed_takes_no_room(claims: SharedClaims, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_txn, "MAX_ENTRIES", 5)
+    with contextlib.suppress(ValueError), claims.lock, claims.guard, claims.write() as c:
+        while c.has_room():
+            pass
+        raise ValueError
+    with claims.lock, claims.guard, claims.write() as c:
+        assert c.has_room()
+
+
 def test_what_is_forgotten_of_a_queue_is_not_counted_any_more(claims: SharedClaims) -> None:
     _claim(claims, range(1, 51))
     with claims.lock, claims.guard, claims.write() as c:
