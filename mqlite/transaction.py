@@ -321,8 +321,14 @@ class Transaction:
     ) -> None:
         if error is not None:
             self._roll_back(error)
-        elif self.is_open:
-            self.commit()
+            return
+        try:
+            if self.is_open:
+                self.commit()
+        except BaseException as failure:
+            if not self._commitment.is_done:
+                self._roll_back(failure)  # an interrupt before the commit had begun: nobody else would end it
+            raise
 
 
 def _give_back(lease: StagedLease, error: BaseException | None) -> None:

@@ -44,6 +44,24 @@ def test_a_message_is_settled_by_the_commit_and_not_before(broker: mqlite.Broker
     assert counts(q) == AFTER[how]
 
 
+def test_a_transaction_whose_commit_was_interrupted_before_it_began_keeps_no_message(broker: mqlite.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(tx: mqlite.Transaction) -> None:
+        raise KeyboardInterrupt
+
+    def acknowledge() -> None:
+        with broker.transaction() as tx:
+            message.ack(tx=tx)
+
+    q = broker.queue("q")
+    message = received(q)
+    with monkeypatch.context() as patch:
+        patch.setattr(mqlite.Transaction, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            acknowledge()
+    message.ack()
+    assert counts(q) == AFTER["ack"]
+
+
 def test_messages_of_several_queues_are_settled_together(broker: mqlite.Broker) -> None:
     queues = [broker.queue(f"q{number}") for number in range(3)]
     found = [received(q) for q in queues]
