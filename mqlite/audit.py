@@ -75,6 +75,8 @@ def log_problems(log: Log, catalog: Catalog, txn: Any, c: Any = None) -> list[st
     for (number,), _ in txn.entries(REMOVED, 0):  # they still refer to bodies
         state = catalog.state(number, txn)
         found.extend(_Audit(log, txn, c, state, references).problems())
+    if c is not None:
+        found.extend(c.problems())
     found.extend(topic_problems(log, txn, definitions, references))
     found.extend(table_problems(log, txn, definitions))
     return found

@@ -100,6 +100,9 @@ class Reading(Protocol):
     def rows(self, queue: int | None = None) -> Iterator[tuple[int, Position, Row]]:
         """(queue, position, claim), of one queue or of all."""
 
+    def problems(self) -> list[str]:
+        """What is wrong with numbers that are not of one queue, in words."""
+
     def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
         """Positions given back, in delivery order."""
 

@@ -133,6 +133,10 @@ class MemoryClaims:
         queues = list(self._desks) if queue is None else [queue]
         return iter([(q, position, row) for q in queues for position, row in self.desk(q).rows.items()])
 
+    def problems(self) -> list[str]:
+        """None: there are no such numbers."""
+        return []
+
     def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
         """Positions given back."""
         returned = self.desk(queue).returned

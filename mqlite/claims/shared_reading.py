@@ -99,6 +99,12 @@ class SharedReading:
             for position in range(last - runs.count_of(value) + 1, last + 1):
                 yield number, position, row
 
+    def problems(self) -> list[str]:
+        """What is wrong with the number of rows that are part of an entry with others. O(entries)."""
+        more = sum(runs.count_of(value) - 1 for _, value in self._walk(b"R"))
+        counted = self._number(b"H")
+        return [] if more == counted else [f"{more} claims are stored with others, {counted} are counted"]
+
     def returned(self, queue: int) -> Iterator[tuple[Position, Returned]]:
         """Positions given back."""
         for key, value in self._walk(key_in(b"r", queue)):

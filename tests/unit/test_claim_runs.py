@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mqlite
 from mqlite.claims import Returned, Row, runs, shared_txn
 from mqlite.claims.shared import SharedClaims
 
@@ -206,6 +207,29 @@ def test_rows_of_a_run_are_those_of_its_queue_only(claims: SharedClaims) -> None
         assert c.row(QUEUE, RANK << 64 | 2) is not None
         assert c.row(QUEUE + 1, RANK << 64 | 3) is None
         assert c.row(QUEUE - 1, RANK << 64 | 3) is None
+
+
+def test_a_wrong_number_of_rows_in_runs_is_told(claims: SharedClaims) -> None:
+    _claim(claims, range(1, 6))
+    with claims.lock, claims.guard, claims.write() as c:
+        assert c.problems() == []
+        c._changing.put(b"H", (3).to_bytes(8, "big"))
+        assert c.problems() == ["4 claims are stored with others, 3 are counted"]
+
+
+def test_a_check_looks_at_the_number_of_rows_in_runs(path: str) -> None:
+    with mqlite.open(path) as broker:
+        queue = broker.queue("q")
+        queue.put_many(range(9))
+        held = [*queue.receive(1), *queue.receive(8)]
+        claims = broker._store.claims
+        with claims.lock, claims.guard, claims.write() as c:
+            c._changing.put(b"H", bytes(8))
+        assert broker.check() == ["7 claims are stored with others, 0 are counted"]
+        with claims.lock, claims.guard, claims.write() as c:
+            c._changing.put(b"H", (7).to_bytes(8, "big"))
+        queue.ack_many(held)
+        assert broker.check() == []
 
 
 @given(st.integers(1, 9), st.sets(st.integers(1, 9)))
