@@ -30,7 +30,7 @@ from .shared_reading import (
 )
 
 #: Claims are refused beyond this many entries, so that the preallocated file always has room to give back.
-MAX_ENTRIES = 65536
+MAX_ENTRIES = 32768
 #: Cursors (one per priority in use) are forgotten when there are more; they are shortcuts only.
 MAX_CURSORS = 4096
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +246,31 @@ def test_stretches_cover_each_position_once(places: set[int]) -> None:
     found = runs.stretches(sorted(places))
     assert [position for last, length in found for position in range(last - length + 1, last + 1)] == sorted(places)
     assert all(later - length > last for (last, _), (later, length) in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_as_many_claims_as_there_may_be_are_given_back_and_made_again_in_any_order(claims: SharedClaims, seed: int) -> None:
+    """Pages of the commit before are not used again, so large commits one after the other take the most room."""
+    chance = random.Random(seed)
+    count = shared_txn.MAX_ENTRIES - 100  # as many as that leave room for cursors and sleepers
+    positions = [RANK << 64 | seq for seq in range(1, count + 1)]
+
+    def in_groups(change: Callable[[Any, int], object]) -> None:
+        order, size = chance.sample(positions, count), chance.choice((64, 1000, count))
+        for start in range(0, count, size):
+            with claims.lock, claims.guard, claims.write() as c:
+                for position in order[start : start + size]:
+                    change(c, position)
+
+    def claim_again(c: Any, position: int) -> None:
+        c.take_returned(QUEUE, position)
+        c.claim(QUEUE, position, row)
+
+    _claim(claims, range(1, count + 1))
+    row = Row(1, OWNER, 0, 1, 0, 2)
+    for _ in range(2):
+        in_groups(lambda c, position: c.give_back(QUEUE, position, Returned(0, 1)))
+        in_groups(claim_again)
+        in_groups(lambda c, position: c.replace(QUEUE, position, row))
+    with claims.read() as c:
+        assert c.claimed(QUEUE) == count
