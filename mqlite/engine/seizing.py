@@ -135,8 +135,8 @@ class Seizing(Picking):
             into.append(Claim(queue, position, row, raw, commit))
             c.claim_in_line(number, line, positions, [(row, 1)])
             return found
-        alike = [(row, min(started, len(positions)))] if started else []
         done = min(started, len(positions))
+        alike = [(row, done)] if done else []
         while done < len(positions):  # of each rank with a token of its own, for `start`; most often there is one
             rank = positions[done] >> 64
             same = positions[-1] >> 64 == rank

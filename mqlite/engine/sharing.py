@@ -74,29 +74,24 @@ class Wish:
     into: list[Claim]
 
     def __call__(self, c: Any) -> bool | None:
-        """Under C."""
-        return _take(self, c)
-
-
-def _take(wish: Wish, c: Any) -> bool | None:
-    """Under C: the next of the supply. May be run again, after a transaction that was not committed."""
-    queue, terms, into = wish.queue, wish.terms, wish.into
-    into.clear()
-    if queue.id not in c.supplies:
-        c.supplies[queue.id] = _supply(wish.engine, c, queue)
-    supply: Supply | None = c.supplies[queue.id]
-    if supply is None:
-        return None
-    number = len(supply.rows)
-    if number == len(supply.positions):
-        return False
-    row = supply.by_terms.get(terms)
-    if row is None:
-        owner, flags = terms
-        row = supply.by_terms[terms] = Row(c.token, owner, supply.deadline_ns, flags, 0, 1)
-    into.append(Claim(queue, supply.positions[number], row, supply.raws[number], c.commit))
-    supply.rows.append(row)
-    return True
+        """Under C: the next of the supply. May be run again, after a transaction that was not committed."""
+        queue, terms, into = self.queue, self.terms, self.into
+        into.clear()
+        if queue.id not in c.supplies:
+            c.supplies[queue.id] = _supply(self.engine, c, queue)
+        supply: Supply | None = c.supplies[queue.id]
+        if supply is None:
+            return None
+        number = len(supply.rows)
+        if number == len(supply.positions):
+            return False
+        row = supply.by_terms.get(terms)
+        if row is None:
+            owner, flags = terms
+            row = supply.by_terms[terms] = Row(c.token, owner, supply.deadline_ns, flags, 0, 1)
+        into.append(Claim(queue, supply.positions[number], row, supply.raws[number], c.commit))
+        supply.rows.append(row)
+        return True
 
 
 def _supply(engine: Seizing, c: Any, queue: QueueState) -> Supply | None:

@@ -190,7 +190,7 @@ def test_a_commit_that_fails_gives_nobody_a_message(queue: mqlite.Queue[Any], to
 
 def test_an_error_in_one_claim_leaves_the_others_theirs(queue: mqlite.Queue[Any], together: Together, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.put_many(range(3))
-    take, calls = sharing._take, iter(range(9))
+    take, calls = sharing.Wish.__call__, iter(range(9))
 
     def failing(*arguments: Any) -> Any:
         taken = take(*arguments)
@@ -198,7 +198,7 @@ def test_an_error_in_one_claim_leaves_the_others_theirs(queue: mqlite.Queue[Any]
             raise ZeroDivisionError
         return taken
 
-    monkeypatch.setattr(sharing, "_take", failing)
+    monkeypatch.setattr(sharing.Wish, "__call__", failing)
     first, failed, second = together(*[lambda: receive(queue)] * 3)
     assert isinstance(failed.exception(10), ZeroDivisionError)
     assert (first.result(10).body, second.result(10).body) == (0, 1)
