@@ -13,16 +13,19 @@ from typing import Any
 import attrs
 
 from .backup import Progress
+from .claims import TASK
 from .claims.shared import MAP_BYTES, SharedClaims
 from .compaction import Compaction
 from .durability import after_a_stop, is_mapped, level_of
 from .engine import Engine
-from .errors import MqliteError, SettingsMismatch, StoreCorrupted
+from .engine.passing import Passing
+from .errors import MqliteError, SettingsMismatch, StoreCorrupted, StoreError
+from .log.front import Contents
 from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLEAN, RESERVED, Control, Mark
+from .system.control import CLEAN, MAPPED, RESERVED, SESSION, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
 from .verify import store_problems
@@ -54,6 +57,8 @@ class DiskStore:
             failed.callback(self.presence.leave)  # or it would count as alive, and what it may hold as held
             anchor_ns = self.claims.anchor_ns(anchor_of(clock))
             self.engine = Engine(self.log, self.claims, self.presence, clock, anchor_ns)
+            if self.log.front is not None:
+                self.engine.passing = Passing(self.engine, self.log.front, self.claims, self._control.words)
             _ = self.presence.owner
             self.engine.look_around()
             failed.pop_all()
@@ -85,6 +90,9 @@ class DiskStore:
             self.log.begin_session()
         if stored_format < FORMAT:
             upgrade(self.log, stored_format)
+        if control.words[MAPPED]:
+            with contextlib.suppress(StoreError):  # no room for it: what would be in it goes to the tree
+                self.log.open_front(directory.front, control.words[SESSION], self._take_over, TASK)
         if marker.format < FORMAT:
             directory.write_marker(attrs.evolve(marker, format=FORMAT))
         return session
@@ -99,6 +107,9 @@ class DiskStore:
         failed.callback(self.claims.environment.close)
         self.claims.open()
         self._environment.sheltered_by = self.claims.environment
+
+    def _take_over(self, epoch: int, contents: Contents) -> None:
+        self.claims.take_over(epoch, contents.held, contents.passed, contents.tasks)
 
     def sync(self) -> None:
         """Return when everything that was committed before the call survives a power cut. Raises StoreError."""

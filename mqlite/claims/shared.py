@@ -19,6 +19,7 @@ One tree; all integers big-endian; q = queue u32:
     74 t  q | owner u64            count i64                    open tasks
     75 u  q                        group u64                    whose turn was last
     77 w  q | kind u8 | sleeper u64 | owner u64   wake u64      a registered sleeper
+    57 W                           u64                          the last epoch of the front whose claims are here
     78 x  q                        owner, number u64            seat: the consumer that has the queue for itself
     72 r  q | position             failures, acquired u32       given back
 
@@ -30,6 +31,7 @@ C2  A position is under R or r, not both.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 import lmdb
 
@@ -39,11 +41,12 @@ from ..system.environment import Environment
 from ..system.group_commit import GroupCommit
 from ..system.level import Unflushed
 from ..system.snapshot import LmdbView
+from . import Row
 from .expected import Expected
 from .known import Known
 from .postponed import Postponed
 from .shared_reading import SharedReading
-from .shared_txn import SharedTxn
+from .shared_txn import SharedTxn, next_token
 from .started import StartedMarks
 
 MAP_BYTES = 16 << 20
@@ -65,6 +68,7 @@ class SharedClaims:
     transaction that an interrupt left open.
     """
 
+    new_token = staticmethod(next_token)
     ring_unseats = False  # it would cost a commit per ring
     postpones = True
 
@@ -135,6 +139,29 @@ class SharedClaims:
     def postponed(self) -> int:
         """How many rows may have no message: it was settled, or is still to come."""
         return self._postponed.everywhere() + (not self.expected.is_free())
+
+    def take_over(
+        self,
+        epoch: int,
+        held: Sequence[tuple[int, Position, int, int, int, int]],
+        passed: Mapping[tuple[int, int], Position],
+        tasks: Mapping[tuple[int, int], int],
+    ) -> None:
+        """Under L: what was claimed in the front gets its rows, without a group and claimed for the first time; once for each
+        epoch. held: queue, position, token, owner, deadline, flags of each; passed: the last position of each queue and
+        rank that was handed out there; tasks: per queue and owner, how many were settled. [30]
+        """
+        with self.lock, self.guard, self.write() as c:
+            if c.taken_over() >= epoch:
+                return
+            for queue, position, token, owner, deadline_ns, flags in held:
+                c.claim(queue, position, Row(token, owner, deadline_ns, flags, 0, 1))
+            for (queue, _), position in passed.items():
+                if not c.has_passed(queue, position):
+                    c.advance(queue, position)
+            for (queue, owner), count in tasks.items():
+                c.add_tasks(queue, owner, count)
+            c.note_taken_over(epoch)
 
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are as it made them. For who holds L, which who revokes

@@ -34,7 +34,8 @@ MAX_ENTRIES = 32768
 #: Cursors (one per priority in use) are forgotten when there are more; they are shortcuts only.
 MAX_CURSORS = 4096
 
-_tokens = itertools.count(1)
+#: A number that no claim of this process had before.
+next_token = itertools.count(1).__next__
 
 
 class SharedTxn(SharedReading):
@@ -177,7 +178,7 @@ class SharedTxn(SharedReading):
         Not the number of the transaction: after an abort the next one has it again, and the
         interrupted claimer would give back another's claim.
         """
-        return next(_tokens)
+        return next_token()
 
     def _count(self, queue: int, change: int) -> None:
         self._counts[queue] = self._counts.get(queue, 0) + change
@@ -490,6 +491,10 @@ class SharedTxn(SharedReading):
         """A process is gone."""
         if self._changing.delete(b"o" + U64.pack(owner)):
             self._next_generation()
+
+    def note_taken_over(self, epoch: int) -> None:
+        """Set what `taken_over` returns."""
+        self._changing.put(b"W", U64.pack(epoch))
 
     def _next_generation(self, seats: int = 0) -> None:
         generation = self.generation()

@@ -154,6 +154,13 @@ class Aftermath:
             for kind in Kind:
                 self._waiters.ring_all(queue, kind)
 
+    def look_after(self, queue: int) -> None:
+        """What follows the removal of a message that passed by: who waits for room, or looks on, is rung. May be done twice."""
+        try:
+            self._ring(*self._look(set(), {queue}))
+        except MqliteError:
+            self._leftover.append((ARRIVED, queue))
+
     def _ring_expecting(self, expected: Expected) -> Expecting | None:
         """Ring who expects a message, whatever was committed; he makes sure of it. [28]"""
         who = expected.expecting()

@@ -105,6 +105,11 @@ class Claiming(Seizing):
         self, queue: QueueState, seat: Seat, claims: list[Claim], read: Callable[[Claim], T]
     ) -> tuple[T] | None:
         """One attempt of `get`; what is claimed and not settled is in `claims`, the caller's."""
+        if self.passing is not None and not seat.taken and seat.expected is None:
+            self.takeback.notice_deaths()
+            taken = self.passing.take(queue, AUTO | STARTED | TASK)
+            if taken:
+                return (taken[1],)
         while self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat, claims):
             [claim] = claims
             try:
@@ -219,6 +224,11 @@ class Claiming(Seizing):
         self.takeback.notice_deaths()  # what they held comes before what is newer
         if queue.options.rate is not None:
             self.schedule.care(queue.id)  # what has expired uses no slot up
+        passing = self.passing
+        if passing is not None and count == started == 1 and entry is ANYBODY and not (into or seat.taken):
+            passed = passing.claim(queue, flags, into)
+            if passed is not None:
+                return passed
         attempts = 0
         while True:
             due_too = attempts < LOOKS_AROUND  # else there is no room to move what is due

@@ -18,6 +18,7 @@ from .steps import ARRIVED, DAMAGED, EXPIRES
 if TYPE_CHECKING:
     from .aftermath import Aftermath
     from .inspection import Inspection
+    from .passing import Passing
     from .schedule import Schedule
     from .takeback import TakeBack
 
@@ -33,6 +34,7 @@ class Parts:
     schedule: Schedule
     takeback: TakeBack
     waiters: Waiters
+    passing: Passing | None = None
 
     def __init__(self, log: Log, claims: Claims, presence: Presence, clock: Clock, anchor_ns: int) -> None:
         self.log = log

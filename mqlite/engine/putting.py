@@ -71,6 +71,10 @@ class Putting(Claiming):
     def put_alone(self, queue: QueueState, rank: int, payload: Payload) -> int:
         """As `put_one`, of a plain queue, where no other thread is putting or settling; 0 where it is to be asked."""
         _ = self.presence.owner
+        if self.passing is not None:
+            stored = self.passing.put(queue, rank, payload)
+            if stored:
+                return stored
         version = queue.version
         if not queue.is_plain:  # since a moment ago. Behind the version, which is adopted last: so it is that of these
             return 0

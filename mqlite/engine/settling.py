@@ -137,6 +137,8 @@ class Settling(Parts):
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
         first = claims[0]
+        if first.at and len(claims) == 1 and self.passing is not None and self.passing.settle(first):
+            return
         queue = first.queue
         # of a queue in which messages age, a position may come again while a row is left there
         postponable = self.claims.postpones and not queue.topic and not first.row.group and queue.options.aging is None

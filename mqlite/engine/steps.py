@@ -39,6 +39,7 @@ class Claim:
     commit: the number of that commit. As long as it is the last one, the row is there and as it was.
     outcome: how it was settled here, as users are told; "" while it was not. settler: an open transaction that is to
     settle it.
+    at, epoch: where it is in the front, if it was claimed there, as long as that epoch lasts.
     """
 
     queue: QueueState
@@ -51,6 +52,8 @@ class Claim:
     fields: Sequence[Any] = ()
     outcome: str = ""
     settler: Any = None
+    at: int = 0
+    epoch: int = 0
     _record: Record | None = None
 
     @property

@@ -26,6 +26,7 @@ from ..system.environment import Environment
 from ..system.group_commit import GroupCommit
 from . import Counters, Note, counting
 from . import format as fmt
+from .front import Front
 from .lmdb_reading import Known, LmdbState
 from .space import Space
 
@@ -54,6 +55,7 @@ class Alone:
         self._group = group
         self._prepare_commit = prepare_commit
         self._after_commit = after_commit
+        self.front: Front | None = None
 
     def append(
         self,
@@ -159,6 +161,8 @@ class Alone:
         return LmdbState(txn).counters(queue) if counters is None else counters.copy()
 
     def _commit(self, txn: Any, notes: list[Note], outcome: list[None]) -> None:
+        if self.front is not None:
+            self.front.note_plain()
         try:
             self._prepare_commit(notes)
             outcome.extend(map(_COMMIT, (txn,)))  # in C: an interrupt comes before or after both

@@ -1,9 +1,10 @@
-"""The bytes of the log, format version 5. All integers are big-endian: byte order is delivery order.
+"""The bytes of the log, format version 6. All integers are big-endian: byte order is delivery order.
 
 One LMDB tree; the first byte of a key says what it is:
 
     01                                   format u32 | store id 16 bytes | crc u32
     02 | name utf-8                      crc u32 | JSON {id, name, options, version}
+    03                                   the last epoch of the front that the tree has taken over u64 | crc u32
     04 | queue u32                       name utf-8
     05                                   the last number given to a queue u32 | crc u32
     06 | table u32                       the numbers of a table, see rows.py
@@ -50,7 +51,7 @@ L1  seq is never used again, even after everything was acknowledged: it is count
 L2  counters and index entries are changed in the commit that changes the messages.
 
 Format 1 had neither marks nor an index, and shorter counters; format 2 no topics, and no feeds among the counters;
-format 3 no tables, format 4 no sums. They are read as they are, and become format 5 when the store is opened.
+format 3 no tables, format 4 no sums, format 5 no front. They are read as they are, and become format 6 when the store is opened.
 """
 
 from __future__ import annotations
@@ -69,11 +70,12 @@ from ..errors import MessageCorrupted, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from . import Definition
 
-FORMAT = 5
+FORMAT = 6
 
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"
 NAME = b"\x04"
+FOLDED_KEY = b"\x03"
 LAST_QUEUE_KEY = b"\x05"
 MESSAGE = b"\x10"
 KEPT = b"\x11"
@@ -96,6 +98,7 @@ MESSAGE_KEY = struct.Struct(">5sIQ")
 SEQ_IN_KEY = struct.Struct(">9xQ")
 _CRC = struct.Struct(">I")
 _STORE = struct.Struct(">I16s")
+_FOLDED = struct.Struct(">Q")
 _SOURCE = struct.Struct(">II")
 _DELAYED = struct.Struct(">BQIQ")
 DELAYED_KEY_BYTES = 1 + 4 + _DELAYED.size
@@ -399,6 +402,16 @@ def unpacked_store(value: bytes) -> tuple[int, str]:
     """(format, store id). Raises StoreCorrupted."""
     version, number = _STORE.unpack(without_sum(value, "the record that names the store", _STORE.size))
     return version, number.hex()
+
+
+def packed_folded(epoch: int) -> bytes:
+    """The value of FOLDED_KEY."""
+    return with_sum(_FOLDED.pack(epoch))
+
+
+def unpacked_folded(value: bytes | None) -> int:
+    """Raises StoreCorrupted."""
+    return 0 if value is None else int(_FOLDED.unpack(without_sum(value, "the epoch of the front", _FOLDED.size))[0])
 
 
 def with_sum(content: bytes) -> bytes:

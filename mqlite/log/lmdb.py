@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import lmdb
 
 from ..codecs import Payload
-from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
+from ..errors import MessageCorrupted, MqliteError, NotSupported, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
@@ -18,6 +19,8 @@ from . import InLine, Note, Row, Snapshot, counting, rows
 from . import batch as batches
 from . import format as fmt
 from .alone import Alone
+from .folding import FoldTxn
+from .front import Contents, Front, TakeOver
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
 from .space import Space
@@ -38,6 +41,7 @@ class LmdbLog:
         self.after_commit: Callable[[list[Note]], None] = lambda notes: None
         self.after_failure: Callable[[], None] = lambda: None
         self._current: LmdbTxn | None = None
+        self.front: Front | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -59,6 +63,7 @@ class LmdbLog:
             self._prepare_commit,
             lambda notes: self.after_commit(notes),
         )
+        self._alone.front = self.front
         self.append_alone, self.remove_alone = self._alone.append, self._alone.remove
 
     def _end(self, committed: Any) -> None:
@@ -71,6 +76,8 @@ class LmdbLog:
 
     def _begin(self, to_change: bool = True) -> LmdbTxn:
         environment = self._environment
+        if self.front is not None:
+            self.front.note_other()
         begun = environment.begin_write(self._space.look if to_change else None, to_change=to_change)
         self._current = txn = self._transaction(begun, self._space, self._known, self._prepare_commit)
         return txn
@@ -79,6 +86,52 @@ class LmdbLog:
         self._environment.before_commit()
         if self._environment.level.sync and notes:
             self.before_commit(notes)
+
+    # ------------------------------------------------------------------ the front
+    def open_front(self, path: str, session: int, take_over: TakeOver, task_flag: int) -> None:
+        """Let plain messages pass by from now on. Raises StoreFull, StoreError. The caller is alone in opening the store."""
+        environment = self._environment
+        front = Front(path, environment, self._space.has_room, self._store_front, take_over, task_flag)
+        with environment.gated():
+            with LmdbLogGlance(environment) as glance:
+                folded = glance.folded_epoch()
+            front.begin(session, folded)
+        self.front = self._alone.front = front
+        environment.before_change = front.fold
+
+    def _store_front(self, epoch: int, contents: Contents) -> None:
+        """Under the gate: into the tree, once for each epoch."""
+        environment = self._environment
+        txn = FoldTxn(environment.begin_gated(self._space.look), self._space, self._known, _nothing_before)
+        try:
+            if txn.folded_epoch() < epoch:
+                txn.take_in(epoch, contents)
+                environment.before_commit()
+                txn.seal().commit()
+                txn.committed()
+            else:
+                txn.abort()
+        except lmdb.Error as error:
+            with contextlib.suppress(lmdb.Error):
+                txn.abort()
+            raise environment.failed(error) from error
+        except MqliteError:
+            txn.abort()
+            raise
+        finally:
+            environment.end_gated()
+
+    def is_folded(self) -> bool:
+        """Whether nothing is in the front. For who holds C: true until he lets go of it, of what had returned before."""
+        return self.front is None or self.front.is_empty()
+
+    def fold(self) -> None:
+        """All that returned before the call is in the tree. Under no lock. Cost: 0.2 us; 50 us and 1.5 us for each message in
+        the front.
+        """
+        if self.front is not None and not self.front.is_empty():
+            with self._environment.gated():  # whose beginning it is
+                pass
 
     # ------------------------------------------------------------------ log
     def hold(self, op: Callable[[Any], T]) -> T:
@@ -283,6 +336,7 @@ class LmdbLog:
 
     def sync(self) -> None:
         """Return when everything that was committed survives a power cut. Raises StoreError."""
+        self.fold()
         self._environment.level.sync_now(self._environment)
 
     def close(self) -> None:
@@ -293,4 +347,10 @@ class LmdbLog:
     def after_fork(self) -> None:
         """In a forked child: start afresh. The descriptor for preallocation may be shared; it is closed."""
         self._space.close()
+        if self.front is not None:
+            self.front.after_fork()
         self._reset()
+
+
+def _nothing_before(notes: list[Note]) -> None:
+    """Nobody waits for what a fold brings: it was there before."""

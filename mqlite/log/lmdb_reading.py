@@ -169,7 +169,7 @@ class LmdbReading(Indexed):
         """The first so many that `ahead` gives, at once (in three fifths of its time). None where a cursor is None,
         where a message has a group, expires or waits for its time, and where the settings have another version.
         """
-        if not counting.is_plain(self._txn.get(counting.put_key(queue)), version):
+        if not self.is_plain(queue, version):
             return None
         prefix = fmt.queue_key(fmt.MESSAGE, queue)
         positions: list[Position] = []
@@ -286,6 +286,14 @@ class LmdbReading(Indexed):
             if (walk.prev() if found else walk.last()) and is_message(walk.key(), prefix):
                 times.append(fmt.enqueued_ns(walk.value()))
         return min(times, default=None)
+
+    def folded_epoch(self) -> int:
+        """The last epoch of the front that is in the tree."""
+        return fmt.unpacked_folded(self._txn.get(fmt.FOLDED_KEY))
+
+    def is_plain(self, queue: int, version: int) -> bool:
+        """Whether no message of a queue has a group, expires or waits for its time, and its settings have that version."""
+        return counting.is_plain(self._txn.get(counting.put_key(queue)), version)
 
     def definition(self, name: str) -> Definition | None:
         """The queue of that name."""

@@ -100,7 +100,7 @@ class Space:
 
     def ensure(self, pages: int) -> None:
         """Raise StoreFull unless a put of so many pages leaves the reserve alone, or finds room inside the file."""
-        if self._has_room(pages):
+        if self.has_room(pages):
             return
         if self._fits_inside(pages):
             return
@@ -122,7 +122,7 @@ class Space:
         free = self._environment.last_pgno() + 1 - self._environment.live_pages()
         return 3 * pages + 64 <= free and not (self.mapped and self._words[ROOM] < pages)
 
-    def _has_room(self, pages: int) -> bool:
+    def has_room(self, pages: int) -> bool:
         """Whether a put of so many pages leaves the reserve alone."""
         return pages + RESERVE_PAGES <= self._words[ROOM] or self.find(pages + RESERVE_PAGES, _PAGES_AHEAD)
 
@@ -132,7 +132,7 @@ class Space:
         """
         words = self._words
         pages = _BASE_PAGES + 8 + 2 * size_bytes // PAGE
-        if pages + RESERVE_PAGES > words[ROOM] and not self._has_room(pages):
+        if pages + RESERVE_PAGES > words[ROOM] and not self.has_room(pages):
             return False
         words[ROOM] -= pages
         words[VOLUME] += _COMMIT_PAGES * PAGE + 2 * size_bytes

@@ -43,7 +43,7 @@ from .control import SESSION, Control
 from .mounts import network_filesystem
 from .pages import DataFile, newest_meta
 
-FORMAT = 5
+FORMAT = 6
 MIN_STORE_BYTES = 16 << 20
 _TO_DO = "restore it from a backup, or save what is whole with mqlite.recover(path, into=...)"
 
@@ -85,6 +85,11 @@ class StoreDirectory:
     def control(self) -> str:
         """The file that says how far the log is on the disk."""
         return os.path.join(self.path, "log.control")
+
+    @property
+    def front(self) -> str:
+        """The file of plain messages that have not reached the log."""
+        return os.path.join(self.path, "log.front")
 
     @property
     def marker(self) -> str:
@@ -208,6 +213,7 @@ class StoreDirectory:
             "store.json",
             "store.json.new",
             "log.control",
+            "log.front",
             "log.mdb",
             "log.mdb-lock",
             "log.mdb.new",

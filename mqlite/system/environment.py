@@ -60,6 +60,8 @@ class Environment:
         self._guarded = self.level.guarded
         self.sheltered_by: Environment | None = None  # who holds its write lock may read here without a token
         self._told: tuple[memoryview, int] | None = None
+        #: Called under the gate before anything is read in order to be changed; it may run a transaction of its own.
+        self.before_change: Callable[[], None] | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -167,8 +169,19 @@ class Environment:
         if self._broken:
             self._heal()
         try:
-            opened = self._lmdb or self._open()
-            self._lock_gate()
+            if self._lmdb is None:
+                self._open()
+            self.lock_gate()
+        except lmdb.Error as error:
+            raise self.failed(error) from error
+        if self.before_change is not None:
+            self.before_change()
+        return self.begin_gated(look, to_change=to_change)
+
+    def begin_gated(self, look: Callable[[], None] | None = None, *, to_change: bool = True) -> lmdb.Transaction:
+        """The same for who holds the gate, and goes on holding it: he says `end_gated`."""
+        try:
+            opened = self.opened
             if look is not None:
                 look()
             self._writing = txn = opened.begin(write=True)
@@ -180,7 +193,7 @@ class Environment:
                 if held_up:
                     self._open_gate()
                     time.sleep(_MOMENT)
-                    self._lock_gate()
+                    self.lock_gate()
                 self._writing = txn = opened.begin(write=True)
         except lmdb.Error as error:
             raise self.failed(error) from error
@@ -203,7 +216,13 @@ class Environment:
             words, place = self._told
             words[place] = self.exact_last_txnid() if number is None else number
 
-    def _lock_gate(self) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Whether LMDB has it open in this process, and with it the gate."""
+        return self._lmdb is not None
+
+    def lock_gate(self) -> None:
+        """Alone among all processes, for who has entered `with env.write_lock, env: ...` and finds it open, until he leaves."""
         self._gated = True
         try:
             _flock(self._gate, _LOCK)
@@ -219,6 +238,10 @@ class Environment:
         if self._gated:
             self._open_gate()
 
+    def end_gated(self) -> None:
+        """The transaction was committed or aborted, and the gate stays as it is."""
+        self._writing = None
+
     def _open_gate(self) -> None:
         if self._gate >= 0:
             _flock(self._gate, _UNLOCK)
@@ -229,7 +252,9 @@ class Environment:
         """Alone among all writers of all processes, outside of a transaction."""
         with self.write_lock, self:
             opened = self._lmdb or self._open()
-            self._lock_gate()
+            self.lock_gate()
+            if self.before_change is not None:
+                self.before_change()
             yield opened
 
     @property

@@ -1,0 +1,269 @@
+"""Plain messages that pass by the tree, one at a time: put, claimed and settled in the front (log/front.py). [29] [31]
+
+What decides is what decides elsewhere: settings, shutdown, room, who is first in line, deadlines, who waits. Where anything but
+the line might have a say, each function leaves the message to the general way, with nothing changed, and says so. It is
+done under L, for no longer than a lock of a data structure is held: nobody waits for the disk in it, and no user's code runs.
+
+A claim that was made here has a place in the front instead of a row. Whoever else looks at claims has the front folded
+first, which makes it a row with the same token: so whatever the short way does not know can be done with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from ..claims import Row, Shut
+from ..claims.known import Line
+from ..claims.shared import SharedClaims
+from ..codecs import BYTES, Payload
+from ..log import format as fmt
+from ..log.front import (
+    BROUGHT,
+    BROUGHT_BYTES,
+    END,
+    ENDLESS,
+    HEAD,
+    HORIZON_RANK,
+    MOST_BODY_BYTES,
+    MOST_RECORDS,
+    NEEDED,
+    OPEN,
+    RUN,
+    TOTAL,
+    Front,
+    Lane,
+)
+from ..claims.shared_txn import MAX_ENTRIES
+from ..message import Position
+from ..system.control import CLAIMS
+from .catalog import QueueState
+from .steps import ARRIVED, Claim
+from .tasks import shut_mode
+
+if TYPE_CHECKING:
+    from .machine import Engine
+
+#: `Claim.commit` of one that was made here: no commit of the claims.
+NO_COMMIT = -3
+
+
+class Passing:
+    """The short way of one engine. Free for any thread."""
+
+    def __init__(self, engine: Engine, front: Front, claims: SharedClaims, words: memoryview) -> None:
+        """words: of `log.control`."""
+        self._engine = engine
+        self._front = front
+        self._claims = claims
+        self._words = words
+        self._aftermath = engine.aftermath
+        self._presence = engine.presence
+        self._wall_ns = engine.clock.wall_ns
+        self._monotonic_ns = engine.clock.monotonic_ns
+
+    # ------------------------------------------------------------------ in
+    def put(self, queue: QueueState, rank: int, payload: Payload) -> int:
+        """Store a plain message; its id. 0: the general way is to be taken."""
+        front = self._front
+        words = front.words
+        tag, body = payload
+        if (not words[OPEN] and words[RUN] < words[NEEDED]) or len(body) > MOST_BODY_BYTES:
+            return 0
+        body_crc, now_ns, number = crc32(body), self._wall_ns(), queue.id
+        try:
+            with front.lock, front.guard:
+                if not (front.enter() and self._presence.joined):
+                    return 0
+                is_calm = self._aftermath.is_calm(number)
+                if not is_calm and shut_mode(self._claims, number) is not Shut.OPEN:
+                    return 0
+                stored = 0
+                lane = front.lane(number, queue.version)
+                if lane is not None and self._has_room(queue, lane):
+                    stored = front.append(lane, rank, tag, body, body_crc, now_ns)
+                    if not stored and front.turn():
+                        lane = front.lane(number, queue.version)
+                        if lane is not None:
+                            stored = front.append(lane, rank, tag, body, body_crc, now_ns)
+            if not is_calm and stored:
+                self._aftermath.run([(ARRIVED, number)])
+        except BaseException:  # perhaps when it was stored
+            self._aftermath.run([(ARRIVED, number)])
+            raise
+        return stored
+
+    def _has_room(self, queue: QueueState, lane: Lane) -> bool:
+        maxsize = queue.options.maxsize
+        return queue.is_plain and (not maxsize or self._front.words[lane.slot + TOTAL] < maxsize)
+
+    # ------------------------------------------------------------------ to somebody
+    def claim(self, queue: QueueState, flags: int, into: list[Claim]) -> bool | None:
+        """What is first in line, as a claim in `into`, the caller's. False where nothing is; None, and nothing done: the general way
+        is to be taken.
+        """
+        if self._is_shut():
+            return None
+        owner, front = self._presence.owner, self._front
+        with front.lock, front.guard:
+            found = self._first(queue)
+            if not found:
+                return found
+            position, at, deadline_ns = found
+            key, raw = front.key_and_value(at)
+            row = Row(self._claims.new_token(), owner, deadline_ns, flags, 0, 1)
+            claim = Claim(queue, position, row, raw, NO_COMMIT)
+            claim.at, claim.epoch = at, front.epoch
+            into.append(claim)  # before it is claimed: an interrupt leaves none that nobody holds
+            front.claim(at, row.token, owner, deadline_ns, flags)
+        fields = _fields(key, raw)
+        if fields is None:
+            self._engine._open_in_line(queue.id, into)
+            return bool(into)
+        claim.fields = fields
+        return True
+
+    def take(self, queue: QueueState, flags: int) -> Payload | bool | None:
+        """The same, settled at once: the body of one that needs no decoding. None also where it needs some."""
+        if self._is_shut():
+            return None
+        owner, front, number = self._presence.owner, self._front, queue.id
+        try:
+            with front.lock, front.guard:
+                found = self._first(queue)
+                if not found:
+                    return found
+                _, at, deadline_ns = found
+                fields = _fields(*front.key_and_value(at))
+                if fields is None or fields[0][0] != BYTES:
+                    return None
+                front.claim(at, self._claims.new_token(), owner, deadline_ns, flags)
+                front.finish(front.lanes[number].slot, at)
+            if not self._aftermath.is_calm(number):
+                self._aftermath.look_after(number)
+        except BaseException:
+            self._aftermath.look_after(number)
+            raise
+        payload: Payload = fields[0]
+        return payload
+
+    def _is_shut(self) -> bool:
+        words = self._front.words
+        return not words[OPEN] and words[RUN] < words[NEEDED]
+
+    def _first(self, queue: QueueState) -> tuple[Position, int, int] | bool | None:
+        """Under L: (place, where it is, deadline) of what is first in line; False where nothing is, None where something else has
+        a say.
+        """
+        front = self._front
+        if not (front.enter() and self._presence.joined):
+            return None
+        for _ in range(3):
+            lane = front.lane(queue.id, queue.version)
+            if lane is None or not (lane.in_line and queue.is_in_line):
+                return None
+            if self._words[CLAIMS] != lane.commit and not self._look_at_claims(queue.id, lane):
+                return None
+            now_ns, earliest_ns = self._monotonic_ns(), lane.deadline_ns
+            deadline_ns = now_ns + queue.ack_timeout_ns if queue.ack_timeout_ns else 0
+            if (earliest_ns <= now_ns if earliest_ns else deadline_ns) or earliest_ns > deadline_ns > 0:
+                return None  # somebody has to be told of it, or another's is over
+            found = front.first(lane)
+            if found is not None:
+                return *found, deadline_ns
+            if front.words[lane.slot + HORIZON_RANK] == ENDLESS:
+                return False
+            if not self._bring(queue, lane):
+                return None
+        return None
+
+    def _look_at_claims(self, number: int, lane: Lane) -> bool:
+        """Whether nothing but the line decides, as far as the claims know, and they have room for what may be claimed here."""
+        commit = self._words[CLAIMS]
+        if lane.heap is None:
+            self._front.index(lane)
+        with self._claims.read() as c:
+            generation = c.generation()
+            if (
+                generation != self._presence.generation
+                or c.any_seat(generation)
+                or c.shut(number) is not Shut.OPEN
+                or c.anything_returned(number)
+                or c.entries() + 2 * MOST_RECORDS > MAX_ENTRIES
+            ):
+                return False
+            lane.deadline_ns = c.deadline_ns(number)
+        lane.commit = commit
+        return True
+
+    def _bring(self, queue: QueueState, lane: Lane) -> bool:
+        """Under L: the next messages of the tree, under C. False where none can be brought."""
+        front, claims = self._front, self._claims
+        if END - front.words[HEAD] < BROUGHT_BYTES:
+            return front.turn()
+        number, total = queue.id, front.words[lane.slot + TOTAL]
+        front.shut()
+        with claims.lock, claims.guard, claims.write() as c:
+            line = c.line(number, self._presence.generation)
+            if line is None:
+                count, found = 0, None
+            else:
+                count = self._how_many(number, total)
+                horizon = front.horizon(lane)
+                cursor: Callable[[int], Position | None] = partial(_passed, c, number, line, horizon)
+                found = self._engine.log.first_in_line(number, lane.version, cursor, count)
+        is_done = found is not None and front.bring(lane, found, count)
+        front.reopen()
+        return is_done
+
+    def _how_many(self, number: int, total: int) -> int:
+        """How many messages to bring at once; at least two."""
+        with self._engine.log.glance() as snapshot:
+            counters = snapshot.counters(number)
+        mean = counters.bytes // max(1, counters.total)
+        return max(2, min(BROUGHT, BROUGHT_BYTES // (mean + 128)))
+
+    # ------------------------------------------------------------------ out
+    def settle(self, claim: Claim) -> bool:
+        """Remove the message of a claim that was made here. False: the general way is to be taken."""
+        front, row = self._front, claim.row
+        if front.words[OPEN] != claim.epoch:
+            return False
+        number = claim.queue.id
+        try:
+            with front.lock, front.guard:
+                if not front.enter() or front.epoch != claim.epoch or not front.is_held(claim.at, row.token, row.owner):
+                    return False
+                lane = front.lane(number, claim.queue.version) or front.lanes.get(number)
+                if lane is None:
+                    return False
+                front.finish(lane.slot, claim.at)
+            if not self._aftermath.is_calm(number):
+                self._aftermath.look_after(number)
+        except BaseException:
+            self._aftermath.look_after(number)
+            raise
+        return True
+
+
+def _passed(c: Any, number: int, line: Line, horizon: Position, rank: int) -> Position | None:
+    """Up to where messages of a rank are claimed or in the front; None where that cannot be said."""
+    if rank < horizon >> 64:
+        return (rank + 1 << 64) - 1
+    cursor: Position | None = c.clear_cursor(number, line, rank)
+    return cursor if cursor is None or rank > horizon >> 64 else max(cursor, horizon)
+
+
+def _fields(key: bytes, raw: bytes) -> tuple[Any, ...] | None:
+    """What a message says that was claimed for the first time since it was stored (`Record.fields`); None where it has more than a
+    body, or does not match its checksum.
+    """
+    crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = fmt.HEAD.unpack_from(raw)
+    body = raw[fmt.HEADER_BYTES :]
+    if flags or extras_bytes or version != fmt.VERSION:
+        return None
+    if crc != crc32(key, crc32(raw[fmt.CRC_BYTES : fmt.HEADER_BYTES], crc32(body))):
+        return None
+    return (tag, body), enqueued_ns, number, failures, acquired + 1

@@ -1,0 +1,64 @@
+"""The write transaction that brings what is in the front to the tree. [29] [30]"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from . import counting
+from . import format as fmt
+from .front import Contents, Share
+from .lmdb_txn import LmdbTxn
+
+#: Places that are looked for at once: where a few of them are claimed still, most are neighbours.
+_STRETCH = 32
+
+
+class FoldTxn(LmdbTxn):
+    """One fold."""
+
+    def take_in(self, epoch: int, contents: Contents) -> None:
+        """All of it. O(log n) each, and mostly O(1)."""
+        for queue, share in contents.shares.items():
+            if share.put[0]:
+                self._take_in(queue, share)
+            places = sorted(share.gone)
+            for start in range(0, len(places), _STRETCH):
+                self._take_out(queue, places[start : start + _STRETCH])
+        if contents.last_seq:
+            self.next_seq()
+            self._seq = max(self._seq - 1, contents.last_seq)
+        self.changed = True
+        self._usage.store(64)
+        self._txn.put(fmt.FOLDED_KEY, fmt.packed_folded(epoch))
+
+    def _take_in(self, queue: int, share: Share) -> None:
+        counters = self.counters(queue)
+        if queue not in self._put_to:
+            self._put_to.add(queue)
+            self._txn.delete(counting.put_key(queue))
+        if share.keys:
+            pairs = sorted(zip(share.keys, share.values, strict=True))
+            ranks = [key[: fmt.RANK_END] for key, _ in pairs]
+            runs = 1 + sum(map(bytes.__ne__, ranks, islice(ranks, 1, None)))
+            self._usage.store_runs(sum(map(len, share.values)), len(pairs), runs)
+            walk: Any = self._txn.cursor()
+            is_last = runs == 1 and walk.last() and walk.key() < pairs[0][0]
+            walk.putmulti(pairs, append=is_last)
+        number, size, total = share.put
+        counters.put_total += number
+        counters.put_bytes += size
+        if counters.put_sum >= 0:
+            counters.put_sum += total
+        number, size, total = share.removed
+        if number:
+            counters.removed_total += number
+            counters.removed_bytes += size
+            counters.removed_sum += total
+            self._removed_from.add(queue)
+
+    def _take_out(self, queue: int, places: list[int]) -> None:
+        """Messages that were settled in the front. One that is not there was taken back by a power cut."""
+        if not self.remove_all(queue, places):
+            for place in places:
+                self.remove(queue, place)

@@ -1,0 +1,530 @@
+"""Plain messages that come and go before they reach the tree.
+
+A message that is put, claimed and acknowledged one after the other costs three transactions of LMDB, which is more than all
+the rest (docs/performance.md). At level "process" it need not: nothing there waits for the disk, and what lies in a
+mapped file survives a kill as what LMDB has committed does. So plain messages, one at a time, are records in one
+such file, and what becomes of them is a byte in the record. All of them go to the tree at once, by `fold`, before anybody
+looks at it or changes it in any other way; and those of them that are gone by then, not at all.
+
+    open      messages may come, be claimed and be settled here. Only who holds the log's write lock (L) does so.
+    fold      under L: the front is shut, what is in it goes to claims and tree, and it is empty.
+    epoch     from one opening to the next. What a process remembers of the front is true for one epoch.
+
+[29] The front is part of the log's last state. Whoever begins a write transaction of the log folds it first, under the
+     same gate (`Environment.before_change`). Whoever makes rows under C alone finds it empty after C, or lets go
+     and folds. Whoever reads folds before his snapshots.
+[30] What was claimed here has its row, with the same token, before its message is in the tree; both before the
+     front is empty. `FRONT_KEY` in the tree and `W` in the claims name the last epoch that they have taken over. So
+     a fold that is cut short anywhere is done again by whoever is next under L, and nothing is done twice.
+[31] Messages of a queue are claimed here in the order of their places. `horizon` is the place up to which those of the tree
+     were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
+
+The file `log.front`; integers of the header are words of the machine, those of records are big-endian:
+
+    0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how many of
+                   these open the front, runs, then from word 64 on, 8 for each queue: number + 1, messages stored,
+                   horizon (rank, seq), the rank that was put last
+    4096    ...    records, each at a multiple of 16, up to `head`:
+                   epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
+                   key and value as they are in the tree
+
+A record is whole where its epoch is that of the others and the checksum of its value holds. A byte, or an aligned word, is
+stored at once; `head`, and the state of a record, are stored last. So a kill leaves each change done or not done.
+After a reboot `recall` brings back what the disk has, in order, up to the first record that is not whole.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import attrs
+import lmdb
+
+from ..errors import MqliteError
+from ..message import Position
+from ..system.blocks import preallocate
+from ..system.environment import Environment
+from . import InLine, counting
+from . import format as fmt
+from .lmdb_reading import LmdbLogGlance
+
+#: Room for some 1,200 messages of 100 bytes: what a processor's cache holds, and a fold of 2 ms.
+AREA_BYTES = 256 << 10
+#: Larger ones gain nothing here.
+MOST_BODY_BYTES = AREA_BYTES // 16
+#: How many plain operations in a row open the front, and how many at most: where a fold had little to do, twice as many.
+FEWEST, MOST = 8, 1024
+#: Ends of ranks that one fold may store to: each may take pages of its own.
+MOST_RUNS = 64
+#: Pages of the log that one fold may take.
+FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // 4096
+#: As many are brought from the tree at once, if they are no larger than that together.
+BROUGHT, BROUGHT_BYTES = 64, AREA_BYTES // 8
+
+_MAGIC_WORD = 0x6D716C66726F0001
+MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS = range(9)
+_SLOTS, _SLOT_WORDS, _ALL_SLOTS = 64, 8, 56
+QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
+#: The rank of a horizon behind everything.
+ENDLESS = 1 << 32
+
+READY, CLAIMED, DONE = 1, 2, 3
+#: Flags of a record, besides those of a claim: its message is in the tree, too.
+BROUGHT_HERE = 0x80
+START = 4096
+END = START + AREA_BYTES
+_RECORD = struct.Struct(">QIBBHQQQ")
+_BRIEF = struct.Struct(">QIBB")
+_TERMS = struct.Struct(">QQQ")
+_KEY = struct.Struct(">xIIQ")
+_STATE, _FLAGS, _TERMS_AT, _KEY_AT = 12, 13, 16, _RECORD.size
+_VALUE_AT = _KEY_AT + fmt.MESSAGE_KEY_BYTES
+#: Of a record without its body.
+_FIXED = _VALUE_AT + fmt.HEADER_BYTES
+#: So many records there are at most, and as many claims a fold may make.
+MOST_RECORDS = AREA_BYTES // (_FIXED + 3)
+_CRC = struct.Struct(">I")
+
+
+class Held(NamedTuple):
+    """A claim that was made here: what its row will be."""
+
+    queue: int
+    position: Position
+    token: int
+    owner: int
+    deadline_ns: int
+    flags: int
+
+
+@attrs.define(eq=False)
+class Lane:
+    """A queue in this epoch, as this process knows it.
+
+    slot: where its words begin. version: of its settings in the tree. in_line: nothing in the tree has a group,
+    expires, or waits for its time. heap: what may be first in line, once somebody here claims. commit, deadline_ns: the
+    commit of the claims as of which nothing but the line decides, and no row times out before.
+    """
+
+    number: int
+    prefix: bytes
+    slot: int
+    version: int
+    in_line: bool
+    heap: list[tuple[Position, int]] | None = None
+    commit: int = -2
+    deadline_ns: int = 0
+
+
+@attrs.define(eq=False)
+class Share:
+    """What a fold brings to one queue. keys, values: to be stored; put, removed: how many, bytes, sum of the checksums;
+    gone: places of messages of the tree that were settled here.
+    """
+
+    keys: list[bytes] = attrs.field(factory=list)
+    values: list[bytes] = attrs.field(factory=list)
+    put: list[int] = attrs.field(factory=lambda: [0, 0, 0])
+    removed: list[int] = attrs.field(factory=lambda: [0, 0, 0])
+    gone: list[Position] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class Contents:
+    """All that is in the front. held: claims; passed: the last place of each queue and rank that was claimed; tasks: per
+    queue and owner.
+    """
+
+    shares: dict[int, Share] = attrs.field(factory=dict)
+    held: list[Held] = attrs.field(factory=list)
+    passed: dict[tuple[int, int], Position] = attrs.field(factory=dict)
+    tasks: dict[tuple[int, int], int] = attrs.field(factory=dict)
+    count: int = 0
+    last_seq: int = 0
+
+
+#: take_over(epoch, contents): the claims of the contents become rows, once for each epoch.
+TakeOver = Callable[[int, Contents], None]
+#: store(epoch, contents): the rest goes to the tree, once for each epoch.
+Store = Callable[[int, Contents], None]
+
+
+class Front:
+    """One process's part in it. All but `words` is for who holds `lock`, entered with `guard`.
+
+    is_task: the flag of a claim that counts as a task when it is settled.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        environment: Environment,
+        has_room: Callable[[int], bool],
+        store: Store,
+        take_over: TakeOver,
+        task_flag: int,
+    ) -> None:
+        """Raises StoreFull, StoreError where there are no blocks for the file. The caller is alone in making it."""
+        preallocate(path, END)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._area = mmap.mmap(fd, END)
+        finally:
+            os.close(fd)
+        self.words = memoryview(self._area).cast("Q")
+        self._environment = environment
+        self._has_room = has_room
+        self._store = store
+        self._take_over = take_over
+        self._task_flag = task_flag
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing is known."""
+        self.guard: AbstractContextManager[None] = self._environment
+        self.lock = self._environment.write_lock
+        self.epoch = 0
+        self.lanes: dict[int, Lane] = {}
+        self._indexed: dict[int, Lane] = {}  # those whose heaps are kept
+        self._seen = START
+
+    # ------------------------------------------------------------------ sessions
+    def begin(self, session: int, folded: int) -> None:
+        """The first use in a session: what another boot has left is recalled. folded: the epoch that the tree has taken over
+        last. The caller is alone in opening the store.
+        """
+        words = self.words
+        if words[MAGIC] == _MAGIC_WORD and words[SESSION] == session:
+            return
+        contents, epoch = Contents(), 0
+        if words[MAGIC] == _MAGIC_WORD:
+            contents, epoch = self.recalled(folded)
+        words[OPEN] = 0
+        words[MAGIC] = _MAGIC_WORD
+        words[EPOCH] = max(epoch, folded)
+        words[HEAD] = START
+        words[RUN], words[NEEDED] = 0, FEWEST
+        if contents.count:
+            self._store(epoch, contents)
+        words[SESSION] = session
+
+    def recalled(self, folded: int) -> tuple[Contents, int]:
+        """(What is whole in the file, its epoch), of an epoch behind `folded`: nobody holds anything of it."""
+        epoch, at = _BRIEF.unpack_from(self._area, START)[0], START
+        contents = Contents()
+        if epoch <= folded:
+            return contents, 0
+        latest: dict[bytes, int] = {}
+        while at + _FIXED <= END:
+            found, size, state, _ = _BRIEF.unpack_from(self._area, at)
+            if found != epoch or not fmt.HEADER_BYTES <= size <= END - at - _VALUE_AT or state not in (READY, CLAIMED, DONE):
+                break
+            key, value = self.key_and_value(at)
+            if not fmt.is_whole(key, value):
+                break
+            latest[key] = at
+            at += _length(size)
+        for at in latest.values():
+            self._add(contents, at, trusted=False)
+        return contents, epoch
+
+    # ------------------------------------------------------------------ under L
+    def enter(self) -> bool:
+        """Take the gate; whether messages may pass by now."""
+        environment = self._environment
+        if not environment.is_open:
+            return False
+        environment.lock_gate()
+        epoch = self.words[OPEN]
+        if epoch and epoch == self.epoch:
+            return True
+        return self._enter_anew(epoch)
+
+    def _enter_anew(self, epoch: int) -> bool:
+        words = self.words
+        if not epoch:
+            if words[RUN] < words[NEEDED] or not self._open():
+                return False
+            epoch = words[OPEN]
+        self.epoch, self.lanes, self._indexed, self._seen = epoch, {}, {}, START
+        return True
+
+    def _open(self) -> bool:
+        words = self.words
+        if words[HEAD] != START:  # its fold was cut short
+            self.fold()
+        if not self._has_room(FOLD_PAGES):
+            words[RUN], words[NEEDED] = 0, MOST
+            return False
+        glance = LmdbLogGlance(self._environment)
+        glance.begin()
+        try:
+            seq, folded = glance.last_seq(), glance.folded_epoch()
+        finally:
+            glance.end()
+        for place in range(_SLOTS, _SLOTS + _SLOT_WORDS * _ALL_SLOTS, _SLOT_WORDS):
+            words[place] = 0
+        words[SEQ], words[RUNS] = seq, 0
+        words[EPOCH] = epoch = max(words[EPOCH], folded) + 1
+        words[OPEN] = epoch
+        return True
+
+    def is_empty(self) -> bool:
+        """Whether nothing is in it. Free for anybody: true for what had returned before the call."""
+        return bool(self.words[HEAD] == START)
+
+    def shut(self) -> None:
+        """Nobody may pass by until `reopen`, or, if this process is killed, until the next fold."""
+        self.words[OPEN] = 0
+
+    def reopen(self) -> None:
+        """Of the epoch that was shut."""
+        self.words[OPEN] = self.epoch
+
+    def turn(self) -> bool:
+        """It is full: fold, and open it again. Whether it is open."""
+        self.fold()
+        return self._enter_anew(0)
+
+    def note_plain(self) -> None:
+        """An operation that might have passed by was carried out without the front, as it was shut."""
+        self.words[RUN] += 1
+
+    def note_other(self) -> None:
+        """An operation is about to be carried out that could not have passed by."""
+        self.words[RUN] = 0
+
+    # ------------------------------------------------------------------ queues
+    def lane(self, number: int, version: int) -> Lane | None:
+        """A queue, with these settings; None where it cannot pass by in this epoch."""
+        lane = self.lanes.get(number)
+        if lane is None:
+            lane = self._new_lane(number)
+        return lane if lane is not None and lane.version == version else None
+
+    def _new_lane(self, number: int) -> Lane | None:
+        words = self.words
+        glance = LmdbLogGlance(self._environment)
+        glance.begin()
+        try:
+            counters = glance.counters(number)
+            in_line = glance.is_plain(number, counters.settings_version)
+        finally:
+            glance.end()
+        slot = self._slot_of(number, counters.total)
+        if not slot:
+            return None
+        lane = self.lanes[number] = Lane(number, fmt.queue_key(fmt.MESSAGE, number), slot, counters.settings_version, in_line)
+        return lane
+
+    def _slot_of(self, number: int, total: int) -> int:
+        words = self.words
+        for place in range(_SLOTS, _SLOTS + _SLOT_WORDS * _ALL_SLOTS, _SLOT_WORDS):
+            if words[place] == number + 1:
+                return place
+            if not words[place]:
+                words[place + TOTAL] = total
+                words[place + HORIZON_RANK] = words[place + HORIZON_SEQ] = words[place + LAST_RANK] = 0
+                words[place] = number + 1
+                return place
+        return 0
+
+    def index(self, lane: Lane) -> None:
+        """Keep what is first in line of a queue from now on."""
+        others, lane.heap = self._indexed, []
+        seen, self._seen, self._indexed = self._seen, START, {lane.number: lane}
+        self._catch_up(seen)
+        self._indexed = {**others, lane.number: lane}
+
+    # ------------------------------------------------------------------ messages
+    def append(self, lane: Lane, rank: int, tag: int, body: bytes, body_crc: int, now_ns: int) -> int:
+        """A message without marks and extras; its id, or 0 where there is no room."""
+        words, at = self.words, self.words[HEAD]
+        size = fmt.HEADER_BYTES + len(body)
+        end = at + (_VALUE_AT + size + 15 & -16)
+        slot = lane.slot
+        if words[slot + LAST_RANK] != rank + 1:
+            if words[RUNS] >= MOST_RUNS:
+                return 0
+            words[RUNS] += 1
+            words[slot + LAST_RANK] = rank + 1
+        if end > END:
+            return 0
+        seq: int = words[SEQ] + 1
+        key = fmt.MESSAGE_KEY.pack(lane.prefix, rank, seq)
+        header = fmt.HEADER.pack(fmt.VERSION, tag, 0, 0, seq, now_ns, 0, 0)
+        brief = _RECORD.pack(self.epoch, size, READY, 0, 0, 0, 0, 0)
+        crc = _CRC.pack(crc32(key, crc32(header, body_crc)))
+        self._area[at : at + _VALUE_AT + size] = b"".join((brief, key, crc, header, body))
+        words[SEQ] = seq
+        words[slot + TOTAL] += 1
+        if lane.heap is not None and self._seen == at:
+            heappush(lane.heap, (rank << 64 | seq, at))
+            self._seen = end
+        words[HEAD] = end
+        return seq
+
+    def bring(self, lane: Lane, found: InLine, count: int) -> bool:
+        """Messages of the tree, found behind the horizon when so many were asked for: they are here, too. The front is
+        shut meanwhile. False where the first of them cannot pass by.
+        """
+        words, at = self.words, self.words[HEAD]
+        room = END - at
+        brought = 0
+        for key, value in zip(found.keys, found.raws, strict=True):
+            size = len(value)
+            room -= _length(size)
+            if room < 0 or size > fmt.HEADER_BYTES + MOST_BODY_BYTES or size < fmt.HEADER_BYTES or not fmt.is_unmarked(value):
+                break
+            brief = _RECORD.pack(self.epoch, size, READY, BROUGHT_HERE, 0, 0, 0, 0)
+            self._area[at : at + _VALUE_AT + size] = brief + key + value
+            at += _length(size)
+            brought += 1
+        if len(found.positions) < count and brought == len(found.positions):
+            words[lane.slot + HORIZON_RANK] = ENDLESS
+        elif brought:
+            last = found.positions[brought - 1]
+            words[lane.slot + HORIZON_RANK], words[lane.slot + HORIZON_SEQ] = last >> 64, last & _LOW
+        else:
+            return False
+        words[HEAD] = at
+        return True
+
+    def horizon(self, lane: Lane) -> Position:
+        """The place up to which what is in the tree is here, too."""
+        words, slot = self.words, lane.slot
+        return int(words[slot + HORIZON_RANK] << 64 | words[slot + HORIZON_SEQ])
+
+    def is_exhausted(self, lane: Lane) -> bool:
+        """Whether the tree has nothing more for claimers."""
+        return bool(self.words[lane.slot + HORIZON_RANK] == ENDLESS)
+
+    def first(self, lane: Lane) -> tuple[Position, int] | None:
+        """(place, where it is) of what is first in line; None where the tree is to be asked first, or there is nothing."""
+        words, area = self.words, self._area
+        head = words[HEAD]
+        if self._seen < head:
+            self._catch_up(head)
+        heap, slot = lane.heap, lane.slot
+        assert heap is not None
+        while heap:
+            found = heap[0]
+            if area[found[1] + _STATE] == READY:
+                if found[0] >> 64 >= words[slot + HORIZON_RANK] and found[0] > self.horizon(lane):
+                    return None
+                return found
+            heappop(heap)
+        return None
+
+    def _catch_up(self, head: int) -> None:
+        """Index what others have put."""
+        area, indexed, at = self._area, self._indexed, self._seen
+        while at < head:
+            _, size, state, _ = _BRIEF.unpack_from(area, at)
+            if state == READY:
+                queue, rank, seq = _KEY.unpack_from(area, at + _KEY_AT)
+                lane = indexed.get(queue)
+                if lane is not None and lane.heap is not None:
+                    heappush(lane.heap, (rank << 64 | seq, at))
+            at += _length(size)
+        self._seen = at
+
+    def key_and_value(self, at: int) -> tuple[bytes, bytes]:
+        """The message of a record, as it is in the tree."""
+        area = self._area
+        size = _BRIEF.unpack_from(area, at)[1]
+        value_at = at + _VALUE_AT
+        return area[at + _KEY_AT : value_at], area[value_at : value_at + size]
+
+    def claim(self, at: int, token: int, owner: int, deadline_ns: int, flags: int) -> None:
+        """It is somebody's."""
+        area = self._area
+        _TERMS.pack_into(area, at + _TERMS_AT, token, owner, deadline_ns)
+        area[at + _FLAGS] = area[at + _FLAGS] & BROUGHT_HERE | flags
+        area[at + _STATE] = CLAIMED
+
+    def is_held(self, at: int, token: int, owner: int) -> bool:
+        """Whether it is that claim still."""
+        area = self._area
+        return area[at + _STATE] == CLAIMED and _TERMS.unpack_from(area, at + _TERMS_AT)[:2] == (token, owner)
+
+    def finish(self, lane_slot: int, at: int) -> None:
+        """It is settled, and gone."""
+        self._area[at + _STATE] = DONE
+        self.words[lane_slot + TOTAL] -= 1
+
+    # ------------------------------------------------------------------ to the tree
+    def fold(self) -> None:
+        """Shut the front, and bring what is in it to claims and tree. Raises StoreFull, StoreError; then all is in it as
+        before, and nobody passes by until this has been done. [30]
+        """
+        words = self.words
+        words[OPEN] = 0
+        if words[HEAD] == START:
+            return
+        epoch, at, head = words[EPOCH], START, words[HEAD]
+        contents = Contents(last_seq=words[SEQ])
+        while at < head:
+            at = self._add(contents, at)
+        if contents.held or contents.tasks:
+            self._take_over(epoch, contents)
+        self._store(epoch, contents)
+        words[HEAD] = START
+        if contents.count < FEWEST:
+            words[RUN], words[NEEDED] = 0, min(MOST, 2 * words[NEEDED])
+        else:
+            words[NEEDED] = FEWEST
+
+    def _add(self, contents: Contents, at: int, trusted: bool = True) -> int:
+        """A record, to what is to be folded; where the next one is. trusted: its claim may be somebody's."""
+        area = self._area
+        _, size, state, flags = _BRIEF.unpack_from(area, at)
+        queue, rank, seq = _KEY.unpack_from(area, at + _KEY_AT)
+        share = contents.shares.get(queue)
+        if share is None:
+            share = contents.shares[queue] = Share()
+        contents.count += 1
+        value_at = at + _VALUE_AT
+        if not flags & BROUGHT_HERE:
+            (crc,) = _CRC.unpack_from(area, value_at)
+            put = share.put
+            put[0] += 1
+            put[1] += size
+            put[2] += crc
+            if state == DONE:
+                gone = share.removed
+                gone[0] += 1
+                gone[1] += size
+                gone[2] += crc
+            else:
+                share.keys.append(area[at + _KEY_AT : value_at])
+                share.values.append(area[value_at : value_at + size])
+            if not trusted and seq > contents.last_seq:
+                contents.last_seq = seq
+        elif state == DONE:
+            share.gone.append(rank << 64 | seq)
+        if trusted and state != READY:
+            position = rank << 64 | seq
+            if position > contents.passed.get((queue, rank), -1):
+                contents.passed[queue, rank] = position
+            token, owner, deadline_ns = _TERMS.unpack_from(area, at + _TERMS_AT)
+            if state == CLAIMED:
+                contents.held.append(Held(queue, position, token, owner, deadline_ns, flags & ~BROUGHT_HERE))
+            elif flags & self._task_flag:
+                contents.tasks[queue, owner] = contents.tasks.get((queue, owner), 0) + 1
+        return at + _length(size)
+
+
+_LOW = (1 << 64) - 1
+
+
+def _length(size: int) -> int:
+    """Bytes of a record with a value of so many."""
+    return _VALUE_AT + size + 15 & -16
