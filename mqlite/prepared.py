@@ -164,6 +164,7 @@ class Preparing:
         """All that is prepared and not decided, the oldest first."""
         log, queue = self._engine.log, self.channel.state.id
         found: list[Record] = []
+        log.fold()
         with log.read() as snapshot:
             for position, raw in snapshot.scan(queue):
                 with contextlib.suppress(MessageCorrupted):  # found out when somebody is asked

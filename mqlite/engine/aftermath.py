@@ -331,6 +331,7 @@ class Aftermath:
         return False
 
     def _ring_joiners(self, queue: int) -> None:
+        self._log.fold()
         with self._log.read() as snapshot:
             stored = snapshot.counters(queue).total
         if not stored or shut_mode(self._claims, queue) is Shut.IMMEDIATE:

@@ -66,6 +66,7 @@ def _take_out(engine: Engine, queue: QueueState, number: int, change: Change) ->
     if number.bit_length() > 64:
         return False  # no id is
     while True:
+        engine.log.fold()
         with engine.log.read() as snapshot:
             place = snapshot.place(queue.id, number)
             if place is None:
@@ -129,6 +130,7 @@ def _change_ready(engine: Engine, queue: QueueState, number: int, place: Place, 
             if changed:
                 held.clear()  # its row goes with the commit
             return changed
+        engine.log.fold()
         with engine.claims.read() as c, engine.log.read() as snapshot:
             claimed = c.row(queue.id, place.position) is not None
             if claimed and snapshot.id_at(queue.id, place.position) == number:

@@ -12,7 +12,7 @@ from ..system.clock import ns_of
 from ..waiting import Interrupt, Seat
 from . import expecting, pace, replay, seats, subscriptions
 from .catalog import QueueState
-from .seizing import ANYBODY, NO_SEAT, Pass, Seizing
+from .seizing import ANYBODY, NO_SEAT, NOT_FOLDED, Pass, Seizing
 from .steps import Claim, Refused
 
 T = TypeVar("T")
@@ -73,6 +73,7 @@ class Claiming(Seizing):
         def attempt(seat: Seat) -> bool | None:
             if seats.sit(self, queue, entry.number):
                 return True
+            self.log.fold()
             with self.claims.read() as c, self.log.read() as snapshot:
                 self.catalog.options(queue, snapshot)
                 self._raise_if_removed(queue)
@@ -181,6 +182,7 @@ class Claiming(Seizing):
 
     def promising(self, queue: int, kind: Kind) -> bool:
         """Whether a sleeper would get what it waits for: claims first, then the log, in new snapshots. [9]"""
+        self.log.fold()
         with self.claims.read() as c, self.log.read() as snapshot:
             if c.shut(queue) is not Shut.OPEN:
                 return True
@@ -234,6 +236,8 @@ class Claiming(Seizing):
             due_too = attempts < LOOKS_AROUND  # else there is no room to move what is due
             attempts += 1
             found = self._claim_once(queue, count, flags, started, seat, into, entry, due_too)
+            if found is NOT_FOLDED:
+                found = self._claim_once(queue, count, flags, started, seat, into, entry, due_too, still=True)
             if into or found is False:
                 return bool(found)
             if found is None:

@@ -48,6 +48,7 @@ class Inspection:
     def ready(self, queue: QueueState) -> int:
         """Messages that could be claimed. Exact at rest."""
         self._notice(queue)
+        self._log.fold()
         with self._claims.read() as c, self._log.read() as snapshot:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return 0
@@ -61,6 +62,7 @@ class Inspection:
         """
         found: list[tuple[Position, Record | None]] = []
         self._notice(queue)
+        self._log.fold()
         with self._claims.read() as c, self._log.read() as snapshot:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return []
@@ -79,6 +81,7 @@ class Inspection:
     def numbers(self, queue: QueueState) -> dict[str, Any]:
         """ready, claimed, dead, bytes, oldest_ns (None: empty). O(priorities in use)."""
         self._notice(queue)
+        self._log.fold()
         with self._claims.read() as c, self._log.read() as snapshot:
             counters = snapshot.counters(queue.id)
             undelayed = counters.total - counters.delayed
@@ -96,6 +99,7 @@ class Inspection:
 
     def stored(self, queue: QueueState) -> int:
         """Messages in the queue that nobody holds, without those that are still to be replayed to it."""
+        self._log.fold()
         with self._claims.read() as c, self._log.read() as snapshot:
             counters = snapshot.counters(queue.id)
             return counters.total - counters.delayed - self._held(c, snapshot, queue)
@@ -116,5 +120,6 @@ class Inspection:
 
     def total(self, queue: QueueState) -> int:
         """Messages in the queue, claimed ones included: what maxsize limits."""
+        self._log.fold()
         with self._log.read() as snapshot:
             return snapshot.counters(queue.id).total

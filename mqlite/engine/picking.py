@@ -116,6 +116,7 @@ class Picking(Settling):
         self.schedule.care(queue.id)
         while queue.topic and self.inspection.stored(queue) < count and replay.top_up(self, queue)[1]:
             pass
+        self.log.fold()
         with self.claims.read() as c, self.log.read() as snapshot:
             if c.shut(queue.id) is not Shut.IMMEDIATE:
                 for position, raw, returned in self._pick(c, snapshot, queue, count).taken:

@@ -38,6 +38,9 @@ class Pass(NamedTuple):
 
 ANYBODY = Pass()
 REMOVER = Pass(unchecked=True)
+#: What `_claim_once` gives where the front is to be folded first.
+NOT_FOLDED: Any = ()
+_NOT_HELD: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 #: Of who does not wait. It is never taken.
 NO_SEAT = Seat()
 
@@ -62,18 +65,23 @@ class Seizing(Picking):
         into: list[Claim],
         entry: Pass,
         due_too: bool,
+        still: bool = False,
     ) -> bool | None:
         """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has
-        looked at, or where delayed messages are due and are to be claimed in their order, too.
+        looked at, or where delayed messages are due and are to be claimed in their order, too. NOT_FOLDED where messages are in
+        the front, unless `still`: then L is held meanwhile. [29]
         """
         owner = self.presence.owner  # before C, which joining takes
         group = self.claims.group
         is_common = count == started == 1 and entry is ANYBODY and queue.is_in_line and not (seat.taken or into)
-        if is_common and group is not None and group.is_busy():
+        if is_common and group is not None and not still and group.is_busy():
             found = sharing.claim(self, group, owner, queue, flags, into)
             if found is not None:
                 return found
-        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+        folded = self.log.folded() if still else _NOT_HELD
+        with folded, self.claims.lock, self.claims.guard, self.claims.write() as c:
+            if not self.log.is_folded():
+                return NOT_FOLDED
             found = follow = coming = None
             in_line: InLine | None = None
             is_earliest, alone_at = False, -2
@@ -303,7 +311,7 @@ class Seizing(Picking):
         `into` is the caller's, as in `receive`. Raises StoreFull.
         """
         owner = self.presence.owner
-        with self.claims.lock, self.claims.guard, self.claims.write() as c:
+        with self.log.folded(), self.claims.lock, self.claims.guard, self.claims.write() as c:
             c.require(owner)
             with self.log.read() as snapshot:  # after C
                 grouped = snapshot.gauges(queue.id)[3]

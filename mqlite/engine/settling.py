@@ -82,6 +82,7 @@ class Settling(Parts):
 
     def holds(self, claim: Claim) -> bool:
         """Whether this process still has it, as far as the claims know."""
+        self.log.fold()
         with self.claims.read() as c:
             row = c.row(claim.queue.id, claim.position)
         return row is not None and row.holder == claim.row.holder

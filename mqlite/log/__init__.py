@@ -20,6 +20,7 @@ Positions   rank << 64 | seq; a greater seq is never followed by a smaller one i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import repeat
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -299,7 +300,16 @@ class Log(Protocol):
         """Run `op(txn)` under the write lock once, without a commit: for ops that change the claims only."""
 
     def read(self) -> Snapshot:
-        """A snapshot; keep it short."""
+        """A snapshot; keep it short. What passes by (front.py) is in it only after a `fold`."""
+
+    def fold(self) -> None:
+        """Under no lock: all messages that were put before the call are in the next snapshot, with their claims. [29]"""
+
+    def folded(self) -> AbstractContextManager[Any]:
+        """Hold L for a block, in which nothing passes by."""
+
+    def is_folded(self) -> bool:
+        """For who holds C: whether nothing passes by that was there before he had it."""
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int

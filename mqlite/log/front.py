@@ -224,7 +224,11 @@ class Front:
         latest: dict[bytes, int] = {}
         while at + _FIXED <= END:
             found, size, state, _ = _BRIEF.unpack_from(self._area, at)
-            if found != epoch or not fmt.HEADER_BYTES <= size <= END - at - _VALUE_AT or state not in (READY, CLAIMED, DONE):
+            if (
+                found != epoch
+                or not fmt.HEADER_BYTES <= size <= END - at - _VALUE_AT
+                or state not in (READY, CLAIMED, DONE)
+            ):
                 break
             key, value = self.key_and_value(at)
             if not fmt.is_whole(key, value):
@@ -321,7 +325,9 @@ class Front:
         slot = self._slot_of(number, counters.total)
         if not slot:
             return None
-        lane = self.lanes[number] = Lane(number, fmt.queue_key(fmt.MESSAGE, number), slot, counters.settings_version, in_line)
+        lane = self.lanes[number] = Lane(
+            number, fmt.queue_key(fmt.MESSAGE, number), slot, counters.settings_version, in_line
+        )
         return lane
 
     def _slot_of(self, number: int, total: int) -> int:
@@ -381,7 +387,12 @@ class Front:
         for key, value in zip(found.keys, found.raws, strict=True):
             size = len(value)
             room -= _length(size)
-            if room < 0 or size > fmt.HEADER_BYTES + MOST_BODY_BYTES or size < fmt.HEADER_BYTES or not fmt.is_unmarked(value):
+            if (
+                room < 0
+                or size > fmt.HEADER_BYTES + MOST_BODY_BYTES
+                or size < fmt.HEADER_BYTES
+                or not fmt.is_unmarked(value)
+            ):
                 break
             brief = _RECORD.pack(self.epoch, size, READY, BROUGHT_HERE, 0, 0, 0, 0)
             self._area[at : at + _VALUE_AT + size] = brief + key + value

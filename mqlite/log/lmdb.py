@@ -26,6 +26,7 @@ from .lmdb_txn import LmdbTxn
 from .space import Space
 
 T = TypeVar("T")
+_NOT_HELD: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 
 class LmdbLog:
@@ -120,6 +121,10 @@ class LmdbLog:
             raise
         finally:
             environment.end_gated()
+
+    def folded(self) -> contextlib.AbstractContextManager[Any]:
+        """Hold L, with an empty front, for a block."""
+        return _NOT_HELD if self.front is None else self._environment.gated()
 
     def is_folded(self) -> bool:
         """Whether nothing is in the front. For who holds C: true until he lets go of it, of what had returned before."""

@@ -22,6 +22,7 @@ between two steps, and they tell the log at once what was handed out (`hand_out`
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import threading
@@ -84,6 +85,17 @@ class MemoryLog(MemoryRecords, MemoryRows, MemoryTopics):
     def remove_alone(self, *_: object) -> bool:
         """There is little to be saved."""
         return False
+
+    def fold(self) -> None:
+        """Nothing passes by."""
+
+    def folded(self) -> contextlib.AbstractContextManager[Any]:
+        """Under its lock."""
+        return self.lock
+
+    def is_folded(self) -> bool:
+        """Always."""
+        return True
 
     def read(self) -> MemoryLog:
         """The log itself, under its lock."""
