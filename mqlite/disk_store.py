@@ -122,6 +122,8 @@ class DiskStore:
 
     def close(self) -> None:
         """Give back what this process holds, and close. Threads that are inside finish first; later ones get Closed."""
+        if self.log.front is not None:
+            self.log.front.end()
         try:
             if self.presence.joined:
                 self.engine.leave()

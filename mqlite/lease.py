@@ -69,6 +69,9 @@ class Receiver:
                 pass
             else:
                 return list(map(Message, bodies, claims, repeat(self)))
+        if len(claims) == 1:
+            message = self.message(claims[0])
+            return [] if message is None else [message]
         return [message for message in map(self.message, claims) if message is not None]
 
     def ended(self, claims: Sequence[Claim]) -> None:

@@ -330,8 +330,9 @@ class Queue(Operations[T], RequestReply[T], Prepares):
         timeout: seconds to wait; None = for ever, 0 = not at all; then raises Empty.
         Raises ShutDown. Cost: no flush. Claims end with this process, or after ack_timeout.
         """
-        check_count(max_messages, "max_messages")
-        wait = check_timeout(timeout)
+        if type(max_messages) is not int or max_messages != 1:
+            check_count(max_messages, "max_messages")
+        wait = None if timeout is None else check_timeout(timeout)
         if self._interrupt.closed:
             self._interrupt.check()
         end = None if wait is None else time.monotonic() + wait

@@ -46,7 +46,7 @@ from .expected import Expected
 from .known import Known
 from .postponed import Postponed
 from .shared_reading import SharedReading
-from .shared_txn import SharedTxn, next_token
+from .shared_txn import MAX_ENTRIES, SharedTxn, next_token
 from .started import StartedMarks
 
 MAP_BYTES = 16 << 20
@@ -59,6 +59,11 @@ class SharedView(LmdbView, SharedReading):
     def commit(self) -> int:
         """The number of the commit that this is the state of."""
         return int(self._txn.id())
+
+    def has_room_for(self, count: int) -> bool:
+        """Whether so many claims can be made, each with a cursor of its own."""
+        entries = int(self._txn.stat(self._environment.main)["entries"]) + self._number(b"H")
+        return entries + 2 * count <= MAX_ENTRIES
 
 
 class SharedClaims:

@@ -207,10 +207,6 @@ class SharedReading:
         """The last epoch of the front whose claims are here."""
         return self._number(b"W")
 
-    def entries(self) -> int:
-        """How many entries there may be when each row is one of its own. Part of what limits the number of claims."""
-        return int(self._txn.stat(self._environment.main)["entries"]) + self._number(b"H")
-
     def any_seat(self, generation: int) -> bool:
         """Whether any consumer has a queue for itself."""
         return generation & SEATS_MASK > 0

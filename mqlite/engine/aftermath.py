@@ -49,7 +49,7 @@ class Aftermath:
         self._claims = claims
         self._waiters = waiters
         self._leftover: deque[Note] = deque()
-        self._calm: dict[int, int] = {}  # per queue: the commit of the claims as of which it was calm
+        self.calm: dict[int, int] = {}  # per queue: the commit of the claims as of which it was calm
         self._foreseen: tuple[int, int, Outlook] = (0, -2, _NOBODY)  # queue, commit of the claims, who waited then
         self._forewarned_ns = 0
         self._expected = claims.expected
@@ -155,8 +155,12 @@ class Aftermath:
                 self._waiters.ring_all(queue, kind)
 
     def look_after(self, queue: int) -> None:
-        """What follows the removal of a message that passed by: who waits for room, or looks on, is rung. May be done twice."""
+        """What follows the removal of a message that passed by: who waits for room, or looks on, is rung. May be done
+        twice.
+        """
         try:
+            if self.is_calm(queue):
+                return
             self._ring(*self._look(set(), {queue}))
         except MqliteError:
             self._leftover.append((ARRIVED, queue))
@@ -231,7 +235,7 @@ class Aftermath:
         with self._claims.read() as c:
             for queue in arrived | delayed:
                 if c.shut(queue) is Shut.OPEN and not c.anybody():
-                    self._calm[queue] = c.commit
+                    self.calm[queue] = c.commit
             return self._who_waits(c, arrived, delayed)
 
     def _clear(self, settled: list[Claim], arrived: set[int], left: set[int]) -> Outlook:
@@ -323,10 +327,10 @@ class Aftermath:
         besides the flush). What is registered after the second time is followed by a look at the log [5].
         """
         last = self._claims.last_commit()
-        if self._calm.get(queue) == last:
+        if self.calm.get(queue) == last:
             return True
         if self._claims.is_calm(queue, last):
-            self._calm[queue] = last
+            self.calm[queue] = last
             return True
         return False
 
@@ -341,6 +345,6 @@ class Aftermath:
     def forget(self) -> None:
         """In a forked child: what the parent was about to do is the parent's."""
         self._leftover.clear()
-        self._calm.clear()
+        self.calm.clear()
         self._foreseen = 0, -2, _NOBODY
         self._announced = None

@@ -106,11 +106,12 @@ class Claiming(Seizing):
         self, queue: QueueState, seat: Seat, claims: list[Claim], read: Callable[[Claim], T]
     ) -> tuple[T] | None:
         """One attempt of `get`; what is claimed and not settled is in `claims`, the caller's."""
-        if self.passing is not None and not seat.taken and seat.expected is None:
+        if self.passing is not None and seat.expected is None:
             self.takeback.notice_deaths()
             taken = self.passing.take(queue, AUTO | STARTED | TASK)
             if taken:
-                return (taken[1],)
+                body: T = taken[1]
+                return (body,)
         while self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat, claims):
             [claim] = claims
             try:
@@ -182,6 +183,10 @@ class Claiming(Seizing):
 
     def promising(self, queue: int, kind: Kind) -> bool:
         """Whether a sleeper would get what it waits for: claims first, then the log, in new snapshots. [9]"""
+        if kind is Kind.MESSAGE and self.passing is not None:
+            passes = self.passing.has_any(queue)
+            if passes is not None:
+                return passes
         self.log.fold()
         with self.claims.read() as c, self.log.read() as snapshot:
             if c.shut(queue) is not Shut.OPEN:
@@ -227,7 +232,7 @@ class Claiming(Seizing):
         if queue.options.rate is not None:
             self.schedule.care(queue.id)  # what has expired uses no slot up
         passing = self.passing
-        if passing is not None and count == started == 1 and entry is ANYBODY and not (into or seat.taken):
+        if passing is not None and count == started == 1 and entry is ANYBODY and not into:
             passed = passing.claim(queue, flags, into)
             if passed is not None:
                 return passed

@@ -1,8 +1,9 @@
 """Plain messages that pass by the tree, one at a time: put, claimed and settled in the front (log/front.py). [29] [31]
 
-What decides is what decides elsewhere: settings, shutdown, room, who is first in line, deadlines, who waits. Where anything but
-the line might have a say, each function leaves the message to the general way, with nothing changed, and says so. It is
-done under L, for no longer than a lock of a data structure is held: nobody waits for the disk in it, and no user's code runs.
+What decides is what decides elsewhere: settings, shutdown, room, who is first in line, deadlines, who waits. Where
+anything but the line might have a say, each function leaves the message to the general way, with nothing changed, and
+says so. It is done under L, for no longer than the lock of a data structure is held: nobody waits for the disk in it,
+and no user's code runs.
 
 A claim that was made here has a place in the front instead of a row. Whoever else looks at claims has the front folded
 first, which makes it a row with the same token: so whatever the short way does not know can be done with it.
@@ -36,7 +37,6 @@ from ..log.front import (
     Front,
     Lane,
 )
-from ..claims.shared_txn import MAX_ENTRIES
 from ..message import Position
 from ..system.control import CLAIMS
 from .catalog import QueueState
@@ -60,6 +60,7 @@ class Passing:
         self._claims = claims
         self._words = words
         self._aftermath = engine.aftermath
+        self._calm = engine.aftermath.calm
         self._presence = engine.presence
         self._wall_ns = engine.clock.wall_ns
         self._monotonic_ns = engine.clock.monotonic_ns
@@ -74,10 +75,12 @@ class Passing:
             return 0
         body_crc, now_ns, number = crc32(body), self._wall_ns(), queue.id
         try:
+            if front.lock.locked():
+                front.let_others_finish()
             with front.lock, front.guard:
-                if not (front.enter() and self._presence.joined):
+                if not front.enter():
                     return 0
-                is_calm = self._aftermath.is_calm(number)
+                is_calm = self._calm.get(number) == self._words[CLAIMS] or self._aftermath.is_calm(number)
                 if not is_calm and shut_mode(self._claims, number) is not Shut.OPEN:
                     return 0
                 stored = 0
@@ -101,12 +104,14 @@ class Passing:
 
     # ------------------------------------------------------------------ to somebody
     def claim(self, queue: QueueState, flags: int, into: list[Claim]) -> bool | None:
-        """What is first in line, as a claim in `into`, the caller's. False where nothing is; None, and nothing done: the general way
-        is to be taken.
+        """What is first in line, as a claim in `into`, the caller's. False where nothing is; None, and nothing done: the
+        general way is to be taken.
         """
         if self._is_shut():
             return None
         owner, front = self._presence.owner, self._front
+        if front.lock.locked():
+            front.let_others_finish()
         with front.lock, front.guard:
             found = self._first(queue)
             if not found:
@@ -125,12 +130,14 @@ class Passing:
         claim.fields = fields
         return True
 
-    def take(self, queue: QueueState, flags: int) -> Payload | bool | None:
-        """The same, settled at once: the body of one that needs no decoding. None also where it needs some."""
+    def take(self, queue: QueueState, flags: int) -> Any:
+        """The same, settled at once: the payload of one whose body needs no decoding. None also where it needs some."""
         if self._is_shut():
             return None
         owner, front, number = self._presence.owner, self._front, queue.id
         try:
+            if front.lock.locked():
+                front.let_others_finish()
             with front.lock, front.guard:
                 found = self._first(queue)
                 if not found:
@@ -141,24 +148,32 @@ class Passing:
                     return None
                 front.claim(at, self._claims.new_token(), owner, deadline_ns, flags)
                 front.finish(front.lanes[number].slot, at)
-            if not self._aftermath.is_calm(number):
+            if self._calm.get(number) != self._words[CLAIMS]:
                 self._aftermath.look_after(number)
         except BaseException:
             self._aftermath.look_after(number)
             raise
-        payload: Payload = fields[0]
-        return payload
+        return fields[0]
+
+    def has_any(self, queue: int) -> bool | None:
+        """Whether a claimer would find a message; None where it takes more than a look at the line to say so."""
+        state = self._engine.catalog.known(queue)
+        if state is None or self._is_shut():
+            return None
+        with self._front.lock, self._front.guard:
+            found = self._first(state)
+        return None if found is None else bool(found)
 
     def _is_shut(self) -> bool:
         words = self._front.words
         return not words[OPEN] and words[RUN] < words[NEEDED]
 
-    def _first(self, queue: QueueState) -> tuple[Position, int, int] | bool | None:
-        """Under L: (place, where it is, deadline) of what is first in line; False where nothing is, None where something else has
-        a say.
+    def _first(self, queue: QueueState) -> Any:
+        """Under L: (place, where it is, deadline) of what is first in line; False where nothing is, None where something
+        else has a say.
         """
         front = self._front
-        if not (front.enter() and self._presence.joined):
+        if not front.enter():
             return None
         for _ in range(3):
             lane = front.lane(queue.id, queue.version)
@@ -180,7 +195,7 @@ class Passing:
         return None
 
     def _look_at_claims(self, number: int, lane: Lane) -> bool:
-        """Whether nothing but the line decides, as far as the claims know, and they have room for what may be claimed here."""
+        """Whether nothing but the line decides, as far as the claims know, and they have room for what may be claimed."""
         commit = self._words[CLAIMS]
         if lane.heap is None:
             self._front.index(lane)
@@ -191,7 +206,7 @@ class Passing:
                 or c.any_seat(generation)
                 or c.shut(number) is not Shut.OPEN
                 or c.anything_returned(number)
-                or c.entries() + 2 * MOST_RECORDS > MAX_ENTRIES
+                or not c.has_room_for(MOST_RECORDS)
             ):
                 return False
             lane.deadline_ns = c.deadline_ns(number)
@@ -233,14 +248,13 @@ class Passing:
             return False
         number = claim.queue.id
         try:
+            if front.lock.locked():
+                front.let_others_finish()
             with front.lock, front.guard:
                 if not front.enter() or front.epoch != claim.epoch or not front.is_held(claim.at, row.token, row.owner):
                     return False
-                lane = front.lane(number, claim.queue.version) or front.lanes.get(number)
-                if lane is None:
-                    return False
-                front.finish(lane.slot, claim.at)
-            if not self._aftermath.is_calm(number):
+                front.finish(front.lanes[number].slot, claim.at)  # there since it was claimed
+            if self._calm.get(number) != self._words[CLAIMS]:
                 self._aftermath.look_after(number)
         except BaseException:
             self._aftermath.look_after(number)
@@ -257,8 +271,8 @@ def _passed(c: Any, number: int, line: Line, horizon: Position, rank: int) -> Po
 
 
 def _fields(key: bytes, raw: bytes) -> tuple[Any, ...] | None:
-    """What a message says that was claimed for the first time since it was stored (`Record.fields`); None where it has more than a
-    body, or does not match its checksum.
+    """What a message says that was claimed for the first time since it was stored (`Record.fields`); None where it has
+    more than a body, or does not match its checksum.
     """
     crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = fmt.HEAD.unpack_from(raw)
     body = raw[fmt.HEADER_BYTES :]

@@ -66,10 +66,10 @@ class Seizing(Picking):
         entry: Pass,
         due_too: bool,
         still: bool = False,
-    ) -> bool | None:
+    ) -> Any:
         """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has
-        looked at, or where delayed messages are due and are to be claimed in their order, too. NOT_FOLDED where messages are in
-        the front, unless `still`: then L is held meanwhile. [29]
+        looked at, or where delayed messages are due and are to be claimed in their order, too. NOT_FOLDED where
+        messages are in the front, unless `still`: then L is held meanwhile. [29]
         """
         owner = self.presence.owner  # before C, which joining takes
         group = self.claims.group

@@ -1,10 +1,10 @@
 """Plain messages that come and go before they reach the tree.
 
-A message that is put, claimed and acknowledged one after the other costs three transactions of LMDB, which is more than all
-the rest (docs/performance.md). At level "process" it need not: nothing there waits for the disk, and what lies in a
-mapped file survives a kill as what LMDB has committed does. So plain messages, one at a time, are records in one
-such file, and what becomes of them is a byte in the record. All of them go to the tree at once, by `fold`, before anybody
-looks at it or changes it in any other way; and those of them that are gone by then, not at all.
+A message that is put, claimed and acknowledged alone costs three transactions of LMDB, which is more than all the rest
+(docs/performance.md). At level "process" it need not: nothing there waits for the disk, and what lies in a mapped file
+survives a kill as what LMDB has committed does. So plain messages, one at a time, are records in one such file, and
+what becomes of them is a byte in the record. All of them go to the tree at once, by `fold`, before anybody looks at it
+or changes it in any other way; and those of them that are gone by then, not at all.
 
     open      messages may come, be claimed and be settled here. Only who holds the log's write lock (L) does so.
     fold      under L: the front is shut, what is in it goes to claims and tree, and it is empty.
@@ -16,20 +16,21 @@ looks at it or changes it in any other way; and those of them that are gone by t
 [30] What was claimed here has its row, with the same token, before its message is in the tree; both before the
      front is empty. `FRONT_KEY` in the tree and `W` in the claims name the last epoch that they have taken over. So
      a fold that is cut short anywhere is done again by whoever is next under L, and nothing is done twice.
-[31] Messages of a queue are claimed here in the order of their places. `horizon` is the place up to which those of the tree
-     were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
+[31] Messages of a queue are claimed here in the order of their places. `horizon` is the place up to which those of the
+     tree were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
 
 The file `log.front`; integers of the header are words of the machine, those of records are big-endian:
 
-    0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how many of
-                   these open the front, runs, then from word 64 on, 8 for each queue: number + 1, messages stored,
-                   horizon (rank, seq), the rank that was put last
+    0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how
+                   many of these open the front, runs, then from word 64 on, 8 for each queue: number + 1, messages
+                   stored, horizon (rank, seq), the rank that was put last
     4096    ...    records, each at a multiple of 16, up to `head`:
                    epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
                    key and value as they are in the tree
 
-A record is whole where its epoch is that of the others and the checksum of its value holds. A byte, or an aligned word, is
-stored at once; `head`, and the state of a record, are stored last. So a kill leaves each change done or not done.
+A record is whole where its epoch is that of the others and the checksum of its value holds. A byte, or an aligned
+word, is stored at once; `head`, and the state of a record, are stored last. So a kill leaves each change done or not
+done.
 After a reboot `recall` brings back what the disk has, in order, up to the first record that is not whole.
 """
 
@@ -38,20 +39,19 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 import attrs
-import lmdb
 
-from ..errors import MqliteError
 from ..message import Position
 from ..system.blocks import preallocate
 from ..system.environment import Environment
-from . import InLine, counting
+from . import InLine
 from . import format as fmt
 from .lmdb_reading import LmdbLogGlance
 
@@ -66,7 +66,11 @@ MOST_RUNS = 64
 #: Pages of the log that one fold may take.
 FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // 4096
 #: As many are brought from the tree at once, if they are no larger than that together.
-BROUGHT, BROUGHT_BYTES = 64, AREA_BYTES // 8
+BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
+
+#: How often a thread lets others go on before it waits for the lock.
+#: How often, and for how many seconds, a thread lets others go on before it waits for the lock.
+_TRIES, _PAUSE = 100, 50e-6
 
 _MAGIC_WORD = 0x6D716C66726F0001
 MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS = range(9)
@@ -194,6 +198,12 @@ class Front:
         self.lanes: dict[int, Lane] = {}
         self._indexed: dict[int, Lane] = {}  # those whose heaps are kept
         self._seen = START
+        self._is_over = False
+
+    def end(self) -> None:
+        """This process is about to leave the store: nothing of it passes by from now on."""
+        with self.lock, self.guard:
+            self.epoch, self._is_over = 0, True
 
     # ------------------------------------------------------------------ sessions
     def begin(self, session: int, folded: int) -> None:
@@ -239,6 +249,16 @@ class Front:
             self._add(contents, at, trusted=False)
         return contents, epoch
 
+    def let_others_finish(self) -> None:
+        """Before `lock` is taken, while another thread has it: not to wait for it in a queue, where each who lets go of it has
+        to wake the next, who has to wait for the GIL, and meanwhile for all that want the lock. Mostly a thread has it only since
+        another one was given the GIL in the middle of it.
+        """
+        for _ in range(_TRIES):
+            time.sleep(_PAUSE)
+            if not self.lock.locked():
+                return
+
     # ------------------------------------------------------------------ under L
     def enter(self) -> bool:
         """Take the gate; whether messages may pass by now."""
@@ -247,12 +267,12 @@ class Front:
             return False
         environment.lock_gate()
         epoch = self.words[OPEN]
-        if epoch and epoch == self.epoch:
-            return True
-        return self._enter_anew(epoch)
+        return epoch == self.epoch > 0 or self._enter_anew(epoch)
 
     def _enter_anew(self, epoch: int) -> bool:
         words = self.words
+        if self._is_over:
+            return False
         if not epoch:
             if words[RUN] < words[NEEDED] or not self._open():
                 return False

@@ -19,6 +19,7 @@ Order    log.write_lock, claims.write_lock, a token of the claims, a token of th
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -46,6 +47,11 @@ _MOMENT = 0.005
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
 _flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
+_LOCK_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
+#: flock(2) that keeps the GIL, for a call that does not wait: 0 when it was done. `fcntl.flock` lets go of it, and where many
+#: threads pass through the gate, each then meets another one that has to wait for its lock. (4 threads that put and 4 that get at
+#: "process": 19 us of processor time for each message instead of 46.)
+_flock_at_once: Callable[[int, int], int] = ctypes.PyDLL(None).flock
 
 
 class Environment:
@@ -66,6 +72,7 @@ class Environment:
 
     def _reset(self) -> None:
         self._lmdb: lmdb.Environment | None = None
+        self.is_open = False  # whether LMDB has it open in this process, and with it the gate
         self._writing: lmdb.Transaction | None = None
         self._gate = -1
         self._gated = False
@@ -99,7 +106,7 @@ class Environment:
                 raise StoreError(
                     f"{self.path!r} cannot be opened twice ({error.strerror}): free file descriptors"
                 ) from error
-            self._lmdb = opened
+            self._lmdb, self.is_open = opened, True
             return opened
 
     def _lmdb_open(self, path: str) -> lmdb.Environment:
@@ -145,7 +152,7 @@ class Environment:
 
     def close(self) -> None:
         """Close; the next use opens again. The caller knows that nobody is inside."""
-        opened, self._lmdb = self._lmdb, None
+        opened, self._lmdb, self.is_open = self._lmdb, None, False
         if opened is not None:
             if self._guarded:
                 with contextlib.suppress(OSError):  # LMDB frees the slots of this process, the pin's among them
@@ -216,14 +223,11 @@ class Environment:
             words, place = self._told
             words[place] = self.exact_last_txnid() if number is None else number
 
-    @property
-    def is_open(self) -> bool:
-        """Whether LMDB has it open in this process, and with it the gate."""
-        return self._lmdb is not None
-
     def lock_gate(self) -> None:
         """Alone among all processes, for who has entered `with env.write_lock, env: ...` and finds it open, until he leaves."""
         self._gated = True
+        if not _flock_at_once(self._gate, _LOCK_AT_ONCE):
+            return
         try:
             _flock(self._gate, _LOCK)
         except OSError as error:
@@ -244,7 +248,7 @@ class Environment:
 
     def _open_gate(self) -> None:
         if self._gate >= 0:
-            _flock(self._gate, _UNLOCK)
+            _flock_at_once(self._gate, _UNLOCK)
         self._gated = False
 
     @contextlib.contextmanager
