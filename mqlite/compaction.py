@@ -35,8 +35,9 @@ from .system.blocks import reserve
 from .system.control import CLEAN, FAILED, FREE, PLAIN_BYTES, RESERVED, ROOM, Control, Mark, meta_pages, put_back
 from .system.copying import Copying
 from .system.directory import StoreDirectory, newest_transaction
-from .system.environment import PAGE, Environment, quiet
+from .system.environment import PAGE, Environment
 from .system.pages import TRANSACTION_AT
+from .system.quiet import quiet
 
 
 class Compaction:

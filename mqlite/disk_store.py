@@ -27,7 +27,8 @@ from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
 from .system.control import CLEAN, MAPPED, RESERVED, SESSION, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
-from .system.environment import Environment, quiet
+from .system.environment import Environment
+from .system.quiet import quiet
 from .verify import store_problems
 
 DEFAULT_MAX_STORE_BYTES = 256 << 30

@@ -115,7 +115,7 @@ class Passing:
         with front.lock, front.guard:
             found = self._first(queue)
             if not found:
-                return found
+                return None if found is None else False
             position, at, deadline_ns = found
             key, raw = front.key_and_value(at)
             row = Row(self._claims.new_token(), owner, deadline_ns, flags, 0, 1)

@@ -19,22 +19,22 @@ Order    log.write_lock, claims.write_lock, a token of the claims, a token of th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
 import queue
 import threading
 import time
-from _thread import LockType
 from collections import deque
 from collections.abc import Callable, Iterator
 
 import lmdb
 
 from ..errors import Closed, MqliteError, StoreError, StoreFull
+from . import gate
 from .blocks import no_room, preallocate, remove, reserve
 from .level import Level
+from .quiet import hold
 from .translation import MAX_READERS, translated
 
 READ_TOKENS = 64
@@ -46,12 +46,6 @@ _SETTLED_BY = 3
 _MOMENT = 0.005
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
-_flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
-_LOCK_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
-#: flock(2) that keeps the GIL, for a call that does not wait: 0 when it was done. `fcntl.flock` lets go of it, and where many
-#: threads pass through the gate, each then meets another one that has to wait for its lock. (4 threads that put and 4 that get at
-#: "process": 19 us of processor time for each message instead of 46.)
-_flock_at_once: Callable[[int, int], int] = ctypes.PyDLL(None).flock
 
 
 class Environment:
@@ -224,12 +218,12 @@ class Environment:
             words[place] = self.exact_last_txnid() if number is None else number
 
     def lock_gate(self) -> None:
-        """Alone among all processes, for who has entered `with env.write_lock, env: ...` and finds it open, until he leaves."""
+        """Alone among all processes, for who has entered `with env.write_lock, env: ...` and finds it open, until he
+        leaves.
+        """
         self._gated = True
-        if not _flock_at_once(self._gate, _LOCK_AT_ONCE):
-            return
         try:
-            _flock(self._gate, _LOCK)
+            gate.lock(self._gate)
         except OSError as error:
             self._gated = False
             raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
@@ -248,7 +242,7 @@ class Environment:
 
     def _open_gate(self) -> None:
         if self._gate >= 0:
-            _flock_at_once(self._gate, _UNLOCK)
+            gate.unlock(self._gate)
         self._gated = False
 
     @contextlib.contextmanager
@@ -465,7 +459,7 @@ class Environment:
     # ------------------------------------------------------------------ quiet
     def shut_out_readers(self, undo: contextlib.ExitStack) -> None:
         """Wait until nobody reads, and let nobody in, until `undo`."""
-        _hold(self._door, undo)
+        hold(self._door, undo)
         undo.callback(self._open_door)
         self._shut_door = True
         tokens: list[None] = []
@@ -495,29 +489,3 @@ class Environment:
         self._close_gate()
         self._reset()
         self.level.forget()
-
-
-def quiet(log: Environment, claims: Environment, undo: contextlib.ExitStack, *, for_good: bool = False) -> None:
-    """Wait until no thread of this process is inside, keep all out, and close both; `undo` lets them in again.
-
-    for_good: who comes then gets Closed; raises StoreError where the last flush fails.
-
-    The order is that of all who nest: log writer, claims writer, claims reader, log reader.
-    """
-    for environment in (log, claims):
-        _hold(environment.write_lock, undo)
-    for environment in (claims, log):
-        environment.shut_out_readers(undo)
-    if for_good:
-        claims.close_for_good()
-        log.close_for_good()
-    else:
-        log.close()
-        claims.close()
-
-
-def _hold(lock: LockType, undo: contextlib.ExitStack) -> None:
-    """Acquire a lock until `undo`. In C from the one list to the other: an interrupt comes before or after."""
-    held: list[bool] = []
-    undo.callback(lambda: lock.release() if held else None)
-    held.extend(map(lock.acquire, (True,)))
