@@ -26,6 +26,7 @@ The map of the package, from the top; each floor uses only those below it:
     presence.py                       this process among the others: join, watch, leave
     engine/                           the message state machine (its own map in engine/__init__.py)
       putting.py claiming.py settling.py  the three transitions: in, to somebody, out
+      passing.py                        all three of a plain message, without a commit
     waiting.py                        sleeping without polling
     log/  claims/  wake/              what exists; who holds what; who is woken
       log/memory.py (memory_*.py) shelf.py  in sorted containers
@@ -38,6 +39,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/rebuild.py                    records put back where they were (for recovery/)
       log/space.py                      room before it is needed
       log/alone.py                      one plain message in or out, where nobody else writes
+      log/front.py folding.py           plain messages that come and go before they reach the tree; how they get there
       claims/memory.py shared.py (shared_*.py)  in sorted containers; in LMDB, for one boot
       claims/runs.py                    rows that lie side by side, as one entry
       claims/known.py started.py        what need not be read again; what was handed out, said without a commit
@@ -46,6 +48,7 @@ The map of the package, from the top; each floor uses only those below it:
     durability/                       how the log gets to the disk (level "full": system/level.py)
     system/                           LMDB environments and copies, the store's directory, signs of life, clocks
       environment.py level.py           one environment of a process; what differs between levels
+      gate.py quiet.py                  the lock of all processes; everybody out, around a fork and for good
       group_commit.py                   one commit for many threads: the log's, and the claims'
       blocks.py translation.py          files without holes; errors of LMDB and the system in our words
       directory.py control.py           the files of a store; log.control
