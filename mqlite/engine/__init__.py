@@ -4,6 +4,7 @@
     putting.py admission.py  how a message comes in; duplicates, replacements, overflow
     claiming.py    how a message goes to somebody: who asks, waits, and looks around
     picking.py seizing.py  what is first in line, and what keeps a claimer from it; the rows
+    passing.py     a plain message that comes and goes without a commit
     sharing.py     claims of many threads, made in one commit
     expecting.py   a claim on what is about to be committed
     settling.py    how a claim ends
