@@ -265,7 +265,7 @@ class Front:
         environment = self._environment
         if not environment.is_open:
             return False
-        environment.lock_gate()
+        environment.lock_gate_quickly()
         epoch = self.words[OPEN]
         return epoch == self.epoch > 0 or self._enter_anew(epoch)
 

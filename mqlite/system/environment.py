@@ -44,6 +44,7 @@ LOCK_FILE_BYTES = MAX_READERS * 64
 _SETTLED_BY = 3
 #: Seconds for which other processes are let in.
 _MOMENT = 0.005
+_flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
 
@@ -69,7 +70,7 @@ class Environment:
         self.is_open = False  # whether LMDB has it open in this process, and with it the gate
         self._writing: lmdb.Transaction | None = None
         self._gate = -1
-        self._gated = False
+        self._gated = self._is_quick = False
         self._broken = False
         self._unsettled = False
         self._closed = False
@@ -217,13 +218,19 @@ class Environment:
             words, place = self._told
             words[place] = self.exact_last_txnid() if number is None else number
 
+    def lock_gate_quickly(self) -> None:
+        """`lock_gate` for who is in and out in a few microseconds, in which the GIL is not let go of."""
+        self._gated = self._is_quick = True
+        if gate.lock_at_once(self._gate):
+            self.lock_gate()
+
     def lock_gate(self) -> None:
         """Alone among all processes, for who has entered `with env.write_lock, env: ...` and finds it open, until he
         leaves.
         """
         self._gated = True
         try:
-            gate.lock(self._gate)
+            _flock(self._gate, _LOCK)
         except OSError as error:
             self._gated = False
             raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
@@ -242,8 +249,11 @@ class Environment:
 
     def _open_gate(self) -> None:
         if self._gate >= 0:
-            gate.unlock(self._gate)
-        self._gated = False
+            if self._is_quick:
+                gate.unlock(self._gate)
+            else:
+                _flock(self._gate, _UNLOCK)
+        self._gated = self._is_quick = False
 
     @contextlib.contextmanager
     def gated(self) -> Iterator[lmdb.Environment]:

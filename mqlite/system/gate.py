@@ -1,24 +1,20 @@
-"""The lock of all processes of a store: flock(2), taken at once where it is free.
+"""A lock of all processes (flock(2)) that is taken at once, or not, with the GIL in hand.
 
-`fcntl.flock` lets go of the GIL in each call. Where many threads of a process pass through the gate, each then meets
-another one that has to wait for its lock. A call that does not wait need not: 0.1 us more for one thread.
+`fcntl.flock` lets go of the GIL in each call. Where many threads of a process do no more under the lock than that takes,
+each then meets another one that has to wait for its own lock.
 """
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
-from collections.abc import Callable
 
-_LOCK_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
-#: Keeps the GIL; 0 when it was done.
-_flock: Callable[[int, int], int] = ctypes.PyDLL(None).flock
+_flock = ctypes.PyDLL(None).flock
 
 
-def lock(fd: int) -> None:
-    """Wait until no other process holds it. Raises OSError."""
-    if _flock(fd, _LOCK_AT_ONCE):
-        fcntl.flock(fd, fcntl.LOCK_EX)
+def lock_at_once(fd: int) -> bool:
+    """Whether it failed: another process has it."""
+    return bool(_flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
 def unlock(fd: int) -> None:
