@@ -194,6 +194,7 @@ class Broker(Handle):
         from .backup import back_up  # needs a POSIX system, as stores on disk do
         from .system.directory import StoreDirectory
 
+        self._store.engine.log.fold()
         back_up(StoreDirectory(self.path), target, progress, durability)
 
     def compact(self, *, progress: Callable[[int, int], object] | None = None) -> tuple[int, int]:

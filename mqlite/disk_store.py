@@ -25,7 +25,7 @@ from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLEAN, MAPPED, RESERVED, SESSION, Control, Mark
+from .system.control import CLEAN, FRONT, MAPPED, RESERVED, SESSION, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment
 from .system.quiet import quiet
@@ -33,6 +33,8 @@ from .verify import store_problems
 
 DEFAULT_MAX_STORE_BYTES = 256 << 30
 DEFAULT_DURABILITY = "full"
+#: Values of the word FRONT.
+_WITH, _WITHOUT = 1, 2
 
 
 class DiskStore:
@@ -91,9 +93,9 @@ class DiskStore:
             self.log.begin_session()
         if stored_format < FORMAT:
             upgrade(self.log, stored_format)
+        self.log.recall(directory.front, control.words[SESSION])
         if control.words[MAPPED]:
-            with contextlib.suppress(StoreError):  # no room for it: what would be in it goes to the tree
-                self.log.open_front(directory.front, control.words[SESSION], self._take_over, TASK)
+            self._open_front(directory.front, control.words)
         if marker.format < FORMAT:
             directory.write_marker(attrs.evolve(marker, format=FORMAT))
         return session
@@ -108,6 +110,19 @@ class DiskStore:
         failed.callback(self.claims.environment.close)
         self.claims.open()
         self._environment.sheltered_by = self.claims.environment
+
+    def _open_front(self, path: str, words: memoryview) -> None:
+        """All processes of a boot go by what the first one finds: all write to the front, or all past it."""
+        if words[FRONT] == _WITHOUT:
+            return
+        try:
+            self.log.open_front(path, words[SESSION], self._take_over, TASK)
+        except StoreError:
+            if words[FRONT]:
+                raise
+            words[FRONT] = _WITHOUT  # no room for it: what would be in it goes to the tree
+        else:
+            words[FRONT] = _WITH
 
     def _take_over(self, epoch: int, contents: Contents) -> None:
         self.claims.take_over(epoch, contents.held, contents.passed, contents.tasks)

@@ -239,6 +239,7 @@ def _strays(state: _Told) -> Iterator[str]:
         yield "the record that names the store is missing"
     else:
         fmt.unpacked_store(store)
+    state.folded_epoch()  # raises where it does not match its checksum
     definitions = {each.id: each for each in state.definitions()}
     known = {*definitions, *(number | DEAD_BIT for number in definitions), 0}
     for (number,), _ in state.entries(index.REMOVED, 0):
@@ -266,7 +267,7 @@ def _strays(state: _Told) -> Iterator[str]:
 
 
 #: Kinds of records that belong to the whole store.
-_WHOLE = (fmt.STORE_KEY, fmt.DEFINITION, fmt.LAST_QUEUE_KEY, fmt.SEQ_KEY)
+_WHOLE = (fmt.STORE_KEY, fmt.DEFINITION, fmt.FOLDED_KEY, fmt.LAST_QUEUE_KEY, fmt.SEQ_KEY)
 
 
 def main() -> None:

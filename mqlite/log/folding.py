@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 from . import counting
 from . import format as fmt
-from .front import Contents, Share
+from .front import GONE_PAGES, Contents, Share
 from .lmdb_txn import LmdbTxn
 
 #: Places that are looked for at once: where a few of them are claimed still, most are neighbours.
 _STRETCH = 32
+
+
+class _Counted:
+    """For removals whose pages are counted: they take none."""
+
+    tight = False
+
+    def remove(self) -> None:
+        """One."""
+
+    def remove_run(self, sizes: Sequence[int]) -> None:
+        """Neighbours."""
+
+    def store(self, size_bytes: int, values: int = 1) -> None:
+        """What is said of a damaged one, instead of it."""
 
 
 class FoldTxn(LmdbTxn):
@@ -22,9 +38,7 @@ class FoldTxn(LmdbTxn):
         for queue, share in contents.shares.items():
             if share.put[0]:
                 self._take_in(queue, share)
-            places = sorted(share.gone)
-            for start in range(0, len(places), _STRETCH):
-                self._take_out(queue, places[start : start + _STRETCH])
+        self._take_out({queue: sorted(share.gone) for queue, share in contents.shares.items() if share.gone})
         if contents.last_seq:
             self.next_seq()
             self._seq = max(self._seq - 1, contents.last_seq)
@@ -57,8 +71,19 @@ class FoldTxn(LmdbTxn):
             counters.removed_sum += total
             self._removed_from.add(queue)
 
-    def _take_out(self, queue: int, places: list[int]) -> None:
-        """Messages that were settled in the front. One that is not there was taken back by a power cut."""
-        if not self.remove_all(queue, places):
-            for place in places:
-                self.remove(queue, place)
+    def _take_out(self, gone: dict[int, list[int]]) -> None:
+        """Messages that were settled in the front. They lie among those that were brought with them, so on few pages,
+        however many they are: these are counted, and not each message.
+        """
+        if not gone:
+            return
+        self._usage.store(0, GONE_PAGES // 4)
+        usage: Any = self._usage
+        self._usage = _Counted()  # type: ignore[assignment]
+        for queue, places in gone.items():
+            for start in range(0, len(places), _STRETCH):
+                stretch = places[start : start + _STRETCH]
+                if not self.remove_all(queue, stretch):  # one that is not there was taken back by a power cut
+                    for place in stretch:
+                        self.remove(queue, place)
+        self._usage = usage

@@ -22,16 +22,15 @@ or changes it in any other way; and those of them that are gone by then, not at 
 The file `log.front`; integers of the header are words of the machine, those of records are big-endian:
 
     0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how
-                   many of these open the front, runs, then from word 64 on, 8 for each queue: number + 1, messages
-                   stored, horizon (rank, seq), the rank that was put last
+                   many of these open the front, runs, the last transaction of the tree, which record was settled last,
+                   and the sum of the checksums of those that are; then from word 64 on, 8 for each queue: number + 1,
+                   messages stored, horizon (rank, seq), the rank that was put last
     4096    ...    records, each at a multiple of 16, up to `head`:
                    epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
                    key and value as they are in the tree
 
-A record is whole where its epoch is that of the others and the checksum of its value holds. A byte, or an aligned
-word, is stored at once; `head`, and the state of a record, are stored last. So a kill leaves each change done or not
-done.
-After a reboot `recall` brings back what the disk has, in order, up to the first record that is not whole.
+A byte, or an aligned word, is stored at once; `head`, and the state of a record, are stored last. So a kill leaves each
+change done or not done. After a reboot recalling.py brings back what is in it.
 """
 
 from __future__ import annotations
@@ -48,9 +47,10 @@ from zlib import crc32
 
 import attrs
 
+from ..errors import StoreError
 from ..message import Position
-from ..system.blocks import preallocate
-from ..system.environment import Environment
+from ..system.blocks import no_room, preallocate, reserve
+from ..system.environment import PAGE, Environment
 from . import InLine
 from . import format as fmt
 from .lmdb_reading import LmdbLogGlance
@@ -61,10 +61,13 @@ AREA_BYTES = 256 << 10
 MOST_BODY_BYTES = AREA_BYTES // 16
 #: How many plain operations in a row open the front, and how many at most: where a fold had little to do, twice as many.
 FEWEST, MOST = 8, 1024
-#: Ends of ranks that one fold may store to: each may take pages of its own.
+#: Ends of ranks that one fold may store to, and ranks from which it may remove: each may take pages of its own.
 MOST_RUNS = 64
-#: Pages of the log that one fold may take.
-FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // 4096
+#: Queues that may be in it.
+_ALL_SLOTS = 56
+#: Pages of the log that one fold may take: what it stores, what it removes, and the numbers of its queues.
+GONE_PAGES = 4 * AREA_BYTES // PAGE + 2 * MOST_RUNS
+FOLD_PAGES = 128 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE + GONE_PAGES + 2 * 4 * _ALL_SLOTS
 #: As many are brought from the tree at once, if they are no larger than that together.
 BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
 
@@ -72,9 +75,9 @@ BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
 #: How often, and for how many seconds, a thread lets others go on before it waits for the lock.
 _TRIES, _PAUSE = 100, 50e-6
 
-_MAGIC_WORD = 0x6D716C66726F0001
-MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS = range(9)
-_SLOTS, _SLOT_WORDS, _ALL_SLOTS = 64, 8, 56
+MAGIC_WORD = 0x6D716C66726F0001
+MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM = range(12)
+_SLOTS, _SLOT_WORDS = 64, 8
 QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
 #: The rank of a horizon behind everything.
 ENDLESS = 1 << 32
@@ -85,15 +88,15 @@ BROUGHT_HERE = 0x80
 START = 4096
 END = START + AREA_BYTES
 _RECORD = struct.Struct(">QIBBHQQQ")
-_BRIEF = struct.Struct(">QIBB")
+BRIEF = struct.Struct(">QIBB")
 _TERMS = struct.Struct(">QQQ")
 _KEY = struct.Struct(">xIIQ")
-_STATE, _FLAGS, _TERMS_AT, _KEY_AT = 12, 13, 16, _RECORD.size
-_VALUE_AT = _KEY_AT + fmt.MESSAGE_KEY_BYTES
+_STATE, _FLAGS, _TERMS_AT, KEY_AT = 12, 13, 16, _RECORD.size
+VALUE_AT = KEY_AT + fmt.MESSAGE_KEY_BYTES
 #: Of a record without its body.
-_FIXED = _VALUE_AT + fmt.HEADER_BYTES
+FIXED_BYTES = VALUE_AT + fmt.HEADER_BYTES
 #: So many records there are at most, and as many claims a fold may make.
-MOST_RECORDS = AREA_BYTES // (_FIXED + 3)
+MOST_RECORDS = AREA_BYTES // (FIXED_BYTES + 3)
 _CRC = struct.Struct(">I")
 
 
@@ -176,12 +179,7 @@ class Front:
         task_flag: int,
     ) -> None:
         """Raises StoreFull, StoreError where there are no blocks for the file. The caller is alone in making it."""
-        preallocate(path, END)
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self._area = mmap.mmap(fd, END)
-        finally:
-            os.close(fd)
+        self._area = _mapped(path)
         self.words = memoryview(self._area).cast("Q")
         self._environment = environment
         self._has_room = has_room
@@ -207,47 +205,16 @@ class Front:
 
     # ------------------------------------------------------------------ sessions
     def begin(self, session: int, folded: int) -> None:
-        """The first use in a session: what another boot has left is recalled. folded: the epoch that the tree has taken over
-        last. The caller is alone in opening the store.
+        """The first use in a session: it is empty. folded: the epoch that the tree has taken over last. The caller is
+        alone in opening the store, and has recalled what another boot has left.
         """
         words = self.words
-        if words[MAGIC] == _MAGIC_WORD and words[SESSION] == session:
+        if words[MAGIC] == MAGIC_WORD and words[SESSION] == session:
             return
-        contents, epoch = Contents(), 0
-        if words[MAGIC] == _MAGIC_WORD:
-            contents, epoch = self.recalled(folded)
-        words[OPEN] = 0
-        words[MAGIC] = _MAGIC_WORD
-        words[EPOCH] = max(epoch, folded)
-        words[HEAD] = START
-        words[RUN], words[NEEDED] = 0, FEWEST
-        if contents.count:
-            self._store(epoch, contents)
+        words[OPEN], words[HEAD] = 0, START
+        words[EPOCH], words[RUN], words[NEEDED] = folded, 0, FEWEST
+        words[MAGIC] = MAGIC_WORD
         words[SESSION] = session
-
-    def recalled(self, folded: int) -> tuple[Contents, int]:
-        """(What is whole in the file, its epoch), of an epoch behind `folded`: nobody holds anything of it."""
-        epoch, at = _BRIEF.unpack_from(self._area, START)[0], START
-        contents = Contents()
-        if epoch <= folded:
-            return contents, 0
-        latest: dict[bytes, int] = {}
-        while at + _FIXED <= END:
-            found, size, state, _ = _BRIEF.unpack_from(self._area, at)
-            if (
-                found != epoch
-                or not fmt.HEADER_BYTES <= size <= END - at - _VALUE_AT
-                or state not in (READY, CLAIMED, DONE)
-            ):
-                break
-            key, value = self.key_and_value(at)
-            if not fmt.is_whole(key, value):
-                break
-            latest[key] = at
-            at += _length(size)
-        for at in latest.values():
-            self._add(contents, at, trusted=False)
-        return contents, epoch
 
     def let_others_finish(self) -> None:
         """Before `lock` is taken, while another thread has it: not to wait for it in a queue, where each who lets go of it has
@@ -290,13 +257,15 @@ class Front:
         glance = LmdbLogGlance(self._environment)
         glance.begin()
         try:
-            seq, folded = glance.last_seq(), glance.folded_epoch()
+            seq, folded, base = glance.last_seq(), glance.folded_epoch(), glance.transaction()
         finally:
             glance.end()
         for place in range(_SLOTS, _SLOTS + _SLOT_WORDS * _ALL_SLOTS, _SLOT_WORDS):
             words[place] = 0
         words[SEQ], words[RUNS] = seq, 0
-        words[EPOCH] = epoch = max(words[EPOCH], folded) + 1
+        words[BASE], words[SETTLING], words[SETTLED_SUM] = base, 0, 0
+        # the lower half tells it from one that a power cut took back, whose records may lie behind those of this one
+        words[EPOCH] = epoch = (max(words[EPOCH], folded) >> 32) + 1 << 32 | int.from_bytes(os.urandom(4))
         words[OPEN] = epoch
         return True
 
@@ -334,7 +303,6 @@ class Front:
         return lane if lane is not None and lane.version == version else None
 
     def _new_lane(self, number: int) -> Lane | None:
-        words = self.words
         glance = LmdbLogGlance(self._environment)
         glance.begin()
         try:
@@ -374,7 +342,7 @@ class Front:
         """A message without marks and extras; its id, or 0 where there is no room."""
         words, at = self.words, self.words[HEAD]
         size = fmt.HEADER_BYTES + len(body)
-        end = at + (_VALUE_AT + size + 15 & -16)
+        end = at + (VALUE_AT + size + 15 & -16)
         slot = lane.slot
         if words[slot + LAST_RANK] != rank + 1:
             if words[RUNS] >= MOST_RUNS:
@@ -388,7 +356,7 @@ class Front:
         header = fmt.HEADER.pack(fmt.VERSION, tag, 0, 0, seq, now_ns, 0, 0)
         brief = _RECORD.pack(self.epoch, size, READY, 0, 0, 0, 0, 0)
         crc = _CRC.pack(crc32(key, crc32(header, body_crc)))
-        self._area[at : at + _VALUE_AT + size] = b"".join((brief, key, crc, header, body))
+        self._area[at : at + VALUE_AT + size] = b"".join((brief, key, crc, header, body))
         words[SEQ] = seq
         words[slot + TOTAL] += 1
         if lane.heap is not None and self._seen == at:
@@ -403,21 +371,24 @@ class Front:
         """
         words, at = self.words, self.words[HEAD]
         room = END - at
-        brought = 0
+        brought, runs, rank = 0, words[RUNS], b""
         for key, value in zip(found.keys, found.raws, strict=True):
             size = len(value)
-            room -= _length(size)
+            room -= record_bytes(size)
+            if key[: fmt.RANK_END] != rank:
+                runs, rank = runs + 1, key[: fmt.RANK_END]
             if (
                 room < 0
+                or runs > MOST_RUNS
                 or size > fmt.HEADER_BYTES + MOST_BODY_BYTES
                 or size < fmt.HEADER_BYTES
                 or not fmt.is_unmarked(value)
             ):
                 break
             brief = _RECORD.pack(self.epoch, size, READY, BROUGHT_HERE, 0, 0, 0, 0)
-            self._area[at : at + _VALUE_AT + size] = brief + key + value
-            at += _length(size)
-            brought += 1
+            self._area[at : at + VALUE_AT + size] = brief + key + value
+            at += record_bytes(size)
+            brought, words[RUNS] = brought + 1, runs
         if len(found.positions) < count and brought == len(found.positions):
             words[lane.slot + HORIZON_RANK] = ENDLESS
         elif brought:
@@ -458,21 +429,21 @@ class Front:
         """Index what others have put."""
         area, indexed, at = self._area, self._indexed, self._seen
         while at < head:
-            _, size, state, _ = _BRIEF.unpack_from(area, at)
+            _, size, state, _ = BRIEF.unpack_from(area, at)
             if state == READY:
-                queue, rank, seq = _KEY.unpack_from(area, at + _KEY_AT)
+                queue, rank, seq = _KEY.unpack_from(area, at + KEY_AT)
                 lane = indexed.get(queue)
                 if lane is not None and lane.heap is not None:
                     heappush(lane.heap, (rank << 64 | seq, at))
-            at += _length(size)
+            at += record_bytes(size)
         self._seen = at
 
     def key_and_value(self, at: int) -> tuple[bytes, bytes]:
         """The message of a record, as it is in the tree."""
         area = self._area
-        size = _BRIEF.unpack_from(area, at)[1]
-        value_at = at + _VALUE_AT
-        return area[at + _KEY_AT : value_at], area[value_at : value_at + size]
+        size = BRIEF.unpack_from(area, at)[1]
+        value_at = at + VALUE_AT
+        return area[at + KEY_AT : value_at], area[value_at : value_at + size]
 
     def claim(self, at: int, token: int, owner: int, deadline_ns: int, flags: int) -> None:
         """It is somebody's."""
@@ -488,8 +459,11 @@ class Front:
 
     def finish(self, lane_slot: int, at: int) -> None:
         """It is settled, and gone."""
-        self._area[at + _STATE] = DONE
-        self.words[lane_slot + TOTAL] -= 1
+        words, area = self.words, self._area
+        words[SETTLING] = at
+        area[at + _STATE] = DONE
+        words[SETTLED_SUM] += _CRC.unpack_from(area, at + VALUE_AT)[0]
+        words[lane_slot + TOTAL] -= 1
 
     # ------------------------------------------------------------------ to the tree
     def fold(self) -> None:
@@ -513,16 +487,16 @@ class Front:
         else:
             words[NEEDED] = FEWEST
 
-    def _add(self, contents: Contents, at: int, trusted: bool = True) -> int:
-        """A record, to what is to be folded; where the next one is. trusted: its claim may be somebody's."""
+    def _add(self, contents: Contents, at: int) -> int:
+        """A record, to what is to be folded; where the next one is."""
         area = self._area
-        _, size, state, flags = _BRIEF.unpack_from(area, at)
-        queue, rank, seq = _KEY.unpack_from(area, at + _KEY_AT)
+        _, size, state, flags = BRIEF.unpack_from(area, at)
+        queue, rank, seq = _KEY.unpack_from(area, at + KEY_AT)
         share = contents.shares.get(queue)
         if share is None:
             share = contents.shares[queue] = Share()
         contents.count += 1
-        value_at = at + _VALUE_AT
+        value_at = at + VALUE_AT
         if not flags & BROUGHT_HERE:
             (crc,) = _CRC.unpack_from(area, value_at)
             put = share.put
@@ -535,13 +509,11 @@ class Front:
                 gone[1] += size
                 gone[2] += crc
             else:
-                share.keys.append(area[at + _KEY_AT : value_at])
+                share.keys.append(area[at + KEY_AT : value_at])
                 share.values.append(area[value_at : value_at + size])
-            if not trusted and seq > contents.last_seq:
-                contents.last_seq = seq
         elif state == DONE:
             share.gone.append(rank << 64 | seq)
-        if trusted and state != READY:
+        if state != READY:
             position = rank << 64 | seq
             if position > contents.passed.get((queue, rank), -1):
                 contents.passed[queue, rank] = position
@@ -550,12 +522,28 @@ class Front:
                 contents.held.append(Held(queue, position, token, owner, deadline_ns, flags & ~BROUGHT_HERE))
             elif flags & self._task_flag:
                 contents.tasks[queue, owner] = contents.tasks.get((queue, owner), 0) + 1
-        return at + _length(size)
+        return at + record_bytes(size)
 
 
 _LOW = (1 << 64) - 1
 
 
-def _length(size: int) -> int:
+def _mapped(path: str) -> mmap.mmap:
+    """The file, made if missing, with a block for each page of it: a copy may have holes."""
+    preallocate(path, END)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"{path!r} cannot be opened ({error.strerror}): check the store's permissions") from error
+    try:
+        reserve(fd, 0, END)
+        return mmap.mmap(fd, END)
+    except OSError as error:
+        raise no_room(path, END) from error
+    finally:
+        os.close(fd)
+
+
+def record_bytes(size: int) -> int:
     """Bytes of a record with a value of so many."""
-    return _VALUE_AT + size + 15 & -16
+    return VALUE_AT + size + 15 & -16

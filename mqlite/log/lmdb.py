@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from ..codecs import Payload
-from ..errors import MessageCorrupted, MqliteError, NotSupported, StoreCorrupted
+from ..errors import MessageCorrupted, MqliteError, NotSupported, StoreCorrupted, StoreError
 from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
@@ -23,6 +23,7 @@ from .folding import FoldTxn
 from .front import Contents, Front, TakeOver
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
+from .recalling import left_in, recalled
 from .space import Space
 
 T = TypeVar("T")
@@ -89,6 +90,22 @@ class LmdbLog:
             self.before_commit(notes)
 
     # ------------------------------------------------------------------ the front
+    def recall(self, path: str, session: int) -> None:
+        """What another session has left in the front goes to the tree, once. Raises StoreFull, StoreError; then it is
+        there still. The caller is alone in opening the store.
+        """
+        environment = self._environment
+        try:
+            area = left_in(path, session)
+        except OSError as error:
+            raise StoreError(f"{path!r} cannot be read ({error.strerror}): check the disk") from error
+        if area is not None:
+            with environment.gated():
+                with LmdbLogGlance(environment) as glance:
+                    found = recalled(area, glance.transaction(), glance.folded_epoch())
+                if found is not None:
+                    self._store_front(*found)
+
     def open_front(self, path: str, session: int, take_over: TakeOver, task_flag: int) -> None:
         """Let plain messages pass by from now on. Raises StoreFull, StoreError. The caller is alone in opening the
         store.

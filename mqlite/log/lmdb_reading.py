@@ -287,6 +287,10 @@ class LmdbReading(Indexed):
                 times.append(fmt.enqueued_ns(walk.value()))
         return min(times, default=None)
 
+    def transaction(self) -> int:
+        """The number of the commit that this is the state of."""
+        return int(self._txn.id())
+
     def folded_epoch(self) -> int:
         """The last epoch of the front that is in the tree."""
         return fmt.unpacked_folded(self._txn.get(fmt.FOLDED_KEY))

@@ -38,6 +38,7 @@ def _passes(*_: object) -> bool:
 
 _CHECKS: dict[tuple[bytes, int], Callable[[bytes, bytes], bool]] = {
     (fmt.STORE_KEY, 1): lambda key, value: _passes(fmt.unpacked_store(value)),
+    (fmt.FOLDED_KEY, 1): lambda key, value: _passes(fmt.unpacked_folded(value)),
     (fmt.SEQ_KEY, 1): lambda key, value: _passes(counting.unpacked_seq(value)),
     (fmt.LAST_QUEUE_KEY, 1): lambda key, value: _passes(counting.unpacked_last_queue(value)),
     (fmt.DEFINITION, 0): lambda key, value: fmt.unpacked_definition(value).name.encode() == key[1:],

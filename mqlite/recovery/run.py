@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -13,8 +14,10 @@ from ..engine.catalog import shown
 from ..errors import NotSupported, StoreError
 from ..log import DEAD_BIT, counting, rows
 from ..log import format as fmt
+from ..log.front import END
 from ..log.lmdb import LmdbLog
 from ..log.rebuild import RebuildLog, is_whole
+from ..log.recalling import saved
 from ..system.control import CLEAN, Control, Mark
 from ..system.directory import FORMAT, Marker, StoreDirectory, new_store_id, newest_transaction
 from ..system.environment import Environment
@@ -114,6 +117,7 @@ class _Run:
         self._new = new
         self._progress = progress
         self._tally = Tally()
+        self._in_front: Counter[int] = Counter()  # how many more than its numbers say a queue has
 
     def recovery(self, durability: str | None) -> dict[str, Any]:
         """The fields of a Recovery."""
@@ -132,6 +136,7 @@ class _Run:
                     sure.put(key, value)
                 elif not sure.has(key):
                     doubtful.put(key, value)
+            self._stage_front(sure, doubtful, is_whole=not (salvage.damaged or salvage.unreadable))
             tally.problems += salvage.problems
             if doubtful.count:
                 tally.problems.append(
@@ -157,6 +162,22 @@ class _Run:
             "pages_read": salvage.read,
             "pages_damaged": len(salvage.damaged),
         }
+
+    def _stage_front(self, sure: Staging, doubtful: Staging, is_whole: bool) -> None:
+        """What is in the front is not in the tree yet, if the tree says so; else it may be there, or have been."""
+        area = b""
+        with contextlib.suppress(OSError), open(self._old.front, "rb") as file:
+            area = file.read(END)
+        told = sure.value(fmt.FOLDED_KEY)
+        messages, settled = saved(area, fmt.unpacked_folded(told))
+        for key, value in messages.items():
+            if not sure.has(key):
+                (sure if is_whole or told is not None else doubtful).put(key, value)
+                self._in_front[int.from_bytes(key[1:5], "big")] += 1
+        for key in settled:
+            if sure.drop(key):
+                self._in_front[int.from_bytes(key[1:5], "big")] -= 1
+            doubtful.drop(key)
 
     def _old_marker(self) -> Marker | None:
         marker = None
@@ -220,7 +241,9 @@ class _Run:
         for definition in tally.of_kind("queue", "subscription"):
             for queue in (definition.id, definition.id | DEAD_BIT):
                 counters = found.told_counters(queue)
-                missing = counters.total + counters.timers - tally.messages[queue] if counters is not None else 0
+                missing = 0
+                if counters is not None:
+                    missing = counters.total + counters.timers + self._in_front[queue] - tally.messages[queue]
                 if missing > 0:
                     tally.problems.append(f"{missing} messages of queue {tally.name_of(queue)!r} are lost")
 

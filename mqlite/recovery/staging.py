@@ -51,6 +51,17 @@ class Staging:
         except lmdb.Error as error:
             raise translated(error, self._path) from error
 
+    def value(self, key: bytes) -> bytes | None:
+        """What is under a key."""
+        value: bytes | None = self._txn.get(key)
+        return value
+
+    def drop(self, key: bytes) -> bool:
+        """Take out what is under a key; whether there was anything."""
+        found = bool(self._txn.delete(key))
+        self.count -= found
+        return found
+
     def staged(self) -> Staged:
         """All of them, to be read until `close`; no more can be put. Raises StoreFull."""
         try:

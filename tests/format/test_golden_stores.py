@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import mqlite
+import mqlite.log.front
 from mqlite.log import Definition
 
 HERE = Path(__file__).parent
@@ -48,6 +49,13 @@ def format_4(tmp_path: Path) -> str:
     """A queue with groups, a ttl, a delay, a dead letter and a prepared message; a table; a key of tx.once; a topic that
     keeps three of four."""
     return unpacked("format_4", tmp_path)
+
+
+@pytest.fixture
+def format_5(tmp_path: Path) -> str:
+    """At level "process": a queue with priorities, a group, a ttl, a unique key, a delay and a dead letter; a topic of three
+    with one taken; a table; a key of tx.once."""
+    return unpacked("format_5", tmp_path)
 
 
 def test_a_store_of_format_1_gives_all_that_is_in_it(format_1: str) -> None:
@@ -153,6 +161,28 @@ def test_a_store_of_format_4_gives_all_that_is_in_it(format_4: str) -> None:
         assert broker.check() == []
 
 
+def test_a_store_of_format_5_gives_all_that_is_in_it_and_lets_messages_pass_by(format_5: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqlite.log.front, "FEWEST", 1)
+    with mqlite.open(format_5) as broker:
+        assert (broker.queues(), broker.topics(), broker.tables()) == (["orders"], ["events"], ["balances"])
+        assert broker.check() == []
+        assert {name: (s.ready, s.delayed, s.dead) for name, s in broker.stats().items()} == {"events/billing": (2, 0, 0), "orders": (8, 1, 1)}
+        assert dict(broker.table("balances")) == {7: b"seven", "alice": 90}
+        with broker.transaction() as tx:
+            assert not tx.once("done", window=1e9)
+        orders = broker.queue("orders")
+        assert orders.put("only one", unique="u", dedup_id="d") == 10
+        wanted = [{"n": 5}, {"n": 0}, {"n": 2}, {"n": 4}, "grouped", "mortal", "only one", "in a transaction"]
+        assert [orders.get(timeout=0) for _ in range(8)] == wanted
+        assert [broker.topic("events").subscription("billing").get(timeout=0)["e"] for _ in range(2)] == [1, 2]
+        plain = broker.queue("plain")
+        for number in range(20):
+            plain.put(number)
+        assert not broker._store.engine.log.is_folded()
+        assert [plain.get(timeout=0) for _ in range(20)] == list(range(20))
+        assert broker.check() == []
+
+
 def sums(broker: mqlite.Broker) -> tuple[bool, bool]:
     """Whether the sums of the queue and of the table are known."""
     definitions = {each.name: each.id for each in broker._store.engine.log.write(lambda txn: txn.definitions())}
@@ -174,7 +204,7 @@ def test_the_sums_of_a_queue_of_format_4_are_known_once_it_was_empty(format_4: s
         assert broker.check() == []
 
 
-@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3", "format_4"])
+@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3", "format_4", "format_5"])
 def test_an_upgraded_store_takes_rows(name: str, tmp_path: Path) -> None:
     store = unpacked(name, tmp_path)
     with mqlite.open(store) as broker:
@@ -194,12 +224,12 @@ def test_an_upgraded_store_takes_rows(name: str, tmp_path: Path) -> None:
         assert broker.check() == []
 
 
-@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3", "format_4"])
+@pytest.mark.parametrize("name", ["format_1", "format_2", "format_3", "format_4", "format_5"])
 def test_the_store_has_this_version_s_format_then(name: str, tmp_path: Path) -> None:
     store = unpacked(name, tmp_path)
     mqlite.open(store).close()
     with open(os.path.join(store, "store.json"), encoding="utf-8") as marker:
-        assert json.load(marker)["format"] == 5
+        assert json.load(marker)["format"] == 6
     with mqlite.open(store) as broker:
-        assert broker.stats()["orders"].delayed == {"format_1": 3, "format_2": 2, "format_3": 1, "format_4": 1}[name]
+        assert broker.stats()["orders"].delayed == {"format_1": 3, "format_2": 2, "format_3": 1, "format_4": 1, "format_5": 1}[name]
         assert broker.check() == []

@@ -1,0 +1,146 @@
+"""What another boot has left in the front (front.py), read from the bytes of its file.
+
+After a power cut each page of the file is as it was at some moment, or torn. What is in it is recalled only if all of
+it is as of one moment, and follows what the tree is:
+
+    The tree is as of the transaction after which the front was opened: nothing is committed while something is in it.
+    All records up to the head are of its epoch, which no other has, and match their checksums.
+    Those that are settled have the sum that is told with the head; or the one that was being settled is missing in it.
+
+Else the store is as of the last commit of the tree, which is a state that it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import format as fmt
+from .front import (
+    BASE,
+    BRIEF,
+    BROUGHT_HERE,
+    CLAIMED,
+    DONE,
+    END,
+    EPOCH,
+    FIXED_BYTES,
+    HEAD,
+    KEY_AT,
+    MAGIC,
+    MAGIC_WORD,
+    READY,
+    SESSION,
+    SETTLED_SUM,
+    SETTLING,
+    START,
+    VALUE_AT,
+    Contents,
+    Share,
+    record_bytes,
+)
+
+
+class Found(NamedTuple):
+    """A record that is whole. end: where the next one is."""
+
+    epoch: int
+    is_done: bool
+    is_brought: bool
+    key: bytes
+    value: bytes
+    end: int
+
+
+def left_in(path: str, session: int) -> bytes | None:
+    """The bytes of the file, where another session has left them; None where there is nothing of that kind."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(START)
+            if len(header) < START:
+                return None
+            words = memoryview(header).cast("Q")
+            if words[MAGIC] != MAGIC_WORD or words[SESSION] == session or words[HEAD] == START:
+                return None
+            return header + file.read(END - START)
+    except FileNotFoundError:
+        return None
+
+
+def recalled(area: bytes, transaction: int, folded: int) -> tuple[int, Contents] | None:
+    """(Epoch, what is in it), where a tree as of that transaction and epoch is to have it. Nobody holds any of it."""
+    words = memoryview(area)[:START].cast("Q")
+    epoch, head, settling = words[EPOCH], words[HEAD], words[SETTLING]
+    if words[BASE] != transaction or epoch <= folded or not START < head <= len(area):
+        return None
+    contents, at, settled = Contents(), START, 0
+    last = 0
+    while at < head:
+        found = _record_at(area, at)
+        if found is None or found.epoch != epoch:
+            return None
+        if found.is_done:
+            settled += fmt.sum_of(found.value)
+            if at == settling:
+                last = fmt.sum_of(found.value)
+        _add(contents, found)
+        at = found.end
+    if at != head or words[SETTLED_SUM] not in (settled, settled - last):
+        return None
+    return epoch, contents
+
+
+def saved(area: bytes, folded: int) -> tuple[dict[bytes, bytes], set[bytes]]:
+    """For recovery, of a file in whatever state: messages that are whole by their keys, and keys of those of the tree
+    that were settled. folded: the epoch that the tree has taken over, 0 where that is not known.
+    """
+    whole = list(_all_records(area))
+    epoch = max((found.epoch for found in whole), default=0)
+    messages: dict[bytes, bytes] = {}
+    settled: set[bytes] = set()
+    for found in whole if epoch > folded else ():
+        if found.epoch == epoch and not found.is_done:
+            messages[found.key] = found.value
+        elif found.epoch == epoch and found.is_brought:
+            settled.add(found.key)
+    return messages, settled
+
+
+def _all_records(area: bytes) -> Iterator[Found]:
+    at = START
+    while at + FIXED_BYTES <= len(area):
+        found = _record_at(area, at)
+        if found is not None:
+            yield found
+        at = at + 16 if found is None else found.end
+
+
+def _record_at(area: bytes, at: int) -> Found | None:
+    """The record there, if it is whole."""
+    if at + FIXED_BYTES > len(area):
+        return None
+    epoch, size, state, flags = BRIEF.unpack_from(area, at)
+    end = at + VALUE_AT + size
+    if end > len(area) or state not in (READY, CLAIMED, DONE):
+        return None
+    key, value = area[at + KEY_AT : at + VALUE_AT], area[at + VALUE_AT : end]
+    if not key.startswith(fmt.MESSAGE) or not fmt.is_whole(key, value):
+        return None
+    return Found(epoch, state == DONE, bool(flags & BROUGHT_HERE), key, value, at + record_bytes(size))
+
+
+def _add(contents: Contents, found: Found) -> None:
+    contents.count += 1
+    share = contents.shares.setdefault(int.from_bytes(found.key[1:5], "big"), Share())
+    if found.is_brought:
+        if found.is_done:
+            share.gone.append(fmt.position_of(found.key))
+        return
+    for numbers in (share.put, share.removed) if found.is_done else (share.put,):
+        numbers[0] += 1
+        numbers[1] += len(found.value)
+        numbers[2] += fmt.sum_of(found.value)
+    if not found.is_done:
+        share.keys.append(found.key)
+        share.values.append(found.value)
+    contents.last_seq = max(contents.last_seq, fmt.position_of(found.key) & (1 << 64) - 1)
