@@ -29,6 +29,7 @@ from crash.children import Children
 import mqlite
 import mqlite.backup
 import mqlite.compaction
+import mqlite.log.front
 import mqlite.log.space
 import mqlite.system.copying
 import mqlite.system.directory
@@ -401,6 +402,7 @@ def raw(store: str, seed: str, count: int, sync: bool) -> dict[str, Any]:
 
 
 def _serve() -> None:
+    mqlite.log.front.FEWEST = 1  # or the front is open for a few of the operations only
     programs = {function.__name__: function for function in (alone, together, again, compact, make, back_up, recover, raw)}
     for line in sys.stdin:
         asked = json.loads(line)

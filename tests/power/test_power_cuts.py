@@ -180,6 +180,19 @@ def test_a_power_cut_under_process_is_noticed_or_has_done_no_harm(stage: Stage, 
     assert counted["refused"] > 10
 
 
+@UNITS
+def test_a_power_cut_takes_back_messages_that_passed_by_the_tree_as_far_as_a_state_that_was(stage: Stage, examiner: Examiner, unit: int) -> None:
+    seed = f"passing {unit}"
+    recording = stage.record("alone", level="process", seed=seed, count=210, sync_every=35)
+    recording.remove()
+    front = next(entry.inode for entry in recording.entries if entry.op == "C" and entry.data == b"log.front")
+    pages = [at for at, entry in enumerate(recording.entries) if entry.op == "P" and entry.inode == front]
+    assert len(pages) > 150, "hardly anything passed by"
+    found = images(recording.entries, random.Random(seed), 100, unit, often=pages)
+    counted = outcomes(examiner, found, "process", seed, of(seed, 210))
+    assert counted["whole"] > 10
+
+
 # ---------------------------------------------------------------------- many: some 5,000 images
 @pytest.mark.slow
 @AT_EACH_LEVEL
@@ -211,6 +224,16 @@ def test_power_cuts_while_stores_are_compacted_leave_what_they_were(stage: Stage
 @UNITS
 def test_power_cuts_beside_a_thread_that_makes_checkpoints_leave_a_state_that_was_promised(stage: Stage, examiner: Examiner, unit: int) -> None:
     cut_alone(stage, examiner, "checkpoint", f"many hurried {unit}", unit, 240, 400, hurry=True)
+
+
+@pytest.mark.slow
+@UNITS
+def test_power_cuts_take_back_messages_that_passed_by_the_tree_as_far_as_a_state_that_was(stage: Stage, examiner: Examiner, unit: int) -> None:
+    cut_alone(stage, examiner, "process", f"passing many {unit}", unit, 300, 500, sync_every=40)
+    seed = f"passing together {unit}"
+    recording = stage.record("together", level="process", seed=seed, count=300)
+    recording.remove()
+    outcomes(examiner, images(recording.entries, random.Random(seed), 150, unit), "process", seed, of(seed, 300))
 
 
 @pytest.mark.slow
