@@ -1,0 +1,395 @@
+"""Messages that had not reached the tree (log/front.py) when the machine stopped, or the store was copied or is damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mqlite
+import mqlite.log.front
+import mqlite.system.directory
+from mqlite.log import front as layout
+
+GUARD = 60.0
+COUNT = 30
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front is opened by the second of two plain operations."""
+    monkeypatch.setattr(mqlite.log.front, "FEWEST", 1)
+
+
+@pytest.fixture
+def reboot(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What is done next is done in another boot."""
+    boots: list[str] = []
+
+    def next_boot() -> None:
+        boots.append(f"boot {len(boots)}")
+        monkeypatch.setattr(mqlite.system.directory, "boot_id", lambda: boots[-1])
+
+    return next_boot
+
+
+def opened(path: str) -> mqlite.Broker:
+    return mqlite.open(path, durability="process", max_store_bytes=16 << 20)
+
+
+def words(path: str) -> list[int]:
+    with open(os.path.join(path, "log.front"), "rb") as file:
+        return list(memoryview(file.read(512)).cast("Q"))
+
+
+def leave_new_ones(talk: Any, path: str) -> None:
+    """Of messages that were all put into the front 5 were got, one of three that are claimed is settled."""
+    queue = opened(path).queue("q")
+    for number in range(COUNT):
+        queue.put(number, priority=number % 2)
+    for _ in range(5):
+        queue.get(timeout=0)
+    messages = [queue.receive(1, timeout=0)[0] for _ in range(3)]
+    messages[1].ack()
+    talk.say([COUNT, words(path)[layout.HEAD] > layout.START])
+    talk.hear(GUARD)
+
+
+NEW_LEFT = [number for number in [*range(1, COUNT, 2), *range(0, COUNT, 2)][5:] if number != 13]
+
+
+def leave_brought_ones(talk: Any, path: str) -> None:
+    """The same with messages that were in the tree, and two more at the end."""
+    broker = opened(path)
+    queue = broker.queue("q")
+    queue.put_many(list(range(COUNT)))
+    for number in (COUNT, COUNT + 1):
+        queue.put(number)
+    for _ in range(5):
+        queue.get(timeout=0)
+    messages = [queue.receive(1, timeout=0)[0] for _ in range(3)]
+    messages[1].ack()
+    talk.say([COUNT + 2, words(path)[layout.HEAD] > layout.START])
+    talk.hear(GUARD)
+
+
+BROUGHT_LEFT = [number for number in range(5, COUNT + 2) if number != 6]
+LEAVES = pytest.mark.parametrize(("leave", "left"), [(leave_new_ones, NEW_LEFT), (leave_brought_ones, BROUGHT_LEFT)], ids=["new", "brought"])
+
+
+def killed(children: Any, path: str, leave: Any) -> int:
+    """Do that in a process that is killed; the last id that was given."""
+    child = children.fork(leave, path)
+    last, passed_by = child.hear()
+    assert passed_by
+    child.kill()
+    return int(last)
+
+
+def check_left(path: str, left: list[int], last: int) -> None:
+    with opened(path) as broker:
+        queue = broker.queue("q")
+        assert broker.check() == []
+        assert (queue.stats().ready, queue.stats().claimed) == (len(left), 0)
+        browsed = [(message.id, message.body) for message in queue.browse()]
+        assert browsed == [(body + 1, body) for body in left]
+        assert queue.put("next", priority=0) == last + 1
+        messages = [queue.receive(1, timeout=0)[0] for _ in range(len(left) + 1)]
+        assert [message.body for message in messages] == [*left, "next"]
+        assert {message.delivery_count for message in messages} == {0}
+        for message in messages:
+            message.ack()
+        assert queue.empty()
+        assert broker.check() == []
+
+
+# ---------------------------------------------------------------------- another boot
+@LEAVES
+def test_in_another_boot_what_was_not_acknowledged_is_ready(path: str, children: Any, reboot: Callable[[], None], leave: Any, left: list[int]) -> None:
+    last = killed(children, path, leave)
+    reboot()
+    check_left(path, left, last)
+
+
+@LEAVES
+def test_a_copy_of_the_store_has_it_too(path: str, children: Any, leave: Any, left: list[int]) -> None:
+    last = killed(children, path, leave)
+    shutil.copytree(path, path + ".copy", ignore=shutil.ignore_patterns("run"))
+    check_left(path + ".copy", left, last)
+
+
+@LEAVES
+@pytest.mark.parametrize("call", range(1, 4))
+def test_a_kill_while_it_is_recalled_loses_and_doubles_nothing(path: str, children: Any, reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch, leave: Any, left: list[int], call: int) -> None:
+    """Killed before it is stored, behind that, and when the file was begun anew."""
+    last = killed(children, path, leave)
+    reboot()
+
+    def open_and_die(talk: Any) -> None:
+        log, front = mqlite.log.lmdb.LmdbLog, mqlite.log.front.Front
+        store, begin = log._store_front, front.begin
+
+        def die_storing(self: Any, *arguments: Any) -> None:
+            if call == 2:
+                store(self, *arguments)
+            os._exit(9)
+
+        def die_beginning(self: Any, session: int, folded: int) -> None:
+            begin(self, session, folded)
+            os._exit(9)
+
+        if call == 3:
+            monkeypatch.setattr(front, "begin", die_beginning)
+        else:
+            monkeypatch.setattr(log, "_store_front", die_storing)
+        opened(path)
+
+    child = children.fork(open_and_die)
+    child.wait()
+    check_left(path, left, last)
+
+
+def test_several_boots_one_after_the_other_lose_nothing(path: str, children: Any, reboot: Callable[[], None]) -> None:
+    bodies = [10 * number + each for number in range(4) for each in range(4)]
+
+    def put_some(talk: Any, number: int) -> None:
+        queue = opened(path).queue("q")
+        for each in range(4):
+            queue.put(10 * number + each)
+        assert [queue.get(timeout=0) for _ in range(2)] == bodies[2 * number : 2 * number + 2]
+        talk.say(words(path)[layout.HEAD] > layout.START)
+        talk.hear(GUARD)
+
+    for number in range(4):
+        child = children.fork(put_some, number)
+        assert child.hear()
+        child.kill()
+        reboot()
+    with opened(path) as broker:
+        assert [(message.id, message.body) for message in broker.queue("q").browse()] == list(enumerate(bodies, 1))[8:]
+        assert broker.check() == []
+
+
+# ---------------------------------------------------------------------- what is not recalled
+def spoil(path: str, at: int, content: bytes) -> None:
+    with open(os.path.join(path, "log.front"), "r+b") as file:
+        file.seek(at)
+        file.write(content)
+
+
+def word(number: int, value: int) -> tuple[int, bytes]:
+    return 8 * number, struct.pack("=Q", value)
+
+
+SPOILT: dict[str, Callable[[str], None]] = {
+    "no file": lambda path: os.unlink(os.path.join(path, "log.front")),
+    "empty file": lambda path: os.truncate(os.path.join(path, "log.front"), 0),
+    "short file": lambda path: os.truncate(os.path.join(path, "log.front"), layout.START + 100),
+    "garbage": lambda path: spoil(path, 0, os.urandom(layout.END)),
+    "zeros": lambda path: spoil(path, 0, bytes(layout.END)),
+    "no header": lambda path: spoil(path, 0, bytes(4096)),
+    "no records": lambda path: spoil(path, layout.START, bytes(layout.AREA_BYTES)),
+    "another head": lambda path: spoil(path, *word(layout.HEAD, words(path)[layout.HEAD] - 16)),
+    "a head behind the end": lambda path: spoil(path, *word(layout.HEAD, 1 << 40)),
+    "another epoch": lambda path: spoil(path, *word(layout.EPOCH, words(path)[layout.EPOCH] + 1)),
+    "another transaction": lambda path: spoil(path, *word(layout.BASE, words(path)[layout.BASE] - 1)),
+    "a torn record": lambda path: spoil(path, layout.START + layout.VALUE_AT, b"\xff\xff\xff\xff"),
+    "one of its settlements lost": lambda path: spoil(path, layout.START + layout._STATE, bytes([layout.CLAIMED])),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_is_not_as_of_one_moment_is_not_recalled(path: str, children: Any, reboot: Callable[[], None], how: str) -> None:
+    """The store is as of the commit before, which is a state that it had."""
+    killed(children, path, leave_brought_ones)
+    SPOILT[how](path)
+    reboot()
+    with opened(path) as broker:
+        found = [message.body for message in broker.queue("q").browse()]
+        assert found in [[*range(COUNT)], [*range(COUNT + 1)], *([*range(first, COUNT + 2)] for first in range(5))]
+        assert broker.check() == []
+        for number in range(3):
+            broker.queue("q").put(number)
+        assert [broker.queue("q").get(timeout=0) for _ in found] == found
+        assert broker.check() == []
+
+
+def test_a_settlement_that_was_under_way_is_recalled(path: str, children: Any, reboot: Callable[[], None]) -> None:
+    """Killed between the record and the sum."""
+    last = killed(children, path, leave_new_ones)
+    with open(os.path.join(path, "log.front"), "rb") as file:
+        area = file.read()
+    settling = words(path)[layout.SETTLING]
+    crc = int.from_bytes(area[settling + layout.VALUE_AT :][:4], "big")
+    spoil(path, *word(layout.SETTLED_SUM, words(path)[layout.SETTLED_SUM] - crc))
+    reboot()
+    check_left(path, NEW_LEFT, last)
+
+
+def test_a_log_that_was_restored_beside_a_newer_front_has_what_it_had(path: str, children: Any, tmp_path: Path) -> None:
+    with opened(path) as broker:
+        broker.queue("q").put_many(["a", "b"])
+        broker.backup(tmp_path / "backup")
+    killed(children, path, leave_new_ones)
+    os.unlink(os.path.join(path, "log.mdb"))
+    shutil.copy(tmp_path / "backup" / "log.mdb", path)
+    with opened(path) as broker:
+        assert [message.body for message in broker.queue("q").browse()] == ["a", "b"]
+        assert broker.check() == []
+        queue = broker.queue("q")
+        for number in range(3):
+            queue.put(number)
+        assert [queue.get(timeout=0) for _ in range(5)] == ["a", "b", 0, 1, 2]
+        assert broker.check() == []
+
+
+def test_a_boot_without_room_for_the_front_goes_without_it_in_all_processes(path: str, children: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise mqlite.StoreFull("no room")
+
+    def use(talk: Any) -> None:
+        queue = opened(path).queue("q")
+        for number in range(5):
+            queue.put(number)
+        talk.say(os.path.exists(os.path.join(path, "log.front")))
+        talk.hear(GUARD)
+
+    with monkeypatch.context() as full:
+        full.setattr(mqlite.log.front, "preallocate", refuse)
+        first = opened(path)
+    queue = first.queue("q")
+    child = children.fork(use)
+    assert child.hear() is False
+    for number in range(5, 8):
+        assert queue.put(number) == number + 1
+    child.kill()
+    assert [queue.get(timeout=0) for _ in range(8)] == list(range(8))
+    assert first.check() == []
+    first.close()
+
+
+# ---------------------------------------------------------------------- recovery, copies, flushes
+@LEAVES
+def test_recover_saves_what_is_in_the_front(path: str, children: Any, tmp_path: Path, leave: Any, left: list[int]) -> None:
+    killed(children, path, leave)
+    found = mqlite.recover(path, into=tmp_path / "new.mq")
+    assert (found.messages, found.problems) == (len(left), ())
+    with mqlite.open(tmp_path / "new.mq") as broker:
+        assert [(message.id, message.body) for message in broker.queue("q").browse()] == [(body + 1, body) for body in left]
+        assert broker.check() == []
+        assert broker.queue("q").put("next") > max(left) + 1
+
+
+@pytest.mark.parametrize("how", [how for how in SPOILT if how != "one of its settlements lost"])
+def test_recover_takes_a_front_in_whatever_state(path: str, children: Any, tmp_path: Path, how: str) -> None:
+    killed(children, path, leave_brought_ones)
+    SPOILT[how](path)
+    found = mqlite.recover(path, into=tmp_path / "new.mq")
+    assert found.problems == ()
+    with mqlite.open(tmp_path / "new.mq") as broker:
+        bodies = [message.body for message in broker.queue("q").browse()]
+        assert {*BROUGHT_LEFT} - {COUNT, COUNT + 1} <= {*bodies}
+        assert len({*bodies}) == len(bodies)
+        assert broker.check() == []
+
+
+def test_recover_leaves_out_what_the_tree_has_taken_over(path: str, tmp_path: Path) -> None:
+    with opened(path) as broker:
+        queue = broker.queue("q")
+        for number in range(10):
+            queue.put(number)
+        queue.stats()
+        queue.purge()
+    assert mqlite.recover(path, into=tmp_path / "new.mq").messages == 0
+
+
+def test_a_damaged_epoch_of_the_front_is_found_by_verify(path: str) -> None:
+    with opened(path) as broker:
+        for number in range(10):
+            broker.queue("q").put(number)
+    from mqlite.log import format as fmt
+    from mqlite.log.lmdb import LmdbLog
+    from mqlite.system.control import Control
+    from mqlite.system.environment import Environment
+    from mqlite.verify import store_problems
+
+    assert store_problems(path) == []
+    environment = Environment(os.path.join(path, "log.mdb"), map_size=16 << 20)
+    with Control(os.path.join(path, "log.control")) as control:
+        log = LmdbLog(environment, control)
+        log.write(lambda txn: txn.put_raw(fmt.FOLDED_KEY, b"\xff" * 12))
+        log.close()
+    [problem] = store_problems(path)
+    assert "the epoch of the front" in problem
+
+
+def test_a_backup_has_all_that_had_returned_and_no_front(path: str, tmp_path: Path) -> None:
+    with opened(path) as broker:
+        queue = broker.queue("q")
+        for number in range(20):
+            queue.put(number)
+        for _ in range(3):
+            queue.get(timeout=0)
+        assert not broker._store.engine.log.is_folded()
+        broker.backup(tmp_path / "copy.mq")
+        assert "log.front" not in os.listdir(tmp_path / "copy.mq")
+        with mqlite.open(tmp_path / "copy.mq") as copy:
+            assert [message.body for message in copy.queue("q").browse()] == list(range(3, 20))
+            assert copy.check() == []
+
+
+def test_messages_in_the_front_survive_a_compaction(path: str, children: Any, reboot: Callable[[], None]) -> None:
+    def compact(talk: Any) -> None:
+        broker = mqlite.open(path, durability="process")
+        queue = broker.queue("q")
+        queue.put_many([b"x" * 3000] * 1500)
+        queue.purge()
+        for number in range(20):
+            queue.put(number)
+        [first] = queue.receive(1, timeout=0)
+        assert not broker._store.engine.log.is_folded()
+        before, after = broker.compact()
+        assert after < before
+        first.ack()
+        for number in range(20, 40):
+            queue.put(number)
+        assert [queue.get(timeout=0) for _ in range(9)] == list(range(1, 10))
+        talk.say(broker._store.engine.log.is_folded())
+        talk.hear(GUARD)
+
+    child = children.fork(compact)
+    assert child.hear() is False
+    child.kill()
+    reboot()
+    with mqlite.open(path) as broker:
+        assert [message.body for message in broker.queue("q").browse()] == list(range(10, 40))
+        assert broker.check() == []
+
+
+def test_sync_and_close_leave_nothing_in_the_front(path: str) -> None:
+    from mqlite.system.control import CLEAN, Control
+
+    def mark() -> int:
+        with Control(os.path.join(path, "log.control")) as control:
+            assert control.mark is not None
+            return control.mark.kind
+
+    broker = opened(path)
+    queue = broker.queue("q")
+    for number in range(10):
+        queue.put(number)
+    broker.sync()
+    assert words(path)[layout.HEAD] == layout.START
+    assert mark() == CLEAN
+    for number in range(10):
+        queue.put(number)
+    assert words(path)[layout.HEAD] > layout.START
+    queue.close()
+    broker.close()
+    assert words(path)[layout.HEAD] == layout.START
+    assert mark() == CLEAN
