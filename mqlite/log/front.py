@@ -63,11 +63,10 @@ MOST_BODY_BYTES = AREA_BYTES // 16
 FEWEST, MOST = 8, 1024
 #: Ends of ranks that one fold may store to, and ranks from which it may remove: each may take pages of its own.
 MOST_RUNS = 64
-#: Queues that may be in it.
-_ALL_SLOTS = 56
-#: Pages of the log that one fold may take: what it stores, what it removes, and the numbers of its queues.
+#: Pages of the log that removals of one fold may take: a leaf is a quarter full at least.
 GONE_PAGES = 4 * AREA_BYTES // PAGE + 2 * MOST_RUNS
-FOLD_PAGES = 128 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE + GONE_PAGES + 2 * 4 * _ALL_SLOTS
+#: Pages of the log that one fold may take, besides half of the reserve at the very worst (space.py).
+FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE
 #: As many are brought from the tree at once, if they are no larger than that together.
 BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
 
@@ -77,7 +76,7 @@ _TRIES, _PAUSE = 100, 50e-6
 
 MAGIC_WORD = 0x6D716C66726F0001
 MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM = range(12)
-_SLOTS, _SLOT_WORDS = 64, 8
+_SLOTS, _SLOT_WORDS, _ALL_SLOTS = 64, 8, 56
 QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
 #: The rank of a horizon behind everything.
 ENDLESS = 1 << 32

@@ -136,7 +136,7 @@ class _Run:
                     sure.put(key, value)
                 elif not sure.has(key):
                     doubtful.put(key, value)
-            self._stage_front(sure, doubtful, is_whole=not (salvage.damaged or salvage.unreadable))
+            self._stage_front(sure, doubtful, is_whole=not (salvage.problems or salvage.unreadable))
             tally.problems += salvage.problems
             if doubtful.count:
                 tally.problems.append(
@@ -169,7 +169,7 @@ class _Run:
         with contextlib.suppress(OSError), open(self._old.front, "rb") as file:
             area = file.read(END)
         told = sure.value(fmt.FOLDED_KEY)
-        messages, settled = saved(area, fmt.unpacked_folded(told))
+        messages, settled = saved(area, fmt.unpacked_folded(told or doubtful.value(fmt.FOLDED_KEY)))
         for key, value in messages.items():
             if not sure.has(key):
                 (sure if is_whole or told is not None else doubtful).put(key, value)

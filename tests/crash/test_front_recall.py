@@ -393,3 +393,20 @@ def test_sync_and_close_leave_nothing_in_the_front(path: str) -> None:
     broker.close()
     assert words(path)[layout.HEAD] == layout.START
     assert mark() == CLEAN
+
+
+def test_recover_takes_what_lies_about_in_the_front_for_doubtful_where_the_tree_is_damaged(path: str, tmp_path: Path) -> None:
+    """Messages that have moved since are not in their old place, too."""
+    with opened(path) as broker:
+        queue = broker.queue("q", max_deliveries=2)
+        for number in range(100):
+            queue.put(number)
+        for message in queue.receive(50, timeout=0):
+            message.reject()
+    with open(os.path.join(path, "log.mdb"), "r+b") as log:
+        log.write(bytes(2 * os.sysconf("SC_PAGE_SIZE")))
+    mqlite.recover(path, tmp_path / "new.mq")
+    with mqlite.open(tmp_path / "new.mq") as broker:
+        stats = broker.queue("q").stats()
+        assert (stats.ready, stats.dead) == (50, 50)
+        assert broker.check() == []
