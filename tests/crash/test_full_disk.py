@@ -12,6 +12,7 @@ from fixture_types import MakeQueue
 from hand_clock import HandClock, timed_queue
 
 import mqlite
+import mqlite.log.front
 import mqlite.system.directory
 from mqlite.checks import LEVELS
 
@@ -423,4 +424,48 @@ def test_a_process_that_opens_a_full_store_after_a_restart_drains_it(
     with mqlite.open(path) as broker:
         fill_disk()
         assert drained(broker.queue("q"), 10) == stored
+        assert broker.check() == []
+
+
+def fill_beside_the_front(talk: Any, path: str) -> None:
+    """The disk fills while messages pass by the tree; in a process of its own, which SIGBUS would end."""
+    queue = mqlite.open(path).queue("q")
+    stored = [number for number in range(40) if queue.put([number, SMALL])]
+    log = queue._channel.engine.log
+    talk.say(not log.is_folded())
+    talk.hear()
+    while len(stored) < 400:
+        queue.put([len(stored), SMALL])
+        stored.append(len(stored))
+    with contextlib.suppress(mqlite.StoreFull):
+        while True:
+            queue.put([len(stored), BODY])
+            stored.append(len(stored))
+    for _ in range(20):
+        assert queue.get(timeout=0)[0] == stored.pop(0)
+    talk.say([stored, not log.is_folded()])
+    talk.hear()
+
+
+@pytest.mark.parametrize("level", ["process"])
+@pytest.mark.parametrize("boot", [None, "another"])
+def test_a_disk_that_fills_while_messages_pass_by_the_tree_drains(
+    small_disk: str, level: str, fill_disk: Fill, children: Any, monkeypatch: pytest.MonkeyPatch, boot: str | None
+) -> None:
+    monkeypatch.setattr(mqlite.log.front, "FEWEST", 1)
+    path = os.path.join(small_disk, "app.mq")
+    mqlite.open(path, durability="process", max_store_bytes=STORE_BYTES).close()
+    child = children.fork(fill_beside_the_front, path)
+    assert child.hear()
+    fill_disk()
+    child.say("fill")
+    stored, _ = child.hear()
+    assert len(stored) > 380
+    child.kill()
+    if boot is not None:
+        monkeypatch.setattr(mqlite.system.directory, "boot_id", lambda: boot)
+    with mqlite.open(path) as broker:
+        queue = broker.queue("q")
+        assert [queue.get(timeout=0)[0] for _ in stored] == stored
+        assert queue.empty()
         assert broker.check() == []
