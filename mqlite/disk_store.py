@@ -25,7 +25,7 @@ from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLEAN, MAPPED, RESERVED, SESSION, Control, Mark
+from .system.control import CLEAN, FRONT, MAPPED, RESERVED, SESSION, WITH, WITHOUT, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
 from .verify import store_problems
@@ -53,7 +53,7 @@ class DiskStore:
                 check_settings(directory.path, marker.durability, durability, marker.max_store_bytes, max_store_bytes)
                 self.durability, self.max_store_bytes = marker.durability, marker.max_store_bytes
                 session = self._open(directory, marker, failed)
-            self.presence = SharedPresence(session, self._environment, self.claims)
+            self.presence = SharedPresence(session, self._environment, self.claims, self.log.passed)
             failed.callback(self.presence.leave)  # or it would count as alive, and what it may hold as held
             anchor_ns = self.claims.anchor_ns(anchor_of(clock))
             self.engine = Engine(self.log, self.claims, self.presence, clock, anchor_ns)
@@ -90,9 +90,14 @@ class DiskStore:
             self.log.begin_session()
         if stored_format < FORMAT:
             upgrade(self.log, stored_format)
-        if control.words[MAPPED]:
-            with contextlib.suppress(StoreError):  # no room for it: what would be in it goes to the tree
+        if control.words[MAPPED] and control.words[FRONT] != WITHOUT:
+            try:
                 self.log.open_front(directory.front, control.words[SESSION], self._take_over, TASK)
+                control.words[FRONT] = WITH
+            except StoreError:
+                if control.words[FRONT] == WITH:  # others have it, and who does not look into it misses what is there
+                    raise
+                control.words[FRONT] = WITHOUT  # no room for it: what would be in it goes to the tree
         if marker.format < FORMAT:
             directory.write_marker(attrs.evolve(marker, format=FORMAT))
         return session

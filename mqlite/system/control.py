@@ -25,6 +25,7 @@
                          (claims/expected.py)
                      24 to 28  expected: place, seq, owner and sleeper of who has a row for it already, and the commit
                          of that row; changed under the write lock of the claims, and freed by that sleeper
+                     29  front: 1: all processes of this boot use log.front; 2: none does. Under `open.lock`
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -92,7 +93,11 @@ _PAGE_SIZE = struct.Struct("=I")
     EXPECTED_OWNER,
     EXPECTED_SLEEPER,
     EXPECTED_COMMIT,
-) = range(29)
+    FRONT,
+) = range(30)
+
+#: What is said of the front; 0: nothing yet.
+WITH, WITHOUT = 1, 2
 
 
 @attrs.frozen
@@ -168,7 +173,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, EXPECTED_COMMIT + 1):
+        for place in range(MAPPED, FRONT + 1):
             self.words[place] = 0
         self.words[_FLUSHED] = self._read_marks()[0]
         self.words[MAPPED] = mapped
