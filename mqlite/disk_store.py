@@ -56,7 +56,7 @@ class DiskStore:
                 check_settings(directory.path, marker.durability, durability, marker.max_store_bytes, max_store_bytes)
                 self.durability, self.max_store_bytes = marker.durability, marker.max_store_bytes
                 session = self._open(directory, marker, failed)
-            self.presence = SharedPresence(session, self._environment, self.claims)
+            self.presence = SharedPresence(session, self._environment, self.claims, self.log.passed)
             failed.callback(self.presence.leave)  # or it would count as alive, and what it may hold as held
             anchor_ns = self.claims.anchor_ns(anchor_of(clock))
             self.engine = Engine(self.log, self.claims, self.presence, clock, anchor_ns)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .claims.shared import SharedClaims
 from .errors import Closed, StoreError
@@ -26,8 +26,12 @@ class SharedPresence:
              locks of the store. `_watching` guards the list of watched owners.
     """
 
-    def __init__(self, session: str, log: Environment, claims: SharedClaims) -> None:
+    def __init__(
+        self, session: str, log: Environment, claims: SharedClaims, passed: Callable[[], int] = lambda: 0
+    ) -> None:
+        """passed: a number that grows with every message that comes or goes without a commit."""
         self._session = session
+        self._passed = passed
         self._log = log
         self._claims = claims
         self._reset()
@@ -86,8 +90,8 @@ class SharedPresence:
             return owner
 
     def _make_bell(self, owner: int) -> FifoBell | PollingBell:
-        def commits() -> tuple[int, int]:
-            return self._log.last_txnid(), self._claims.environment.last_txnid()
+        def commits() -> tuple[int, ...]:
+            return self._log.last_txnid(), self._claims.environment.last_txnid(), self._passed()
 
         try:
             return FifoBell(os.path.join(self._session, "bells"), owner, self._liveness, commits)

@@ -91,7 +91,7 @@ class Passing:
                         lane = front.lane(number, queue.version)
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-            if not is_calm and stored:
+            if stored and not self._aftermath.is_calm(number):  # who waits since the first look has seen nothing yet
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
             self._aftermath.run([(ARRIVED, number)])
@@ -126,7 +126,7 @@ class Passing:
         fields = _fields(key, raw)
         if fields is None:
             self._engine._open_in_line(queue.id, into)
-            return bool(into)
+            return True if into else None  # it was damaged: there may be more behind it
         claim.fields = fields
         return True
 
@@ -142,12 +142,11 @@ class Passing:
                 found = self._first(queue)
                 if not found:
                     return found
-                _, at, deadline_ns = found
+                at = found[1]
                 fields = _fields(*front.key_and_value(at))
                 if fields is None or fields[0][0] != BYTES:
                     return None
-                front.claim(at, self._claims.new_token(), owner, deadline_ns, flags)
-                front.finish(front.lanes[number].slot, at)
+                front.take(front.lanes[number].slot, at, owner, flags)
             if self._calm.get(number) != self._words[CLAIMS]:
                 self._aftermath.look_after(number)
         except BaseException:

@@ -23,8 +23,8 @@ The file `log.front`; integers of the header are words of the machine, those of 
 
     0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how
                    many of these open the front, runs, the last transaction of the tree, which record was settled last,
-                   and the sum of the checksums of those that are; then from word 64 on, 8 for each queue: number + 1,
-                   messages stored, horizon (rank, seq), the rank that was put last
+                   the sum of the checksums of those that are, messages ever settled here; then from word 64 on, 8 for
+                   each queue: number + 1, messages stored, horizon (rank, seq), the rank that was put last
     4096    ...    records, each at a multiple of 16, up to `head`:
                    epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
                    key and value as they are in the tree
@@ -35,6 +35,7 @@ change done or not done. After a reboot recalling.py brings back what is in it.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -70,12 +71,11 @@ FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE
 #: As many are brought from the tree at once, if they are no larger than that together.
 BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
 
-#: How often a thread lets others go on before it waits for the lock.
 #: How often, and for how many seconds, a thread lets others go on before it waits for the lock.
 _TRIES, _PAUSE = 100, 50e-6
 
 MAGIC_WORD = 0x6D716C66726F0001
-MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM = range(12)
+MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM, GONE = range(13)
 _SLOTS, _SLOT_WORDS, _ALL_SLOTS = 64, 8, 56
 QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
 #: The rank of a horizon behind everything.
@@ -193,7 +193,7 @@ class Front:
         self.lock = self._environment.write_lock
         self.epoch = 0
         self.lanes: dict[int, Lane] = {}
-        self._indexed: dict[int, Lane] = {}  # those whose heaps are kept
+        self._heaps: dict[int, list[tuple[Position, int]]] = {}  # of the lanes that have one
         self._seen = START
         self._is_over = False
 
@@ -243,7 +243,7 @@ class Front:
             if words[RUN] < words[NEEDED] or not self._open():
                 return False
             epoch = words[OPEN]
-        self.epoch, self.lanes, self._indexed, self._seen = epoch, {}, {}, START
+        self.lanes, self._heaps, self._seen, self.epoch = {}, {}, START, epoch
         return True
 
     def _open(self) -> bool:
@@ -267,6 +267,11 @@ class Front:
         words[EPOCH] = epoch = (max(words[EPOCH], folded) >> 32) + 1 << 32 | int.from_bytes(os.urandom(4))
         words[OPEN] = epoch
         return True
+
+    def passed(self) -> int:
+        """A number that grows with every message that comes or goes here. Free for anybody."""
+        words = self.words
+        return int(words[SEQ] + words[GONE])
 
     def is_empty(self) -> bool:
         """Whether nothing is in it. Free for anybody: true for what had returned before the call."""
@@ -331,10 +336,9 @@ class Front:
 
     def index(self, lane: Lane) -> None:
         """Keep what is first in line of a queue from now on."""
-        others, lane.heap = self._indexed, []
-        seen, self._seen, self._indexed = self._seen, START, {lane.number: lane}
-        self._catch_up(seen)
-        self._indexed = {**others, lane.number: lane}
+        heap: list[tuple[Position, int]] = []
+        self._gather({lane.number: heap}, START, self._seen)
+        self._heaps[lane.number] = lane.heap = heap  # behind that: an interrupt leaves none that lacks some
 
     # ------------------------------------------------------------------ messages
     def append(self, lane: Lane, rank: int, tag: int, body: bytes, body_crc: int, now_ns: int) -> int:
@@ -358,10 +362,10 @@ class Front:
         self._area[at : at + VALUE_AT + size] = b"".join((brief, key, crc, header, body))
         words[SEQ] = seq
         words[slot + TOTAL] += 1
-        if lane.heap is not None and self._seen == at:
+        words[HEAD] = end
+        if lane.heap is not None and self._seen == at:  # not before: an interrupt leaves nothing in it that is not here
             heappush(lane.heap, (rank << 64 | seq, at))
             self._seen = end
-        words[HEAD] = end
         return seq
 
     def bring(self, lane: Lane, found: InLine, count: int) -> bool:
@@ -426,16 +430,20 @@ class Front:
 
     def _catch_up(self, head: int) -> None:
         """Index what others have put."""
-        area, indexed, at = self._area, self._indexed, self._seen
-        while at < head:
+        self._gather(self._heaps, self._seen, head)
+        self._seen = head
+
+    def _gather(self, heaps: dict[int, list[tuple[Position, int]]], at: int, end: int) -> None:
+        """What is ready from one record to another, into the heaps of their queues. Twice is as good as once."""
+        area = self._area
+        while at < end:
             _, size, state, _ = BRIEF.unpack_from(area, at)
             if state == READY:
                 queue, rank, seq = _KEY.unpack_from(area, at + KEY_AT)
-                lane = indexed.get(queue)
-                if lane is not None and lane.heap is not None:
-                    heappush(lane.heap, (rank << 64 | seq, at))
+                heap = heaps.get(queue)
+                if heap is not None:
+                    heappush(heap, (rank << 64 | seq, at))
             at += record_bytes(size)
-        self._seen = at
 
     def key_and_value(self, at: int) -> tuple[bytes, bytes]:
         """The message of a record, as it is in the tree."""
@@ -463,6 +471,13 @@ class Front:
         area[at + _STATE] = DONE
         words[SETTLED_SUM] += _CRC.unpack_from(area, at + VALUE_AT)[0]
         words[lane_slot + TOTAL] -= 1
+        words[GONE] += 1
+
+    def take(self, lane_slot: int, at: int, owner: int, flags: int) -> None:
+        """It is somebody's, settled, and gone, at once: an interrupt leaves none that nobody has."""
+        _TERMS.pack_into(self._area, at + _TERMS_AT, 0, owner, 0)
+        self._area[at + _FLAGS] = self._area[at + _FLAGS] & BROUGHT_HERE | flags
+        self.finish(lane_slot, at)
 
     # ------------------------------------------------------------------ to the tree
     def fold(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from ..codecs import Payload
-from ..errors import MessageCorrupted, MqliteError, NotSupported, StoreCorrupted, StoreError
+from ..errors import MessageCorrupted, NotSupported, StoreCorrupted, StoreError
 from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
@@ -129,15 +129,8 @@ class LmdbLog:
                 environment.before_commit()
                 txn.seal().commit()
                 txn.committed()
-            else:
-                txn.abort()
         except lmdb.Error as error:
-            with contextlib.suppress(lmdb.Error):
-                txn.abort()
             raise environment.failed(error) from error
-        except MqliteError:
-            txn.abort()
-            raise
         finally:
             environment.end_gated()
 
@@ -148,6 +141,10 @@ class LmdbLog:
     def is_folded(self) -> bool:
         """Whether nothing is in the front. For who holds C: nothing that was put before he had it."""
         return self.front is None or self.front.is_empty()
+
+    def passed(self) -> int:
+        """A number that grows with every message that comes or goes without a commit."""
+        return 0 if self.front is None else self.front.passed()
 
     def fold(self) -> None:
         """All that returned before the call is in the tree. Under no lock. Cost: 0.2 us; where messages are in the front,

@@ -244,7 +244,10 @@ class Environment:
             self._open_gate()
 
     def end_gated(self) -> None:
-        """The transaction was committed or aborted, and the gate stays as it is."""
+        """The transaction is over, aborted if it was not committed; the gate stays as it is."""
+        if self._writing is not None:
+            with contextlib.suppress(lmdb.Error):
+                self._writing.abort()
         self._writing = None
 
     def _open_gate(self) -> None:
