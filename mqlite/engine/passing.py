@@ -77,8 +77,7 @@ class Passing:
             with front.lock, front.guard:
                 if not (front.enter() and self._presence.joined):
                     return 0
-                is_calm = self._aftermath.is_calm(number)
-                if not is_calm and shut_mode(self._claims, number) is not Shut.OPEN:
+                if not self._aftermath.is_calm(number) and shut_mode(self._claims, number) is not Shut.OPEN:
                     return 0
                 stored = 0
                 lane = front.lane(number, queue.version)
@@ -88,7 +87,7 @@ class Passing:
                         lane = front.lane(number, queue.version)
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-            if not is_calm and stored:
+            if stored and not self._aftermath.is_calm(number):  # by now: who registers looks into the front after it
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
             self._aftermath.run([(ARRIVED, number)])
@@ -121,7 +120,7 @@ class Passing:
         fields = _fields(key, raw)
         if fields is None:
             self._engine._open_in_line(queue.id, into)
-            return bool(into)
+            return bool(into) or None  # damaged, and among the dead letters: what is behind it is to be had still
         claim.fields = fields
         return True
 
@@ -135,12 +134,11 @@ class Passing:
                 found = self._first(queue)
                 if not found:
                     return found
-                _, at, deadline_ns = found
+                at = found[1]
                 fields = _fields(*front.key_and_value(at))
                 if fields is None or fields[0][0] != BYTES:
                     return None
-                front.claim(at, self._claims.new_token(), owner, deadline_ns, flags)
-                front.finish(front.lanes[number].slot, at)
+                front.take(front.lanes[number].slot, at, owner, flags)
             if not self._aftermath.is_calm(number):
                 self._aftermath.look_after(number)
         except BaseException:
@@ -214,7 +212,7 @@ class Passing:
                 horizon = front.horizon(lane)
                 cursor: Callable[[int], Position | None] = partial(_passed, c, number, line, horizon)
                 found = self._engine.log.first_in_line(number, lane.version, cursor, count)
-        is_done = found is not None and front.bring(lane, found, count)
+            is_done = found is not None and front.bring(lane, found, count)
         front.reopen()
         return is_done
 

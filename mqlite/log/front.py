@@ -192,7 +192,7 @@ class Front:
         self.lock = self._environment.write_lock
         self.epoch = 0
         self.lanes: dict[int, Lane] = {}
-        self._indexed: dict[int, Lane] = {}  # those whose heaps are kept
+        self._heaps: dict[int, list[tuple[Position, int]]] = {}  # of the queues that are indexed up to `_seen`
         self._seen = START
 
     # ------------------------------------------------------------------ sessions
@@ -257,7 +257,7 @@ class Front:
             if words[RUN] < words[NEEDED] or not self._open():
                 return False
             epoch = words[OPEN]
-        self.epoch, self.lanes, self._indexed, self._seen = epoch, {}, {}, START
+        self.epoch, self.lanes, self._heaps, self._seen = epoch, {}, {}, START
         return True
 
     def _open(self) -> bool:
@@ -344,10 +344,9 @@ class Front:
 
     def index(self, lane: Lane) -> None:
         """Keep what is first in line of a queue from now on."""
-        others, lane.heap = self._indexed, []
-        seen, self._seen, self._indexed = self._seen, START, {lane.number: lane}
-        self._catch_up(seen)
-        self._indexed = {**others, lane.number: lane}
+        heap: list[tuple[Position, int]] = []
+        self._gather({lane.number: heap}, START, self._seen)
+        self._heaps[lane.number] = lane.heap = heap
 
     # ------------------------------------------------------------------ messages
     def append(self, lane: Lane, rank: int, tag: int, body: bytes, body_crc: int, now_ns: int) -> int:
@@ -371,10 +370,10 @@ class Front:
         self._area[at : at + _VALUE_AT + size] = b"".join((brief, key, crc, header, body))
         words[SEQ] = seq
         words[slot + TOTAL] += 1
+        words[HEAD] = end  # before it is indexed: after an interrupt in between, another message would be at that place
         if lane.heap is not None and self._seen == at:
-            heappush(lane.heap, (rank << 64 | seq, at))
             self._seen = end
-        words[HEAD] = end
+            heappush(lane.heap, (rank << 64 | seq, at))
         return seq
 
     def bring(self, lane: Lane, found: InLine, count: int) -> bool:
@@ -421,8 +420,9 @@ class Front:
         """(place, where it is) of what is first in line; None where the tree is to be asked first, or there is nothing."""
         words, area = self.words, self._area
         head = words[HEAD]
-        if self._seen < head:
-            self._catch_up(head)
+        if self._seen < head:  # others have put
+            self._gather(self._heaps, self._seen, head)
+            self._seen = head
         heap, slot = lane.heap, lane.slot
         assert heap is not None
         while heap:
@@ -434,18 +434,17 @@ class Front:
             heappop(heap)
         return None
 
-    def _catch_up(self, head: int) -> None:
-        """Index what others have put."""
-        area, indexed, at = self._area, self._indexed, self._seen
+    def _gather(self, heaps: dict[int, list[tuple[Position, int]]], at: int, head: int) -> None:
+        """Index what may be claimed there. Twice is once."""
+        area = self._area
         while at < head:
             _, size, state, _ = _BRIEF.unpack_from(area, at)
             if state == READY:
                 queue, rank, seq = _KEY.unpack_from(area, at + _KEY_AT)
-                lane = indexed.get(queue)
-                if lane is not None and lane.heap is not None:
-                    heappush(lane.heap, (rank << 64 | seq, at))
+                heap = heaps.get(queue)
+                if heap is not None:
+                    heappush(heap, (rank << 64 | seq, at))
             at += _length(size)
-        self._seen = at
 
     def key_and_value(self, at: int) -> tuple[bytes, bytes]:
         """The message of a record, as it is in the tree."""
@@ -465,6 +464,14 @@ class Front:
         """Whether it is that claim still."""
         area = self._area
         return area[at + _STATE] == CLAIMED and _TERMS.unpack_from(area, at + _TERMS_AT)[:2] == (token, owner)
+
+    def take(self, lane_slot: int, at: int, owner: int, flags: int) -> None:
+        """It is somebody's, settled, and gone: in one step, so that a kill or an interrupt leaves nobody who holds it."""
+        area = self._area
+        _TERMS.pack_into(area, at + _TERMS_AT, 0, owner, 0)
+        area[at + _FLAGS] = area[at + _FLAGS] & BROUGHT_HERE | flags
+        area[at + _STATE] = DONE
+        self.words[lane_slot + TOTAL] -= 1
 
     def finish(self, lane_slot: int, at: int) -> None:
         """It is settled, and gone."""

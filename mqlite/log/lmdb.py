@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from ..codecs import Payload
-from ..errors import MessageCorrupted, MqliteError, NotSupported, StoreCorrupted
+from ..errors import MessageCorrupted, NotSupported, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from ..system.control import Control
 from ..system.environment import Environment
@@ -112,12 +112,11 @@ class LmdbLog:
                 txn.committed()
             else:
                 txn.abort()
-        except lmdb.Error as error:
+        except BaseException as error:  # an interrupt, too: LMDB lets nobody else write until it is aborted
             with contextlib.suppress(lmdb.Error):
                 txn.abort()
-            raise environment.failed(error) from error
-        except MqliteError:
-            txn.abort()
+            if isinstance(error, lmdb.Error):
+                raise environment.failed(error) from error
             raise
         finally:
             environment.end_gated()
