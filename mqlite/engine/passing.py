@@ -90,6 +90,7 @@ class Passing:
             if stored and not self._aftermath.is_calm(number):  # by now: who registers looks into the front after it
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
+            self._let_go()
             self._aftermath.run([(ARRIVED, number)])
             raise
         return stored
@@ -106,17 +107,21 @@ class Passing:
         if self._is_shut():
             return None
         owner, front = self._presence.owner, self._front
-        with front.lock, front.guard:
-            found = self._first(queue)
-            if not found:
-                return found
-            position, at, deadline_ns = found
-            key, raw = front.key_and_value(at)
-            row = Row(self._claims.new_token(), owner, deadline_ns, flags, 0, 1)
-            claim = Claim(queue, position, row, raw, NO_COMMIT)
-            claim.at, claim.epoch = at, front.epoch
-            into.append(claim)  # before it is claimed: an interrupt leaves none that nobody holds
-            front.claim(at, row.token, owner, deadline_ns, flags)
+        try:
+            with front.lock, front.guard:
+                found = self._first(queue)
+                if not found:
+                    return found
+                position, at, deadline_ns = found
+                key, raw = front.key_and_value(at)
+                row = Row(self._claims.new_token(), owner, deadline_ns, flags, 0, 1)
+                claim = Claim(queue, position, row, raw, NO_COMMIT)
+                claim.at, claim.epoch = at, front.epoch
+                into.append(claim)  # before it is claimed: an interrupt leaves none that nobody holds
+                front.claim(at, row.token, owner, deadline_ns, flags)
+        except BaseException:
+            self._let_go()
+            raise
         fields = _fields(key, raw)
         if fields is None:
             self._engine._open_in_line(queue.id, into)
@@ -142,10 +147,16 @@ class Passing:
             if not self._aftermath.is_calm(number):
                 self._aftermath.look_after(number)
         except BaseException:
+            self._let_go()
             self._aftermath.look_after(number)
             raise
         payload: Payload = fields[0]
         return payload
+
+    def _let_go(self) -> None:
+        """After an interrupt, which may have come just when the guard was about to open the gate: it does so now."""
+        with self._front.lock, self._front.guard:
+            pass
 
     def _is_shut(self) -> bool:
         words = self._front.words
@@ -241,6 +252,7 @@ class Passing:
             if not self._aftermath.is_calm(number):
                 self._aftermath.look_after(number)
         except BaseException:
+            self._let_go()
             self._aftermath.look_after(number)
             raise
         return True
