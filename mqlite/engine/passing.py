@@ -91,9 +91,11 @@ class Passing:
                         lane = front.lane(number, queue.version)
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-            if stored and not self._aftermath.is_calm(number):  # who waits since the first look has seen nothing yet
+            is_calm = self._calm.get(number) == self._words[CLAIMS] or self._aftermath.is_calm(number)
+            if stored and not is_calm:  # by now: who registers looks into the front after it
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
+            self._let_go()
             self._aftermath.run([(ARRIVED, number)])
             raise
         return stored
@@ -112,21 +114,25 @@ class Passing:
         owner, front = self._presence.owner, self._front
         if front.lock.locked():
             front.let_others_finish()
-        with front.lock, front.guard:
-            found = self._first(queue)
-            if not found:
-                return None if found is None else False
-            position, at, deadline_ns = found
-            key, raw = front.key_and_value(at)
-            row = Row(self._claims.new_token(), owner, deadline_ns, flags, 0, 1)
-            claim = Claim(queue, position, row, raw, NO_COMMIT)
-            claim.at, claim.epoch = at, front.epoch
-            into.append(claim)  # before it is claimed: an interrupt leaves none that nobody holds
-            front.claim(at, row.token, owner, deadline_ns, flags)
+        try:
+            with front.lock, front.guard:
+                found = self._first(queue)
+                if not found:
+                    return None if found is None else False
+                position, at, deadline_ns = found
+                key, raw = front.key_and_value(at)
+                row = Row(self._claims.new_token(), owner, deadline_ns, flags, 0, 1)
+                claim = Claim(queue, position, row, raw, NO_COMMIT)
+                claim.at, claim.epoch = at, front.epoch
+                into.append(claim)  # before it is claimed: an interrupt leaves none that nobody holds
+                front.claim(at, row.token, owner, deadline_ns, flags)
+        except BaseException:
+            self._let_go()
+            raise
         fields = _fields(key, raw)
         if fields is None:
             self._engine._open_in_line(queue.id, into)
-            return True if into else None  # it was damaged: there may be more behind it
+            return True if into else None  # damaged, and among the dead letters: what is behind it is to be had still
         claim.fields = fields
         return True
 
@@ -150,6 +156,7 @@ class Passing:
             if self._calm.get(number) != self._words[CLAIMS]:
                 self._aftermath.look_after(number)
         except BaseException:
+            self._let_go()
             self._aftermath.look_after(number)
             raise
         return fields[0]
@@ -162,6 +169,11 @@ class Passing:
         with self._front.lock, self._front.guard:
             found = self._first(state)
         return None if found is None else bool(found)
+
+    def _let_go(self) -> None:
+        """After an interrupt, which may have come just when the guard was about to open the gate: it does so now."""
+        with self._front.lock, self._front.guard:
+            pass
 
     def _is_shut(self) -> bool:
         words = self._front.words
@@ -228,7 +240,7 @@ class Passing:
                 horizon = front.horizon(lane)
                 cursor: Callable[[int], Position | None] = partial(_passed, c, number, line, horizon)
                 found = self._engine.log.first_in_line(number, lane.version, cursor, count)
-        is_done = found is not None and front.bring(lane, found, count)
+            is_done = found is not None and front.bring(lane, found, count)
         front.reopen()
         return is_done
 
@@ -256,6 +268,7 @@ class Passing:
             if self._calm.get(number) != self._words[CLAIMS]:
                 self._aftermath.look_after(number)
         except BaseException:
+            self._let_go()
             self._aftermath.look_after(number)
             raise
         return True

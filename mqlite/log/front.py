@@ -193,7 +193,7 @@ class Front:
         self.lock = self._environment.write_lock
         self.epoch = 0
         self.lanes: dict[int, Lane] = {}
-        self._heaps: dict[int, list[tuple[Position, int]]] = {}  # of the lanes that have one
+        self._heaps: dict[int, list[tuple[Position, int]]] = {}  # of the queues that are indexed up to `_seen`
         self._seen = START
         self._is_over = False
 
@@ -362,8 +362,8 @@ class Front:
         self._area[at : at + VALUE_AT + size] = b"".join((brief, key, crc, header, body))
         words[SEQ] = seq
         words[slot + TOTAL] += 1
-        words[HEAD] = end
-        if lane.heap is not None and self._seen == at:  # not before: an interrupt leaves nothing in it that is not here
+        words[HEAD] = end  # before it is indexed: after an interrupt in between, another message would be at that place
+        if lane.heap is not None and self._seen == at:
             heappush(lane.heap, (rank << 64 | seq, at))
             self._seen = end
         return seq
@@ -415,8 +415,9 @@ class Front:
         """(place, where it is) of what is first in line; None where the tree is to be asked first, or there is nothing."""
         words, area = self.words, self._area
         head = words[HEAD]
-        if self._seen < head:
-            self._catch_up(head)
+        if self._seen < head:  # others have put
+            self._gather(self._heaps, self._seen, head)
+            self._seen = head
         heap, slot = lane.heap, lane.slot
         assert heap is not None
         while heap:
@@ -428,15 +429,10 @@ class Front:
             heappop(heap)
         return None
 
-    def _catch_up(self, head: int) -> None:
-        """Index what others have put."""
-        self._gather(self._heaps, self._seen, head)
-        self._seen = head
-
-    def _gather(self, heaps: dict[int, list[tuple[Position, int]]], at: int, end: int) -> None:
-        """What is ready from one record to another, into the heaps of their queues. Twice is as good as once."""
+    def _gather(self, heaps: dict[int, list[tuple[Position, int]]], at: int, head: int) -> None:
+        """Index what may be claimed there. Twice is once."""
         area = self._area
-        while at < end:
+        while at < head:
             _, size, state, _ = BRIEF.unpack_from(area, at)
             if state == READY:
                 queue, rank, seq = _KEY.unpack_from(area, at + KEY_AT)
@@ -463,6 +459,14 @@ class Front:
         """Whether it is that claim still."""
         area = self._area
         return area[at + _STATE] == CLAIMED and _TERMS.unpack_from(area, at + _TERMS_AT)[:2] == (token, owner)
+
+    def take(self, lane_slot: int, at: int, owner: int, flags: int) -> None:
+        """It is somebody's, settled, and gone: in one step, so that a kill or an interrupt leaves nobody who holds it."""
+        area = self._area
+        _TERMS.pack_into(area, at + _TERMS_AT, 0, owner, 0)
+        area[at + _FLAGS] = area[at + _FLAGS] & BROUGHT_HERE | flags
+        area[at + _STATE] = DONE
+        self.words[lane_slot + TOTAL] -= 1
 
     def finish(self, lane_slot: int, at: int) -> None:
         """It is settled, and gone."""

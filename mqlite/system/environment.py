@@ -263,10 +263,14 @@ class Environment:
         """Alone among all writers of all processes, outside of a transaction."""
         with self.write_lock, self:
             opened = self._lmdb or self._open()
-            self.lock_gate()
-            if self.before_change is not None:
-                self.before_change()
-            yield opened
+            try:
+                self.lock_gate()
+                if self.before_change is not None:
+                    self.before_change()
+                yield opened
+            finally:
+                if self._gated and self._writing is None:
+                    self._open_gate()  # an interrupt may keep __exit__ from it
 
     @property
     def opened(self) -> lmdb.Environment:
