@@ -53,7 +53,7 @@ class DiskStore:
                 check_settings(directory.path, marker.durability, durability, marker.max_store_bytes, max_store_bytes)
                 self.durability, self.max_store_bytes = marker.durability, marker.max_store_bytes
                 session = self._open(directory, marker, failed)
-            self.presence = SharedPresence(session, self._environment, self.claims)
+            self.presence = SharedPresence(session, self._environment, self.claims, self.log.passed)
             failed.callback(self.presence.leave)  # or it would count as alive, and what it may hold as held
             anchor_ns = self.claims.anchor_ns(anchor_of(clock))
             self.engine = Engine(self.log, self.claims, self.presence, clock, anchor_ns)
@@ -93,6 +93,7 @@ class DiskStore:
         if control.words[MAPPED]:
             with contextlib.suppress(StoreError):  # no room for it: what would be in it goes to the tree
                 self.log.open_front(directory.front, control.words[SESSION], self._take_over, TASK)
+            failed.callback(self.log.close_front)
         if marker.format < FORMAT:
             directory.write_marker(attrs.evolve(marker, format=FORMAT))
         return session
@@ -131,6 +132,7 @@ class DiskStore:
                 self.log.sync()  # while others go on writing: little is left to do alone
             with contextlib.ExitStack() as undo:
                 undo.callback(self._control.close)
+                undo.callback(self.log.close_front)
                 undo.callback(self.log.close)
                 quiet(self._environment, self.claims.environment, undo, for_good=True)
 

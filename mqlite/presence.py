@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .claims.shared import SharedClaims
 from .errors import Closed, StoreError
@@ -26,10 +26,12 @@ class SharedPresence:
              locks of the store. `_watching` guards the list of watched owners.
     """
 
-    def __init__(self, session: str, log: Environment, claims: SharedClaims) -> None:
+    def __init__(self, session: str, log: Environment, claims: SharedClaims, passed: Callable[[], int]) -> None:
+        """passed(): grows with each change of the log that is no commit of its environment."""
         self._session = session
         self._log = log
         self._claims = claims
+        self._passed = passed
         self._reset()
 
     def _reset(self) -> None:
@@ -87,7 +89,7 @@ class SharedPresence:
 
     def _make_bell(self, owner: int) -> FifoBell | PollingBell:
         def commits() -> tuple[int, int]:
-            return self._log.last_txnid(), self._claims.environment.last_txnid()
+            return self._log.last_txnid() + self._passed(), self._claims.environment.last_txnid()
 
         try:
             return FifoBell(os.path.join(self._session, "bells"), owner, self._liveness, commits)

@@ -88,7 +88,7 @@ class Passing:
                         lane = front.lane(number, queue.version)
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-            if not is_calm and stored:
+            if stored and not (is_calm and self._aftermath.is_calm(number)):  # the second time behind the gate: [5]
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
             self._aftermath.run([(ARRIVED, number)])
@@ -121,7 +121,7 @@ class Passing:
         fields = _fields(key, raw)
         if fields is None:
             self._engine._open_in_line(queue.id, into)
-            return bool(into)
+            return True if into else None  # else it was damaged, and the next one comes
         claim.fields = fields
         return True
 
@@ -204,17 +204,16 @@ class Passing:
         if END - front.words[HEAD] < BROUGHT_BYTES:
             return front.turn()
         number, total = queue.id, front.words[lane.slot + TOTAL]
+        is_done = False
         front.shut()
         with claims.lock, claims.guard, claims.write() as c:
             line = c.line(number, self._presence.generation)
-            if line is None:
-                count, found = 0, None
-            else:
+            if line is not None:
                 count = self._how_many(number, total)
                 horizon = front.horizon(lane)
                 cursor: Callable[[int], Position | None] = partial(_passed, c, number, line, horizon)
                 found = self._engine.log.first_in_line(number, lane.version, cursor, count)
-        is_done = found is not None and front.bring(lane, found, count)
+                is_done = found is not None and front.bring(lane, found, count)  # before C goes: [29]
         front.reopen()
         return is_done
 

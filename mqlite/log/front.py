@@ -22,8 +22,8 @@ looks at it or changes it in any other way; and those of them that are gone by t
 The file `log.front`; integers of the header are words of the machine, those of records are big-endian:
 
     0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how many of
-                   these open the front, runs, then from word 64 on, 8 for each queue: number + 1, messages stored,
-                   horizon (rank, seq), the rank that was put last
+                   these open the front, runs, changes ever made, then from word 64 on, 8 for each queue: number + 1,
+                   messages stored, horizon (rank, seq), the rank that was put last
     4096    ...    records, each at a multiple of 16, up to `head`:
                    epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
                    key and value as they are in the tree
@@ -47,9 +47,9 @@ from zlib import crc32
 import attrs
 import lmdb
 
-from ..errors import MqliteError
+from ..errors import MqliteError, StoreError
 from ..message import Position
-from ..system.blocks import preallocate
+from ..system.blocks import no_room, preallocate, reserve
 from ..system.environment import Environment
 from . import InLine, counting
 from . import format as fmt
@@ -69,7 +69,7 @@ FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // 4096
 BROUGHT, BROUGHT_BYTES = 64, AREA_BYTES // 8
 
 _MAGIC_WORD = 0x6D716C66726F0001
-MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS = range(9)
+MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, CHANGES = range(10)
 _SLOTS, _SLOT_WORDS, _ALL_SLOTS = 64, 8, 56
 QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
 #: The rank of a horizon behind everything.
@@ -171,13 +171,20 @@ class Front:
         take_over: TakeOver,
         task_flag: int,
     ) -> None:
-        """Raises StoreFull, StoreError where there are no blocks for the file. The caller is alone in making it."""
+        """Raises StoreFull where there are no blocks for the file, StoreError. The caller is alone in making it."""
         preallocate(path, END)
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._area = mmap.mmap(fd, END)
-        finally:
-            os.close(fd)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if os.fstat(fd).st_size < END:  # who made it was killed before it had its blocks
+                    _reserve(path, fd)
+                self._area = mmap.mmap(fd, END)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise StoreError(
+                f"{path!r} cannot be mapped ({error.strerror}): free file descriptors or memory, then open it again"
+            ) from error
         self.words = memoryview(self._area).cast("Q")
         self._environment = environment
         self._has_room = has_room
@@ -194,6 +201,12 @@ class Front:
         self.lanes: dict[int, Lane] = {}
         self._indexed: dict[int, Lane] = {}  # those whose heaps are kept
         self._seen = START
+
+    def close(self) -> None:
+        """Let go of the file; nobody passes by any more. The environment was closed before."""
+        blank = memoryview(bytearray(START)).cast("Q")
+        blank[HEAD], blank[NEEDED] = START, MOST
+        self.words, self._area = blank, mmap.mmap(-1, mmap.PAGESIZE)  # the other is unmapped when nobody looks at it
 
     # ------------------------------------------------------------------ sessions
     def begin(self, session: int, folded: int) -> None:
@@ -267,8 +280,10 @@ class Front:
         if not self._has_room(FOLD_PAGES):
             words[RUN], words[NEEDED] = 0, MOST
             return False
-        glance = LmdbLogGlance(self._environment)
-        glance.begin()
+        glance = self._glance()
+        if glance is None:
+            words[RUN] = 0
+            return False
         try:
             seq, folded = glance.last_seq(), glance.folded_epoch()
         finally:
@@ -279,6 +294,15 @@ class Front:
         words[EPOCH] = epoch = max(words[EPOCH], folded) + 1
         words[OPEN] = epoch
         return True
+
+    def _glance(self) -> LmdbLogGlance | None:
+        """What the tree says. None where it takes no more readers: the general way does without one, or says so."""
+        glance = LmdbLogGlance(self._environment)
+        try:
+            glance.begin()
+        except MqliteError:
+            return None
+        return glance
 
     def is_empty(self) -> bool:
         """Whether nothing is in it. Free for anybody: true for what had returned before the call."""
@@ -314,9 +338,9 @@ class Front:
         return lane if lane is not None and lane.version == version else None
 
     def _new_lane(self, number: int) -> Lane | None:
-        words = self.words
-        glance = LmdbLogGlance(self._environment)
-        glance.begin()
+        glance = self._glance()
+        if glance is None:
+            return None
         try:
             counters = glance.counters(number)
             in_line = glance.is_plain(number, counters.settings_version)
@@ -375,6 +399,7 @@ class Front:
             heappush(lane.heap, (rank << 64 | seq, at))
             self._seen = end
         words[HEAD] = end
+        words[CHANGES] += 1
         return seq
 
     def bring(self, lane: Lane, found: InLine, count: int) -> bool:
@@ -469,7 +494,9 @@ class Front:
     def finish(self, lane_slot: int, at: int) -> None:
         """It is settled, and gone."""
         self._area[at + _STATE] = DONE
-        self.words[lane_slot + TOTAL] -= 1
+        words = self.words
+        words[lane_slot + TOTAL] -= 1
+        words[CHANGES] += 1
 
     # ------------------------------------------------------------------ to the tree
     def fold(self) -> None:
@@ -534,6 +561,13 @@ class Front:
 
 
 _LOW = (1 << 64) - 1
+
+
+def _reserve(path: str, fd: int) -> None:
+    try:
+        reserve(fd, 0, END)
+    except OSError as error:
+        raise no_room(path, END) from error
 
 
 def _length(size: int) -> int:

@@ -20,7 +20,7 @@ from . import batch as batches
 from . import format as fmt
 from .alone import Alone
 from .folding import FoldTxn
-from .front import Contents, Front, TakeOver
+from .front import CHANGES, Contents, Front, TakeOver
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
 from .space import Space
@@ -137,6 +137,15 @@ class LmdbLog:
         if self.front is not None and not self.front.is_empty():
             with self._environment.gated():  # whose beginning it is
                 pass
+
+    def passed(self) -> int:
+        """A number that grows with each message that comes or goes in the front. Free for anybody."""
+        return 0 if self.front is None else self.front.words[CHANGES]
+
+    def close_front(self) -> None:
+        """Nobody passes by any more. The environment was closed before."""
+        if self.front is not None:
+            self.front.close()
 
     # ------------------------------------------------------------------ log
     def hold(self, op: Callable[[Any], T]) -> T:
