@@ -19,13 +19,13 @@ from .compaction import Compaction
 from .durability import after_a_stop, is_mapped, level_of
 from .engine import Engine
 from .engine.passing import Passing
-from .errors import MqliteError, SettingsMismatch, StoreCorrupted, StoreError
-from .log.front import Contents
+from .errors import MqliteError, SettingsMismatch, StoreCorrupted, StoreFull
+from .log.front import END, Contents
 from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLEAN, MAPPED, RESERVED, SESSION, Control, Mark
+from .system.control import CLEAN, FRONTLESS, MAPPED, RESERVED, SESSION, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment, quiet
 from .verify import store_problems
@@ -90,9 +90,8 @@ class DiskStore:
             self.log.begin_session()
         if stored_format < FORMAT:
             upgrade(self.log, stored_format)
-        if control.words[MAPPED]:
-            with contextlib.suppress(StoreError):  # no room for it: what would be in it goes to the tree
-                self.log.open_front(directory.front, control.words[SESSION], self._take_over, TASK)
+        if control.words[MAPPED] and not control.words[FRONTLESS]:
+            self._open_front(directory.front, control.words)
             failed.callback(self.log.close_front)
         if marker.format < FORMAT:
             directory.write_marker(attrs.evolve(marker, format=FORMAT))
@@ -108,6 +107,15 @@ class DiskStore:
         failed.callback(self.claims.environment.close)
         self.claims.open()
         self._environment.sheltered_by = self.claims.environment
+
+    def _open_front(self, path: str, words: memoryview) -> None:
+        """All processes have it, or none: who has none does not fold it."""
+        try:
+            self.log.open_front(path, words[SESSION], self._take_over, TASK)
+        except StoreFull:
+            if os.path.exists(path) and os.path.getsize(path) >= END:  # others may have used it
+                raise
+            words[FRONTLESS] = 1  # what would be in it goes to the tree
 
     def _take_over(self, epoch: int, contents: Contents) -> None:
         self.claims.take_over(epoch, contents.held, contents.passed, contents.tasks)

@@ -25,6 +25,7 @@
                          (claims/expected.py)
                      24 to 28  expected: place, seq, owner and sleeper of who has a row for it already, and the commit
                          of that row; changed under the write lock of the claims, and freed by that sleeper
+                     29  frontless: 1 where nobody has a front in this boot, as there was no room for its file
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -92,7 +93,8 @@ _PAGE_SIZE = struct.Struct("=I")
     EXPECTED_OWNER,
     EXPECTED_SLEEPER,
     EXPECTED_COMMIT,
-) = range(29)
+    FRONTLESS,
+) = range(30)
 
 
 @attrs.frozen
@@ -168,7 +170,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, EXPECTED_COMMIT + 1):
+        for place in range(MAPPED, FRONTLESS + 1):
             self.words[place] = 0
         self.words[_FLUSHED] = self._read_marks()[0]
         self.words[MAPPED] = mapped
