@@ -96,6 +96,7 @@ class DiskStore:
         self.log.recall(directory.front, control.words[SESSION])
         if control.words[MAPPED]:
             self._open_front(directory.front, control.words)
+            failed.callback(self.log.close_front)
         if marker.format < FORMAT:
             directory.write_marker(attrs.evolve(marker, format=FORMAT))
         return session
@@ -149,6 +150,7 @@ class DiskStore:
                 self.log.sync()  # while others go on writing: little is left to do alone
             with contextlib.ExitStack() as undo:
                 undo.callback(self._control.close)
+                undo.callback(self.log.close_front)
                 undo.callback(self.log.close)
                 quiet(self._environment, self.claims.environment, undo, for_good=True)
 

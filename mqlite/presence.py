@@ -26,14 +26,13 @@ class SharedPresence:
              locks of the store. `_watching` guards the list of watched owners.
     """
 
-    def __init__(
-        self, session: str, log: Environment, claims: SharedClaims, passed: Callable[[], int] = lambda: 0
-    ) -> None:
-        """passed: a number that grows with every message that comes or goes without a commit."""
+    def __init__(self, session: str, log: Environment, claims: SharedClaims, passed: Callable[[], int]) -> None:
+        """passed(): grows with each change of the log that is no commit of its environment."""
         self._session = session
         self._passed = passed
         self._log = log
         self._claims = claims
+        self._passed = passed
         self._reset()
 
     def _reset(self) -> None:
@@ -90,8 +89,8 @@ class SharedPresence:
             return owner
 
     def _make_bell(self, owner: int) -> FifoBell | PollingBell:
-        def commits() -> tuple[int, ...]:
-            return self._log.last_txnid(), self._claims.environment.last_txnid(), self._passed()
+        def commits() -> tuple[int, int]:
+            return self._log.last_txnid() + self._passed(), self._claims.environment.last_txnid()
 
         try:
             return FifoBell(os.path.join(self._session, "bells"), owner, self._liveness, commits)

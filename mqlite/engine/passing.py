@@ -230,17 +230,16 @@ class Passing:
         if END - front.words[HEAD] < BROUGHT_BYTES:
             return front.turn()
         number, total = queue.id, front.words[lane.slot + TOTAL]
+        is_done = False
         front.shut()
         with claims.lock, claims.guard, claims.write() as c:
             line = c.line(number, self._presence.generation)
-            if line is None:
-                count, found = 0, None
-            else:
+            if line is not None:
                 count = self._how_many(number, total)
                 horizon = front.horizon(lane)
                 cursor: Callable[[int], Position | None] = partial(_passed, c, number, line, horizon)
                 found = self._engine.log.first_in_line(number, lane.version, cursor, count)
-            is_done = found is not None and front.bring(lane, found, count)
+                is_done = found is not None and front.bring(lane, found, count)  # before C goes: [29]
         front.reopen()
         return is_done
 

@@ -35,7 +35,6 @@ change done or not done. After a reboot recalling.py brings back what is in it.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import struct
@@ -48,7 +47,7 @@ from zlib import crc32
 
 import attrs
 
-from ..errors import StoreError
+from ..errors import MqliteError, StoreError
 from ..message import Position
 from ..system.blocks import no_room, preallocate, reserve
 from ..system.environment import PAGE, Environment
@@ -177,7 +176,7 @@ class Front:
         take_over: TakeOver,
         task_flag: int,
     ) -> None:
-        """Raises StoreFull, StoreError where there are no blocks for the file. The caller is alone in making it."""
+        """Raises StoreFull where there are no blocks for the file, StoreError. The caller is alone in making it."""
         self._area = _mapped(path)
         self.words = memoryview(self._area).cast("Q")
         self._environment = environment
@@ -201,6 +200,12 @@ class Front:
         """This process is about to leave the store: nothing of it passes by from now on."""
         with self.lock, self.guard:
             self.epoch, self._is_over = 0, True
+
+    def close(self) -> None:
+        """Let go of the file; nobody passes by any more. The environment was closed before."""
+        blank = memoryview(bytearray(START)).cast("Q")
+        blank[HEAD], blank[NEEDED] = START, MOST
+        self.words, self._area = blank, mmap.mmap(-1, mmap.PAGESIZE)  # the other is unmapped when nobody looks at it
 
     # ------------------------------------------------------------------ sessions
     def begin(self, session: int, folded: int) -> None:
@@ -253,8 +258,10 @@ class Front:
         if not self._has_room(FOLD_PAGES):
             words[RUN], words[NEEDED] = 0, MOST
             return False
-        glance = LmdbLogGlance(self._environment)
-        glance.begin()
+        glance = self._glance()
+        if glance is None:
+            words[RUN] = 0
+            return False
         try:
             seq, folded, base = glance.last_seq(), glance.folded_epoch(), glance.transaction()
         finally:
@@ -272,6 +279,15 @@ class Front:
         """A number that grows with every message that comes or goes here. Free for anybody."""
         words = self.words
         return int(words[SEQ] + words[GONE])
+
+    def _glance(self) -> LmdbLogGlance | None:
+        """What the tree says. None where it takes no more readers: the general way does without one, or says so."""
+        glance = LmdbLogGlance(self._environment)
+        try:
+            glance.begin()
+        except MqliteError:
+            return None
+        return glance
 
     def is_empty(self) -> bool:
         """Whether nothing is in it. Free for anybody: true for what had returned before the call."""
@@ -307,8 +323,9 @@ class Front:
         return lane if lane is not None and lane.version == version else None
 
     def _new_lane(self, number: int) -> Lane | None:
-        glance = LmdbLogGlance(self._environment)
-        glance.begin()
+        glance = self._glance()
+        if glance is None:
+            return None
         try:
             counters = glance.counters(number)
             in_line = glance.is_plain(number, counters.settings_version)
@@ -459,14 +476,6 @@ class Front:
         """Whether it is that claim still."""
         area = self._area
         return area[at + _STATE] == CLAIMED and _TERMS.unpack_from(area, at + _TERMS_AT)[:2] == (token, owner)
-
-    def take(self, lane_slot: int, at: int, owner: int, flags: int) -> None:
-        """It is somebody's, settled, and gone: in one step, so that a kill or an interrupt leaves nobody who holds it."""
-        area = self._area
-        _TERMS.pack_into(area, at + _TERMS_AT, 0, owner, 0)
-        area[at + _FLAGS] = area[at + _FLAGS] & BROUGHT_HERE | flags
-        area[at + _STATE] = DONE
-        self.words[lane_slot + TOTAL] -= 1
 
     def finish(self, lane_slot: int, at: int) -> None:
         """It is settled, and gone."""

@@ -154,6 +154,11 @@ class LmdbLog:
             with self._environment.gated():  # whose beginning it is
                 pass
 
+    def close_front(self) -> None:
+        """Nobody passes by any more. The environment was closed before."""
+        if self.front is not None:
+            self.front.close()
+
     # ------------------------------------------------------------------ log
     def hold(self, op: Callable[[Any], T]) -> T:
         """Run an op that changes nothing here, under the write lock: no commit, no flush, never run twice."""

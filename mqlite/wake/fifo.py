@@ -42,14 +42,14 @@ HEDGED_AT_ONCE = 64
 LOOK_AGAIN = 0.05  # seconds between looks where a death cannot be polled
 
 
-Commits = Callable[[], tuple[int, ...]]
+Commits = Callable[[], tuple[int, int]]
 
 
 class FifoBell:
     """Rings threads of all processes that share `folder`."""
 
     def __init__(
-        self, folder: str, owner: int, liveness: Liveness, commits: Callable[[], tuple[int, ...]] = lambda: (0, 0)
+        self, folder: str, owner: int, liveness: Liveness, commits: Callable[[], tuple[int, int]] = lambda: (0, 0)
     ) -> None:
         self._folder = folder
         self._commits = commits

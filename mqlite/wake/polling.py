@@ -21,7 +21,7 @@ POLL_MAX = 0.02
 class PollingBell(LocalBell):
     """Rings threads of this process; notices commits of others by asking `commits()`."""
 
-    def __init__(self, commits: Callable[[], tuple[int, ...]]) -> None:
+    def __init__(self, commits: Callable[[], tuple[int, int]]) -> None:
         super().__init__()
         self._commits = commits
 

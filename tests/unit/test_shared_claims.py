@@ -18,6 +18,7 @@ from mqlite.engine import sharing
 from mqlite.errors import StoreFull
 from mqlite.system import group_commit
 
+LEVEL = "full"  # at "process" most claims of one message are made elsewhere (log/front.py)
 Together = Callable[..., list[Future[Any]]]
 
 
