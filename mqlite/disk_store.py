@@ -20,7 +20,7 @@ from .durability import after_a_stop, is_mapped, level_of
 from .engine import Engine
 from .engine.passing import Passing
 from .errors import MqliteError, SettingsMismatch, StoreCorrupted, StoreError
-from .log.front import Contents
+from .log.front_contents import Contents
 from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence

@@ -21,22 +21,8 @@ from ..claims.known import Line
 from ..claims.shared import SharedClaims
 from ..codecs import BYTES, Payload
 from ..log import format as fmt
-from ..log.front import (
-    BROUGHT,
-    BROUGHT_BYTES,
-    END,
-    ENDLESS,
-    HEAD,
-    HORIZON_RANK,
-    MOST_BODY_BYTES,
-    MOST_RECORDS,
-    NEEDED,
-    OPEN,
-    RUN,
-    TOTAL,
-    Front,
-    Lane,
-)
+from ..log.front import BROUGHT, BROUGHT_BYTES, Front, Lane
+from ..log.front_file import END, ENDLESS, HEAD, HORIZON_RANK, MOST_BODY_BYTES, MOST_RECORDS, NEEDED, OPEN, RUN, TOTAL
 from ..message import Position
 from ..system.control import CLAIMS
 from .catalog import QueueState

@@ -8,7 +8,8 @@ from typing import Any
 
 from . import counting
 from . import format as fmt
-from .front import GONE_PAGES, Contents, Share
+from .front_contents import Contents, Share
+from .front_file import GONE_PAGES
 from .lmdb_txn import LmdbTxn
 
 #: Places that are looked for at once: where a few of them are claimed still, most are neighbours.

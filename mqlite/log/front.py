@@ -19,94 +19,82 @@ or changes it in any other way; and those of them that are gone by then, not at 
 [31] Messages of a queue are claimed here in the order of their places. `horizon` is the place up to which those of the
      tree were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
 
-The file `log.front`; integers of the header are words of the machine, those of records are big-endian:
-
-    0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how
-                   many of these open the front, runs, the last transaction of the tree, which record was settled last,
-                   the sum of the checksums of those that are, messages ever settled here; then from word 64 on, 8 for
-                   each queue: number + 1, messages stored, horizon (rank, seq), the rank that was put last
-    4096    ...    records, each at a multiple of 16, up to `head`:
-                   epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
-                   key and value as they are in the tree
-
-A byte, or an aligned word, is stored at once; `head`, and the state of a record, are stored last. So a kill leaves each
-change done or not done. After a reboot recalling.py brings back what is in it.
+The bytes are drawn in front_file.py. A byte, or an aligned word, is stored at once; `head`, and the state of a record, are
+stored last. So a kill leaves each change done or not done. After a reboot recalling.py brings back what is in it.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import struct
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from heapq import heappop, heappush
-from typing import NamedTuple
 from zlib import crc32
 
 import attrs
 
-from ..errors import MqliteError, StoreError
+from ..errors import MqliteError
 from ..message import Position
-from ..system.blocks import no_room, preallocate, reserve
-from ..system.environment import PAGE, Environment
+from ..system.environment import Environment
 from . import InLine
 from . import format as fmt
+from .front_contents import Contents, add
+from .front_file import (
+    ALL_SLOTS,
+    AREA_BYTES,
+    BASE,
+    BRIEF,
+    BROUGHT_HERE,
+    CLAIMED,
+    CRC,
+    DONE,
+    END,
+    ENDLESS,
+    EPOCH,
+    FLAGS,
+    FOLD_PAGES,
+    GONE,
+    HEAD,
+    HORIZON_RANK,
+    HORIZON_SEQ,
+    KEY,
+    KEY_AT,
+    LAST_RANK,
+    MAGIC,
+    MAGIC_WORD,
+    MOST_BODY_BYTES,
+    MOST_RUNS,
+    NEEDED,
+    OPEN,
+    READY,
+    RECORD,
+    RUN,
+    RUNS,
+    SEQ,
+    SESSION,
+    SETTLED_SUM,
+    SETTLING,
+    SLOT_WORDS,
+    SLOTS,
+    START,
+    STATE,
+    TERMS,
+    TERMS_AT,
+    TOTAL,
+    VALUE_AT,
+    mapped,
+    record_bytes,
+)
 from .lmdb_reading import LmdbLogGlance
 
-#: Room for some 1,200 messages of 100 bytes: what a processor's cache holds, and a fold of 2 ms.
-AREA_BYTES = 256 << 10
-#: Larger ones gain nothing here.
-MOST_BODY_BYTES = AREA_BYTES // 16
 #: How many plain operations in a row open the front, and how many at most: where a fold had little to do, twice as many.
 FEWEST, MOST = 8, 1024
-#: Ends of ranks that one fold may store to, and ranks from which it may remove: each may take pages of its own.
-MOST_RUNS = 64
-#: Pages of the log that removals of one fold may take: a leaf is a quarter full at least.
-GONE_PAGES = 4 * AREA_BYTES // PAGE + 2 * MOST_RUNS
-#: Pages of the log that one fold may take, besides half of the reserve at the very worst (space.py).
-FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE
-#: As many are brought from the tree at once, if they are no larger than that together.
-BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
-
 #: How often, and for how many seconds, a thread lets others go on before it waits for the lock.
 _TRIES, _PAUSE = 100, 50e-6
-
-MAGIC_WORD = 0x6D716C66726F0001
-MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM, GONE = range(13)
-_SLOTS, _SLOT_WORDS, _ALL_SLOTS = 64, 8, 56
-QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
-#: The rank of a horizon behind everything.
-ENDLESS = 1 << 32
-
-READY, CLAIMED, DONE = 1, 2, 3
-#: Flags of a record, besides those of a claim: its message is in the tree, too.
-BROUGHT_HERE = 0x80
-START = 4096
-END = START + AREA_BYTES
-_RECORD = struct.Struct(">QIBBHQQQ")
-BRIEF = struct.Struct(">QIBB")
-_TERMS = struct.Struct(">QQQ")
-_KEY = struct.Struct(">xIIQ")
-_STATE, _FLAGS, _TERMS_AT, KEY_AT = 12, 13, 16, _RECORD.size
-VALUE_AT = KEY_AT + fmt.MESSAGE_KEY_BYTES
-#: Of a record without its body.
-FIXED_BYTES = VALUE_AT + fmt.HEADER_BYTES
-#: So many records there are at most, and as many claims a fold may make.
-MOST_RECORDS = AREA_BYTES // (FIXED_BYTES + 3)
-_CRC = struct.Struct(">I")
-
-
-class Held(NamedTuple):
-    """A claim that was made here: what its row will be."""
-
-    queue: int
-    position: Position
-    token: int
-    owner: int
-    deadline_ns: int
-    flags: int
+#: As many are brought from the tree at once, if they are no larger than that together.
+BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
 
 
 @attrs.define(eq=False)
@@ -126,33 +114,6 @@ class Lane:
     heap: list[tuple[Position, int]] | None = None
     commit: int = -2
     deadline_ns: int = 0
-
-
-@attrs.define(eq=False)
-class Share:
-    """What a fold brings to one queue. keys, values: to be stored; put, removed: how many, bytes, sum of the checksums;
-    gone: places of messages of the tree that were settled here.
-    """
-
-    keys: list[bytes] = attrs.field(factory=list)
-    values: list[bytes] = attrs.field(factory=list)
-    put: list[int] = attrs.field(factory=lambda: [0, 0, 0])
-    removed: list[int] = attrs.field(factory=lambda: [0, 0, 0])
-    gone: list[Position] = attrs.field(factory=list)
-
-
-@attrs.define(eq=False)
-class Contents:
-    """All that is in the front. held: claims; passed: the last place of each queue and rank that was claimed; tasks: per
-    queue and owner.
-    """
-
-    shares: dict[int, Share] = attrs.field(factory=dict)
-    held: list[Held] = attrs.field(factory=list)
-    passed: dict[tuple[int, int], Position] = attrs.field(factory=dict)
-    tasks: dict[tuple[int, int], int] = attrs.field(factory=dict)
-    count: int = 0
-    last_seq: int = 0
 
 
 #: take_over(epoch, contents): the claims of the contents become rows, once for each epoch.
@@ -177,7 +138,7 @@ class Front:
         task_flag: int,
     ) -> None:
         """Raises StoreFull where there are no blocks for the file, StoreError. The caller is alone in making it."""
-        self._area = _mapped(path)
+        self._area = mapped(path)
         self.words = memoryview(self._area).cast("Q")
         self._environment = environment
         self._has_room = has_room
@@ -266,7 +227,7 @@ class Front:
             seq, folded, base = glance.last_seq(), glance.folded_epoch(), glance.transaction()
         finally:
             glance.end()
-        for place in range(_SLOTS, _SLOTS + _SLOT_WORDS * _ALL_SLOTS, _SLOT_WORDS):
+        for place in range(SLOTS, SLOTS + SLOT_WORDS * ALL_SLOTS, SLOT_WORDS):
             words[place] = 0
         words[SEQ], words[RUNS] = seq, 0
         words[BASE], words[SETTLING], words[SETTLED_SUM] = base, 0, 0
@@ -341,7 +302,7 @@ class Front:
 
     def _slot_of(self, number: int, total: int) -> int:
         words = self.words
-        for place in range(_SLOTS, _SLOTS + _SLOT_WORDS * _ALL_SLOTS, _SLOT_WORDS):
+        for place in range(SLOTS, SLOTS + SLOT_WORDS * ALL_SLOTS, SLOT_WORDS):
             if words[place] == number + 1:
                 return place
             if not words[place]:
@@ -374,8 +335,8 @@ class Front:
         seq: int = words[SEQ] + 1
         key = fmt.MESSAGE_KEY.pack(lane.prefix, rank, seq)
         header = fmt.HEADER.pack(fmt.VERSION, tag, 0, 0, seq, now_ns, 0, 0)
-        brief = _RECORD.pack(self.epoch, size, READY, 0, 0, 0, 0, 0)
-        crc = _CRC.pack(crc32(key, crc32(header, body_crc)))
+        brief = RECORD.pack(self.epoch, size, READY, 0, 0, 0, 0, 0)
+        crc = CRC.pack(crc32(key, crc32(header, body_crc)))
         self._area[at : at + VALUE_AT + size] = b"".join((brief, key, crc, header, body))
         words[SEQ] = seq
         words[slot + TOTAL] += 1
@@ -405,7 +366,7 @@ class Front:
                 or not fmt.is_unmarked(value)
             ):
                 break
-            brief = _RECORD.pack(self.epoch, size, READY, BROUGHT_HERE, 0, 0, 0, 0)
+            brief = RECORD.pack(self.epoch, size, READY, BROUGHT_HERE, 0, 0, 0, 0)
             self._area[at : at + VALUE_AT + size] = brief + key + value
             at += record_bytes(size)
             brought, words[RUNS] = brought + 1, runs
@@ -439,7 +400,7 @@ class Front:
         assert heap is not None
         while heap:
             found = heap[0]
-            if area[found[1] + _STATE] == READY:
+            if area[found[1] + STATE] == READY:
                 if found[0] >> 64 >= words[slot + HORIZON_RANK] and found[0] > self.horizon(lane):
                     return None
                 return found
@@ -452,7 +413,7 @@ class Front:
         while at < head:
             _, size, state, _ = BRIEF.unpack_from(area, at)
             if state == READY:
-                queue, rank, seq = _KEY.unpack_from(area, at + KEY_AT)
+                queue, rank, seq = KEY.unpack_from(area, at + KEY_AT)
                 heap = heaps.get(queue)
                 if heap is not None:
                     heappush(heap, (rank << 64 | seq, at))
@@ -468,28 +429,28 @@ class Front:
     def claim(self, at: int, token: int, owner: int, deadline_ns: int, flags: int) -> None:
         """It is somebody's."""
         area = self._area
-        _TERMS.pack_into(area, at + _TERMS_AT, token, owner, deadline_ns)
-        area[at + _FLAGS] = area[at + _FLAGS] & BROUGHT_HERE | flags
-        area[at + _STATE] = CLAIMED
+        TERMS.pack_into(area, at + TERMS_AT, token, owner, deadline_ns)
+        area[at + FLAGS] = area[at + FLAGS] & BROUGHT_HERE | flags
+        area[at + STATE] = CLAIMED
 
     def is_held(self, at: int, token: int, owner: int) -> bool:
         """Whether it is that claim still."""
         area = self._area
-        return area[at + _STATE] == CLAIMED and _TERMS.unpack_from(area, at + _TERMS_AT)[:2] == (token, owner)
+        return area[at + STATE] == CLAIMED and TERMS.unpack_from(area, at + TERMS_AT)[:2] == (token, owner)
 
     def finish(self, lane_slot: int, at: int) -> None:
         """It is settled, and gone."""
         words, area = self.words, self._area
         words[SETTLING] = at
-        area[at + _STATE] = DONE
-        words[SETTLED_SUM] += _CRC.unpack_from(area, at + VALUE_AT)[0]
+        area[at + STATE] = DONE
+        words[SETTLED_SUM] += CRC.unpack_from(area, at + VALUE_AT)[0]
         words[lane_slot + TOTAL] -= 1
         words[GONE] += 1
 
     def take(self, lane_slot: int, at: int, owner: int, flags: int) -> None:
         """It is somebody's, settled, and gone, at once: an interrupt leaves none that nobody has."""
-        _TERMS.pack_into(self._area, at + _TERMS_AT, 0, owner, 0)
-        self._area[at + _FLAGS] = self._area[at + _FLAGS] & BROUGHT_HERE | flags
+        TERMS.pack_into(self._area, at + TERMS_AT, 0, owner, 0)
+        self._area[at + FLAGS] = self._area[at + FLAGS] & BROUGHT_HERE | flags
         self.finish(lane_slot, at)
 
     # ------------------------------------------------------------------ to the tree
@@ -504,7 +465,7 @@ class Front:
         epoch, at, head = words[EPOCH], START, words[HEAD]
         contents = Contents(last_seq=words[SEQ])
         while at < head:
-            at = self._add(contents, at)
+            at = add(contents, self._area, at, self._task_flag)
         if contents.held or contents.tasks:
             self._take_over(epoch, contents)
         self._store(epoch, contents)
@@ -514,63 +475,5 @@ class Front:
         else:
             words[NEEDED] = FEWEST
 
-    def _add(self, contents: Contents, at: int) -> int:
-        """A record, to what is to be folded; where the next one is."""
-        area = self._area
-        _, size, state, flags = BRIEF.unpack_from(area, at)
-        queue, rank, seq = _KEY.unpack_from(area, at + KEY_AT)
-        share = contents.shares.get(queue)
-        if share is None:
-            share = contents.shares[queue] = Share()
-        contents.count += 1
-        value_at = at + VALUE_AT
-        if not flags & BROUGHT_HERE:
-            (crc,) = _CRC.unpack_from(area, value_at)
-            put = share.put
-            put[0] += 1
-            put[1] += size
-            put[2] += crc
-            if state == DONE:
-                gone = share.removed
-                gone[0] += 1
-                gone[1] += size
-                gone[2] += crc
-            else:
-                share.keys.append(area[at + KEY_AT : value_at])
-                share.values.append(area[value_at : value_at + size])
-        elif state == DONE:
-            share.gone.append(rank << 64 | seq)
-        if state != READY:
-            position = rank << 64 | seq
-            if position > contents.passed.get((queue, rank), -1):
-                contents.passed[queue, rank] = position
-            token, owner, deadline_ns = _TERMS.unpack_from(area, at + _TERMS_AT)
-            if state == CLAIMED:
-                contents.held.append(Held(queue, position, token, owner, deadline_ns, flags & ~BROUGHT_HERE))
-            elif flags & self._task_flag:
-                contents.tasks[queue, owner] = contents.tasks.get((queue, owner), 0) + 1
-        return at + record_bytes(size)
-
 
 _LOW = (1 << 64) - 1
-
-
-def _mapped(path: str) -> mmap.mmap:
-    """The file, made if missing, with a block for each page of it: a copy may have holes."""
-    preallocate(path, END)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreError(f"{path!r} cannot be opened ({error.strerror}): check the store's permissions") from error
-    try:
-        reserve(fd, 0, END)
-        return mmap.mmap(fd, END)
-    except OSError as error:
-        raise no_room(path, END) from error
-    finally:
-        os.close(fd)
-
-
-def record_bytes(size: int) -> int:
-    """Bytes of a record with a value of so many."""
-    return VALUE_AT + size + 15 & -16

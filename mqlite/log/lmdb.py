@@ -20,7 +20,8 @@ from . import batch as batches
 from . import format as fmt
 from .alone import Alone
 from .folding import FoldTxn
-from .front import Contents, Front, TakeOver
+from .front import Front, TakeOver
+from .front_contents import Contents
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
 from .recalling import left_in, recalled

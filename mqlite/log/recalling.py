@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import format as fmt
-from .front import (
+from .front_contents import Contents, Share
+from .front_file import (
     BASE,
     BRIEF,
     BROUGHT_HERE,
@@ -35,8 +36,6 @@ from .front import (
     SETTLING,
     START,
     VALUE_AT,
-    Contents,
-    Share,
     record_bytes,
 )
 

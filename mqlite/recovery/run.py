@@ -14,7 +14,7 @@ from ..engine.catalog import shown
 from ..errors import NotSupported, StoreError
 from ..log import DEAD_BIT, counting, rows
 from ..log import format as fmt
-from ..log.front import END
+from ..log.front_file import END
 from ..log.lmdb import LmdbLog
 from ..log.rebuild import RebuildLog, is_whole
 from ..log.recalling import saved
