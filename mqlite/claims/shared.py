@@ -152,8 +152,8 @@ class SharedClaims:
         passed: Mapping[tuple[int, int], Position],
         tasks: Mapping[tuple[int, int], int],
     ) -> None:
-        """Under L: what was claimed in the front gets its rows, without a group and claimed for the first time; once for
-        each epoch. held: queue, position, token, owner, deadline, flags of each; passed: the last position of each
+        """Under L: what was claimed in the front gets its rows, without a group and claimed for the first time; once
+        for each epoch. held: queue, position, token, owner, deadline, flags of each; passed: the last position of each
         queue and rank that was handed out there; tasks: per queue and owner, how many were settled. [30]
         """
         with self.lock, self.guard, self.write() as c:

@@ -92,8 +92,8 @@ class Passing:
 
     # ------------------------------------------------------------------ to somebody
     def claim(self, queue: QueueState, flags: int, into: list[Claim]) -> bool | None:
-        """What is first in line, as a claim in `into`, the caller's. False where nothing is; None, and nothing done: the
-        general way is to be taken.
+        """What is first in line, as a claim in `into`, the caller's. False where nothing is; None, and nothing done: to be
+        taken the general way.
         """
         if self._is_shut():
             return None
@@ -166,8 +166,8 @@ class Passing:
         return not words[OPEN] and words[RUN] < words[NEEDED]
 
     def _first(self, queue: QueueState) -> Any:
-        """Under L: (place, where it is, deadline) of what is first in line; False where nothing is, None where something
-        else has a say.
+        """Under L: (place, where it is, deadline) of what is first in line; False where nothing is, None where
+        something else has a say.
         """
         front = self._front
         if not front.enter():
@@ -192,7 +192,7 @@ class Passing:
         return None
 
     def _look_at_claims(self, number: int, lane: Lane) -> bool:
-        """Whether nothing but the line decides, as far as the claims know, and they have room for what may be claimed."""
+        """Whether nothing but the line decides, as far as the claims know, and there is room for more of them."""
         commit = self._words[CLAIMS]
         if lane.heap is None:
             self._front.index(lane)

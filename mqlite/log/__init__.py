@@ -303,7 +303,7 @@ class Log(Protocol):
         """A snapshot; keep it short. What passes by (front.py) is in it only after a `fold`."""
 
     def fold(self) -> None:
-        """Under no lock: what was put before the call is in the next snapshot, and what was claimed in the claims. [29]"""
+        """Under no lock: what was put before the call is in the next snapshot, and its claims in theirs. [29]"""
 
     def folded(self) -> AbstractContextManager[Any]:
         """Hold L for a block, in which nothing passes by."""

@@ -19,8 +19,8 @@ or changes it in any other way; and those of them that are gone by then, not at 
 [31] Messages of a queue are claimed here in the order of their places. `horizon` is the place up to which those of the
      tree were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
 
-The bytes are drawn in front_file.py. A byte, or an aligned word, is stored at once; `head`, and the state of a record, are
-stored last. So a kill leaves each change done or not done. After a reboot recalling.py brings back what is in it.
+The bytes are drawn in front_file.py. A byte, or an aligned word, is stored at once; `head`, and the state of a record,
+are stored last. So a kill leaves each change done or not done. After a reboot recalling.py brings back what is in it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ from .front_file import (
 )
 from .lmdb_reading import LmdbLogGlance
 
-#: How many plain operations in a row open the front, and how many at most: where a fold had little to do, twice as many.
+#: How many plain operations in a row open the front; where a fold had little to do, twice as many, and how many at most.
 FEWEST, MOST = 8, 1024
 #: How often, and for how many seconds, a thread lets others go on before it waits for the lock.
 _TRIES, _PAUSE = 100, 50e-6
@@ -125,7 +125,7 @@ Store = Callable[[int, Contents], None]
 class Front:
     """One process's part in it. All but `words` is for who holds `lock`, entered with `guard`.
 
-    is_task: the flag of a claim that counts as a task when it is settled.
+    task_flag: that of a claim that counts as a task when it is settled.
     """
 
     def __init__(
@@ -182,9 +182,10 @@ class Front:
         words[SESSION] = session
 
     def let_others_finish(self) -> None:
-        """Before `lock` is taken, while another thread has it: not to wait for it in a queue, where each who lets go of it has
-        to wake the next, who has to wait for the GIL, and meanwhile for all that want the lock. Mostly a thread has it only since
-        another one was given the GIL in the middle of it.
+        """Before `lock` is taken, while another thread has it: not to stand in line for it, where each who lets go of it
+        has to wake the next one, who has to wait for the GIL, while all others wait for him. Mostly a thread has it at
+        that moment only since the GIL went to another one in the middle. (4 threads that put and 4 that get: 19 us of
+        processor time for each message instead of 46.)
         """
         for _ in range(_TRIES):
             time.sleep(_PAUSE)
@@ -390,7 +391,7 @@ class Front:
         return bool(self.words[lane.slot + HORIZON_RANK] == ENDLESS)
 
     def first(self, lane: Lane) -> tuple[Position, int] | None:
-        """(place, where it is) of what is first in line; None where the tree is to be asked first, or there is nothing."""
+        """(place, where it is) of what is first in line; None where nothing is, or the tree is to be asked first."""
         words, area = self.words, self._area
         head = words[HEAD]
         if self._seen < head:  # others have put
@@ -455,8 +456,8 @@ class Front:
 
     # ------------------------------------------------------------------ to the tree
     def fold(self) -> None:
-        """Shut the front, and bring what is in it to claims and tree. Raises StoreFull, StoreError; then all is in it as
-        before, and nobody passes by until this has been done. [30]
+        """Shut the front, and bring what is in it to claims and tree. Raises StoreFull, StoreError; then all is in it
+        as before, and nobody passes by until this has been done. [30]
         """
         words = self.words
         words[OPEN] = 0

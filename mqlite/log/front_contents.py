@@ -50,8 +50,8 @@ class Share:
 
 @attrs.define(eq=False)
 class Contents:
-    """All that is in the front. held: claims; passed: the last place of each queue and rank that was claimed; tasks: per
-    queue and owner.
+    """All that is in the front. held: claims; passed: the last place of each queue and rank that was claimed; tasks:
+    per queue and owner.
     """
 
     shares: dict[int, Share] = attrs.field(factory=dict)
@@ -63,7 +63,7 @@ class Contents:
 
 
 def add(contents: Contents, area: mmap.mmap, at: int, task_flag: int) -> int:
-    """A record, to what is to be folded; where the next one is. task_flag: of claims that count as tasks when settled."""
+    """A record, to what is to be folded; where the next one is. task_flag: of a claim that counts as a task."""
     _, size, state, flags = BRIEF.unpack_from(area, at)
     queue, rank, seq = KEY.unpack_from(area, at + KEY_AT)
     share = contents.shares.get(queue)

@@ -148,8 +148,8 @@ class LmdbLog:
         return 0 if self.front is None else self.front.passed()
 
     def fold(self) -> None:
-        """All that returned before the call is in the tree. Under no lock. Cost: 0.2 us; where messages are in the front,
-        50 us, and 1.5 us for each.
+        """All that returned before the call is in the tree. Under no lock. Cost: 0.2 us; where messages are in the
+        front, 50 us, and 1.5 us for each.
         """
         if self.front is not None and not self.front.is_empty():
             with self._environment.gated():  # whose beginning it is

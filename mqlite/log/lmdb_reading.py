@@ -296,7 +296,7 @@ class LmdbReading(Indexed):
         return fmt.unpacked_folded(self._txn.get(fmt.FOLDED_KEY))
 
     def is_plain(self, queue: int, version: int) -> bool:
-        """Whether no message of a queue has a group, expires or waits for its time, and its settings have that version."""
+        """Whether no message of a queue has a group, expires or waits, and its settings have that version."""
         return counting.is_plain(self._txn.get(counting.put_key(queue)), version)
 
     def definition(self, name: str) -> Definition | None:

@@ -1,7 +1,7 @@
 """A lock of all processes (flock(2)) that is taken at once, or not, with the GIL in hand.
 
-`fcntl.flock` lets go of the GIL in each call. Where many threads of a process do no more under the lock than that takes,
-each then meets another one that has to wait for its own lock.
+`fcntl.flock` lets go of the GIL in each call. Where many threads of a process do no more under the lock than that
+takes, each then meets another one that has to wait for its own lock.
 """
 
 from __future__ import annotations
