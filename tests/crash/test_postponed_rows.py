@@ -11,6 +11,7 @@ from mqlite.claims import Kind
 from mqlite.claims.postponed import AT_MOST
 from mqlite.system.control import CLEARED, SETTLED
 
+LEVEL = "checkpoint"  # at "process" messages settled one by one soon have no rows (log/front.py)
 GUARD = 60.0
 
 
