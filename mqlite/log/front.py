@@ -89,7 +89,7 @@ from .front_file import (
 )
 from .lmdb_reading import LmdbLogGlance
 
-#: How many plain operations in a row open the front; where a fold had little to do, twice as many, and how many at most.
+#: How many plain operations in a row open the front; where a fold had little to do, twice as many, up to that.
 FEWEST, MOST = 8, 1024
 #: How often, and for how many seconds, a thread lets others go on before it waits for the lock.
 _TRIES, _PAUSE = 100, 50e-6
@@ -182,8 +182,8 @@ class Front:
         words[SESSION] = session
 
     def let_others_finish(self) -> None:
-        """Before `lock` is taken, while another thread has it: not to stand in line for it, where each who lets go of it
-        has to wake the next one, who has to wait for the GIL, while all others wait for him. Mostly a thread has it at
+        """Before `lock` is taken, while another thread has it: not to stand in line for it, where each who lets go of
+        it has to wake the next one, who has to wait for the GIL, while all others wait for him. Mostly a thread has it at
         that moment only since the GIL went to another one in the middle. (4 threads that put and 4 that get: 19 us of
         processor time for each message instead of 46.)
         """
