@@ -92,8 +92,8 @@ class Passing:
 
     # ------------------------------------------------------------------ to somebody
     def claim(self, queue: QueueState, flags: int, into: list[Claim]) -> bool | None:
-        """What is first in line, as a claim in `into`, the caller's. False where nothing is; None, and nothing done: to be
-        taken the general way.
+        """What is first in line, as a claim in `into`, the caller's. False where nothing is; None, and nothing done,
+        where the general way is to be taken.
         """
         if self._is_shut():
             return None
