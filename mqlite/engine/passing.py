@@ -206,14 +206,14 @@ class Passing:
         front.shut()
         with claims.lock, claims.guard, claims.write() as c:
             line = c.line(number, self._presence.generation)
-            if line is None:
-                count, found = 0, None
-            else:
+            is_done = False
+            if line is not None:
                 count = self._how_many(number, total)
                 horizon = front.horizon(lane)
                 cursor: Callable[[int], Position | None] = partial(_passed, c, number, line, horizon)
                 found = self._engine.log.first_in_line(number, lane.version, cursor, count)
-        is_done = found is not None and front.bring(lane, found, count)
+                # under C: else who gets it next finds the front empty, and claims them, too
+                is_done = found is not None and front.bring(lane, found, count)
         front.reopen()
         return is_done
 
