@@ -225,7 +225,8 @@ class Passing:
                 horizon = front.horizon(lane)
                 cursor: Callable[[int], Position | None] = partial(_passed, c, number, line, horizon)
                 found = self._engine.log.first_in_line(number, lane.version, cursor, count)
-                is_done = found is not None and front.bring(lane, found, count)  # before C goes: [29]
+                # under C: else who gets it next finds the front empty, and claims them, too
+                is_done = found is not None and front.bring(lane, found, count)
         front.reopen()
         return is_done
 
