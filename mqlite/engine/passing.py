@@ -149,17 +149,18 @@ class Passing:
 
     def has_any(self, queue: int) -> bool | None:
         """Whether a claimer would find a message; None where it takes more than a look at the line to say so."""
-        state = self._engine.catalog.known(queue)
+        state, front = self._engine.catalog.known(queue), self._front
         if state is None or self._is_shut():
             return None
-        with self._front.lock, self._front.guard:
-            found = self._first(state)
+        try:
+            if front.lock.locked():
+                front.let_others_finish()
+            with front.lock, front.guard:
+                found = self._first(state)
+        except BaseException:
+            self._let_go()
+            raise
         return None if found is None else bool(found)
-
-    def _let_go(self) -> None:
-        """After an interrupt, which may have come just when the guard was about to open the gate: it does so now."""
-        with self._front.lock, self._front.guard:
-            pass
 
     def _is_shut(self) -> bool:
         words = self._front.words
