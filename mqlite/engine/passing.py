@@ -162,6 +162,11 @@ class Passing:
             raise
         return None if found is None else bool(found)
 
+    def _let_go(self) -> None:
+        """After an interrupt, which may have come just when the guard was about to open the gate: it does so now."""
+        with self._front.lock, self._front.guard:
+            pass
+
     def _is_shut(self) -> bool:
         words = self._front.words
         return not words[OPEN] and words[RUN] < words[NEEDED]
