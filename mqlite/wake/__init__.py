@@ -24,7 +24,7 @@ class Sleeper:
     def __init__(self) -> None:
         self.id = next(_numbers)
         self.rung = False
-        self.seen = (0, 0)  # the last commits when it last looked
+        self.seen: tuple[int, ...] = ()  # the last commits when it last looked
         self.gate = allocate_lock()
         self.gate.acquire()
 
