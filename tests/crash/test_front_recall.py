@@ -14,7 +14,7 @@ import pytest
 import mqlite
 import mqlite.log.front
 import mqlite.system.directory
-from mqlite.log import front as layout
+from mqlite.log import front_file as layout
 
 GUARD = 60.0
 COUNT = 30
@@ -199,7 +199,7 @@ SPOILT: dict[str, Callable[[str], None]] = {
     "another epoch": lambda path: spoil(path, *word(layout.EPOCH, words(path)[layout.EPOCH] + 1)),
     "another transaction": lambda path: spoil(path, *word(layout.BASE, words(path)[layout.BASE] - 1)),
     "a torn record": lambda path: spoil(path, layout.START + layout.VALUE_AT, b"\xff\xff\xff\xff"),
-    "one of its settlements lost": lambda path: spoil(path, layout.START + layout._STATE, bytes([layout.CLAIMED])),
+    "one of its settlements lost": lambda path: spoil(path, layout.START + layout.STATE, bytes([layout.CLAIMED])),
 }
 
 
@@ -260,7 +260,7 @@ def test_a_boot_without_room_for_the_front_goes_without_it_in_all_processes(path
         talk.hear(GUARD)
 
     with monkeypatch.context() as full:
-        full.setattr(mqlite.log.front, "preallocate", refuse)
+        full.setattr(mqlite.log.front_file, "preallocate", refuse)
         first = opened(path)
     queue = first.queue("q")
     child = children.fork(use)

@@ -152,39 +152,3 @@ def test_threads_that_pass_by_lose_nothing(path: str, children: Any) -> None:
 @pytest.mark.slow
 def test_threads_that_pass_by_for_long_lose_nothing(path: str, children: Any) -> None:
     _storm(10, path, children)
-
-
-def test_one_who_begins_to_wait_while_a_message_passes_by_is_woken(path: str, in_thread: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mock.patch.object(front, "FEWEST", 0), mqlite.open(path) as broker:
-        queue = broker.queue("q")
-        queue.put("first")
-        queue.get(timeout=0)
-        engine: Any = queue._engine
-        register, append, sleep = engine.waiters._register, engine.log.front.append, type(engine.presence.bell).sleep
-        tried, is_put, sleeps = threading.Event(), threading.Event(), threading.Event()
-
-        def register_later(*arguments: Any) -> None:
-            tried.set()
-            assert is_put.wait(HANGS)
-            register(*arguments)
-
-        def append_later(*arguments: Any) -> int:
-            is_put.set()
-            assert sleeps.wait(HANGS)
-            return append(*arguments)
-
-        def sleep_then(*arguments: Any) -> None:
-            sleeps.set()
-            sleep(*arguments)
-
-        queue.qsize()  # the front is empty
-        engine.aftermath.look_after(queue._state.id)
-        monkeypatch.setattr(engine.waiters, "_register", register_later)
-        monkeypatch.setattr(engine.log.front, "append", append_later)
-        monkeypatch.setattr(type(engine.presence.bell), "sleep", sleep_then)
-        waiting = in_thread(queue.get, timeout=HANGS)
-        assert tried.wait(HANGS)  # it has found nothing
-        assert engine.aftermath.is_calm(queue._state.id)
-        queue.put("new")
-        assert sleeps.is_set()
-        assert waiting.result(HANGS / 6) == "new"

@@ -13,6 +13,7 @@ from unit.test_damaged_messages import flip_a_bit
 
 import mqlite
 import mqlite.log.front
+from mqlite.engine.passing import Passing
 from mqlite.log.front import HEAD, OPEN, RUN, START, Front
 from mqlite.system import environment
 from mqlite.waiting import Waiters
@@ -51,7 +52,7 @@ def is_open(queue: mqlite.Queue[Any]) -> bool:
 def test_who_begins_to_wait_while_a_message_is_put_gets_it(
     queue: mqlite.Queue[Any], in_thread: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """He looks before the message is there, and was not there yet when the putter asked who waits."""
+    """He looks, not under L, before the message is there, and was not there yet when the putter asked who waits."""
     looked_once, may_wait, sleeps = threading.Event(), threading.Event(), threading.Event()
     register, append, bell = Waiters._register, Front.append, queue._engine.presence.bell
     sleep = bell.sleep
@@ -72,6 +73,7 @@ def test_who_begins_to_wait_while_a_message_is_put_gets_it(
 
     monkeypatch.setattr(Waiters, "_register", late)
     monkeypatch.setattr(bell, "sleep", asleep)
+    monkeypatch.setattr(Passing, "claim", lambda self, *arguments: None)
     waiter = in_thread(queue.receive, timeout=GUARD)
     assert looked_once.wait(GUARD)
     assert queue.qsize() == 0
@@ -180,7 +182,7 @@ def test_where_there_was_no_room_for_it_nobody_has_one(path: str, children: Any,
 
     child = children.fork(other)  # which opens the store by itself
     with monkeypatch.context() as patched:
-        patched.setattr(mqlite.log.front, "preallocate", full)
+        patched.setattr(mqlite.log.front_file, "preallocate", full)
         queue = mqlite.Queue[int]("q", path)
     for number in range(3):
         queue.put(number)

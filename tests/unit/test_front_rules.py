@@ -11,12 +11,11 @@ from interrupting import interrupted_at
 
 import mqlite
 from mqlite import disk_store
+from mqlite.disk_store import _WITHOUT
 from mqlite.errors import StoreFull
 from mqlite.log import front as fronts
 from mqlite.log import lmdb as logs
-from mqlite.system.control import FRONT, WITHOUT
-from mqlite.waiting import Waiters
-from mqlite.wake.fifo import FifoBell
+from mqlite.system.control import FRONT
 
 LEVEL = "process"
 GUARD = 20.0
@@ -44,47 +43,6 @@ def drained(queue: mqlite.Queue[Any]) -> list[Any]:
             return found
         found.append(message.body)
         message.ack()
-
-
-def test_who_waits_since_a_put_has_looked_is_rung(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
-    registering, looked, asleep = threading.Event(), threading.Event(), threading.Event()
-    append, register, sleep = fronts.Front.append, Waiters._register, FifoBell.sleep
-    putter = threading.Thread(target=queue.put, args=(b"it",))
-
-    def late_append(self: Any, *message: Any) -> int:
-        if threading.current_thread() is putter:
-            looked.set()
-            assert asleep.wait(GUARD)
-        return append(self, *message)
-
-    def late_register(self: Any, *row: Any) -> None:
-        registering.set()
-        assert looked.wait(GUARD)
-        register(self, *row)
-
-    def noted_sleep(self: Any, *how_long: Any) -> None:
-        asleep.set()
-        sleep(self, *how_long)
-
-    monkeypatch.setattr(fronts.Front, "append", late_append)
-    monkeypatch.setattr(Waiters, "_register", late_register)
-    monkeypatch.setattr(FifoBell, "sleep", noted_sleep)
-    monkeypatch.setattr("mqlite.wake.fifo.HEDGE", 2 * GUARD)
-    got: list[Any] = []
-    getter = threading.Thread(target=lambda: got.append(queue.get(timeout=GUARD)))
-    getter.start()
-    assert registering.wait(GUARD)
-    opened(queue)
-    for _ in range(3):  # so that it is known to be calm
-        queue.put(b"before")
-        assert drained(queue) == [b"before"]
-    opened(queue)
-    putter.start()
-    putter.join()
-    getter.join(GUARD / 2)
-    assert got == [b"it"]
-    queue.close()
 
 
 def test_messages_are_brought_under_the_lock_of_the_claims(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +149,7 @@ def test_where_one_process_has_no_front_none_has_in_this_boot(path: str, monkeyp
     store = queue._channel.store
     assert isinstance(store, disk_store.DiskStore)
     assert store.log.front is None
-    assert store._control.words[FRONT] == WITHOUT
+    assert store._control.words[FRONT] == _WITHOUT
     queue.close()
 
 
