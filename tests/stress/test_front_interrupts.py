@@ -186,9 +186,7 @@ def _judge(call: str, returned: bool, left: list[Any], holds: list[str]) -> None
     elif call.startswith("receive"):
         assert old[0] in there
         assert holds == (old[:1] if returned else [])
-    elif call.startswith("get"):
-        assert old[0] not in there or not returned
-    elif call == "ack":
+    elif call.startswith("get") or call == "ack":
         assert old[0] not in there or not returned
     else:
         assert holds == old[:1]
