@@ -254,6 +254,7 @@ def test_damage_by_a_stop_of_the_machine_is_noticed_and_what_is_whole_is_saved(p
         queue = mqlite.Queue("q", path)
         for number in range(500):
             queue.put(f"a message {number}")
+        assert queue.qsize() == 500  # all of them are in the log now
         talk.say("done")
         signal.pause()
 

@@ -247,5 +247,5 @@ def test_after_an_interrupt_at_some_points_messages_pass_by_still(call: str, pat
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("call", CASES)
 def test_after_an_interrupt_at_every_point_messages_pass_by_still(call: str, kind: str, path: str, children: Any) -> None:
-    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "3"))  # 1: every point; else every n-th, beginning anywhere
+    stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "9"))  # 1: every point; else every n-th, beginning anywhere
     assert _sweep(call, kind, range(1 + sweep_seed() % stride, END + stride, stride), path, children) > 1
