@@ -66,7 +66,8 @@ class Passing:
             with front.lock, front.guard:
                 if not front.enter():
                     return 0
-                is_calm = self._calm.get(number) == self._words[CLAIMS] or self._aftermath.is_calm(number)
+                commit = self._words[CLAIMS]
+                is_calm = self._calm.get(number) == commit or self._aftermath.is_calm(number)
                 if not is_calm and shut_mode(self._claims, number) is not Shut.OPEN:
                     return 0
                 stored = 0
@@ -77,8 +78,7 @@ class Passing:
                         lane = front.lane(number, queue.version)
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-            is_calm = self._calm.get(number) == self._words[CLAIMS] or self._aftermath.is_calm(number)
-            if stored and not is_calm:  # by now: who registers looks into the front after it
+            if stored and not (is_calm and commit == self._words[CLAIMS]):  # who registers now looks into the front
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
             self._let_go()

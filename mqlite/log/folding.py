@@ -37,7 +37,7 @@ class FoldTxn(LmdbTxn):
     def take_in(self, epoch: int, contents: Contents) -> None:
         """All of it. O(log n) each, and mostly O(1)."""
         for queue, share in contents.shares.items():
-            if share.put[0]:
+            if share.keys or share.removed[0]:
                 self._take_in(queue, share)
         self._take_out({queue: sorted(share.gone) for queue, share in contents.shares.items() if share.gone})
         if contents.last_seq:
@@ -54,17 +54,19 @@ class FoldTxn(LmdbTxn):
             self._txn.delete(counting.put_key(queue))
         if share.keys:
             pairs = sorted(zip(share.keys, share.values, strict=True))
-            ranks = [key[: fmt.RANK_END] for key, _ in pairs]
-            runs = 1 + sum(map(bytes.__ne__, ranks, islice(ranks, 1, None)))
+            runs = 1
+            if pairs[0][0][: fmt.RANK_END] != pairs[-1][0][: fmt.RANK_END]:
+                ranks = [key[: fmt.RANK_END] for key, _ in pairs]
+                runs += sum(map(bytes.__ne__, ranks, islice(ranks, 1, None)))
             self._usage.store_runs(sum(map(len, share.values)), len(pairs), runs)
             walk: Any = self._txn.cursor()
             is_last = runs == 1 and walk.last() and walk.key() < pairs[0][0]
             walk.putmulti(pairs, append=is_last)
-        number, size, total = share.put
-        counters.put_total += number
-        counters.put_bytes += size
-        if counters.put_sum >= 0:
-            counters.put_sum += total
+        for number, size, total in (share.stored(), share.removed):
+            counters.put_total += number
+            counters.put_bytes += size
+            if counters.put_sum >= 0:
+                counters.put_sum += total
         number, size, total = share.removed
         if number:
             counters.removed_total += number

@@ -40,7 +40,7 @@ from ..message import Position
 from ..system.environment import Environment
 from . import InLine
 from . import format as fmt
-from .front_contents import Contents, add
+from .front_contents import Contents, contents_of
 from .front_file import (
     ALL_SLOTS,
     AREA_BYTES,
@@ -67,6 +67,7 @@ from .front_file import (
     MOST_BODY_BYTES,
     MOST_RUNS,
     NEEDED,
+    NEW,
     OPEN,
     READY,
     RECORD,
@@ -336,7 +337,7 @@ class Front:
         seq: int = words[SEQ] + 1
         key = fmt.MESSAGE_KEY.pack(lane.prefix, rank, seq)
         header = fmt.HEADER.pack(fmt.VERSION, tag, 0, 0, seq, now_ns, 0, 0)
-        brief = RECORD.pack(self.epoch, size, READY, 0, 0, 0, 0, 0)
+        brief = NEW.pack(self.epoch, size, READY)
         crc = CRC.pack(crc32(key, crc32(header, body_crc)))
         self._area[at : at + VALUE_AT + size] = b"".join((brief, key, crc, header, body))
         words[SEQ] = seq
@@ -463,10 +464,8 @@ class Front:
         words[OPEN] = 0
         if words[HEAD] == START:
             return
-        epoch, at, head = words[EPOCH], START, words[HEAD]
-        contents = Contents(last_seq=words[SEQ])
-        while at < head:
-            at = add(contents, self._area, at, self._task_flag)
+        epoch = words[EPOCH]
+        contents = contents_of(self._area, words[HEAD], words[SEQ], self._task_flag)
         if contents.held or contents.tasks:
             self._take_over(epoch, contents)
         self._store(epoch, contents)

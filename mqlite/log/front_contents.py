@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import mmap
+from operator import itemgetter
 from typing import NamedTuple
 
 import attrs
 
 from ..message import Position
-from .front_file import (
-    BRIEF,
-    BROUGHT_HERE,
-    CLAIMED,
-    CRC,
-    DONE,
-    KEY,
-    KEY_AT,
-    READY,
-    TERMS,
-    TERMS_AT,
-    VALUE_AT,
-    record_bytes,
-)
+from .front_file import BROUGHT_HERE, CLAIMED, CRC, DONE, KEY_AT, READY, START, TERMS, TERMS_AT, VALUE_AT, WHOLE
 
 
 class Held(NamedTuple):
@@ -37,15 +25,26 @@ class Held(NamedTuple):
 
 @attrs.define(eq=False)
 class Share:
-    """What a fold brings to one queue. keys, values: to be stored; put, removed: how many, bytes, sum of the checksums;
-    gone: places of messages of the tree that were settled here.
+    """What a fold brings to one queue. keys, values: to be stored; removed: of what came and went, how many, bytes, sum of
+    the checksums; gone: places of messages of the tree that were settled here.
     """
 
     keys: list[bytes] = attrs.field(factory=list)
     values: list[bytes] = attrs.field(factory=list)
-    put: list[int] = attrs.field(factory=lambda: [0, 0, 0])
     removed: list[int] = attrs.field(factory=lambda: [0, 0, 0])
     gone: list[Position] = attrs.field(factory=list)
+
+    def count_removed(self, size: int, crc: int) -> None:
+        """One came and went."""
+        removed = self.removed
+        removed[0] += 1
+        removed[1] += size
+        removed[2] += crc
+
+    def stored(self) -> tuple[int, int, int]:
+        """The same three numbers of those that are to be stored."""
+        values = self.values
+        return len(values), sum(map(len, values)), sum(map(itemgetter(0), map(CRC.unpack_from, values)))
 
 
 @attrs.define(eq=False)
@@ -62,38 +61,50 @@ class Contents:
     last_seq: int = 0
 
 
-def add(contents: Contents, area: mmap.mmap, at: int, task_flag: int) -> int:
-    """A record, to what is to be folded; where the next one is. task_flag: of a claim that counts as a task."""
-    _, size, state, flags = BRIEF.unpack_from(area, at)
-    queue, rank, seq = KEY.unpack_from(area, at + KEY_AT)
-    share = contents.shares.get(queue)
-    if share is None:
-        share = contents.shares[queue] = Share()
-    contents.count += 1
-    value_at = at + VALUE_AT
-    if not flags & BROUGHT_HERE:
-        (crc,) = CRC.unpack_from(area, value_at)
-        put = share.put
-        put[0] += 1
-        put[1] += size
-        put[2] += crc
-        if state == DONE:
-            gone = share.removed
-            gone[0] += 1
-            gone[1] += size
-            gone[2] += crc
+def contents_of(area: mmap.mmap, head: int, last_seq: int, task_flag: int) -> Contents:
+    """All records up to `head`. task_flag: of a claim that counts as a task. Cost: 0.7 us for each."""
+    contents = Contents(last_seq=last_seq)
+    shares, read, at, count = contents.shares, WHOLE.unpack_from, START, 0
+    while at < head:
+        _, size, state, flags, queue, rank, seq = read(area, at)
+        value_at = at + VALUE_AT
+        end = value_at + size
+        share = shares.get(queue)
+        if share is None:
+            share = shares[queue] = Share()
+        if state != DONE:
+            if not flags & BROUGHT_HERE:
+                share.keys.append(area[at + KEY_AT : value_at])
+                share.values.append(area[value_at:end])
+        elif flags & BROUGHT_HERE:
+            share.gone.append(rank << 64 | seq)
         else:
-            share.keys.append(area[at + KEY_AT : value_at])
-            share.values.append(area[value_at : value_at + size])
-    elif state == DONE:
-        share.gone.append(rank << 64 | seq)
-    if state != READY:
-        position = rank << 64 | seq
-        if position > contents.passed.get((queue, rank), -1):
-            contents.passed[queue, rank] = position
-        token, owner, deadline_ns = TERMS.unpack_from(area, at + TERMS_AT)
-        if state == CLAIMED:
-            contents.held.append(Held(queue, position, token, owner, deadline_ns, flags & ~BROUGHT_HERE))
-        elif flags & task_flag:
-            contents.tasks[queue, owner] = contents.tasks.get((queue, owner), 0) + 1
-    return at + record_bytes(size)
+            share.count_removed(size, CRC.unpack_from(area, value_at)[0])
+        if state != READY:
+            _hand_out(
+                contents, state, flags, queue, rank << 64 | seq, TERMS.unpack_from(area, at + TERMS_AT), task_flag
+            )
+        count += 1
+        at = end + 15 & -16
+    contents.count = count
+    return contents
+
+
+def _hand_out(
+    contents: Contents,
+    state: int,
+    flags: int,
+    queue: int,
+    position: Position,
+    terms: tuple[int, int, int],
+    task_flag: int,
+) -> None:
+    """A message that was claimed, and is held or settled."""
+    at = queue, position >> 64
+    if position > contents.passed.get(at, -1):
+        contents.passed[at] = position
+    if state == CLAIMED:
+        contents.held.append(Held(queue, position, *terms, flags & ~BROUGHT_HERE))
+    elif flags & task_flag:
+        task = queue, terms[1]
+        contents.tasks[task] = contents.tasks.get(task, 0) + 1

@@ -46,9 +46,13 @@ BROUGHT_HERE = 0x80
 START = 4096
 END = START + AREA_BYTES
 RECORD = struct.Struct(">QIBBHQQQ")
+#: Of a message that was put, and that nobody has claimed.
+NEW = struct.Struct(">QIB27x")
 BRIEF = struct.Struct(">QIBB")
 TERMS = struct.Struct(">QQQ")
 KEY = struct.Struct(">xIIQ")
+#: What BRIEF and KEY say together.
+WHOLE = struct.Struct(">QIBB26xxIIQ")
 STATE, FLAGS, TERMS_AT, KEY_AT = 12, 13, 16, RECORD.size
 VALUE_AT = KEY_AT + fmt.MESSAGE_KEY_BYTES
 #: Of a record without its body.

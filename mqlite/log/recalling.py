@@ -135,11 +135,9 @@ def _add(contents: Contents, found: Found) -> None:
         if found.is_done:
             share.gone.append(fmt.position_of(found.key))
         return
-    for numbers in (share.put, share.removed) if found.is_done else (share.put,):
-        numbers[0] += 1
-        numbers[1] += len(found.value)
-        numbers[2] += fmt.sum_of(found.value)
-    if not found.is_done:
+    if found.is_done:
+        share.count_removed(len(found.value), fmt.sum_of(found.value))
+    else:
         share.keys.append(found.key)
         share.values.append(found.value)
     contents.last_seq = max(contents.last_seq, fmt.position_of(found.key) & (1 << 64) - 1)
