@@ -173,10 +173,8 @@ class SharedTxn(SharedReading):
 
     @property
     def token(self) -> int:
-        """A number that no claim of this process had before.
-
-        Not the number of the transaction: after an abort the next one has it again, and the
-        interrupted claimer would give back another's claim.
+        """A number that no claim of this process had before. Not that of the transaction: after an abort the next one
+        has it again, and the interrupted claimer would give back another's claim.
         """
         return next_token()
 

@@ -25,8 +25,8 @@ class Held(NamedTuple):
 
 @attrs.define(eq=False)
 class Share:
-    """What a fold brings to one queue. keys, values: to be stored; removed: of what came and went, how many, bytes, sum of
-    the checksums; gone: places of messages of the tree that were settled here.
+    """What a fold brings to one queue. keys, values: to be stored; removed: of what came and went, how many, bytes,
+    sum of the checksums; gone: places of messages of the tree that were settled here.
     """
 
     keys: list[bytes] = attrs.field(factory=list)

@@ -1,4 +1,4 @@
-"""Files whose every block is on the disk: a hole in one that is written through a map ends in SIGBUS on a full disk."""
+"""Blocks of files that are on the disk: a hole in one that is written through a map ends in SIGBUS on a full disk."""
 
 from __future__ import annotations
 
@@ -49,3 +49,19 @@ def reserve(fd: int, start: int, size: int) -> None:
     block = bytes(1 << 20)  # macOS has no posix_fallocate: write zeros
     for offset in range(start, start + size, len(block)):
         os.pwrite(fd, block[: min(len(block), start + size - offset)], offset)
+
+
+def written_again(fd: int, size: int) -> OSError | None:
+    """Write the first bytes of a file as they are, and flush them; what the disk said, if it did not do so. It is asked
+    three times: the first flush may tell of one that failed before.
+    """
+    failure: OSError | None = None
+    for _ in range(3):
+        try:
+            os.pwrite(fd, os.pread(fd, size, 0), 0)
+            os.fdatasync(fd)
+        except OSError as error:
+            failure = error
+        else:
+            return None
+    return failure

@@ -32,7 +32,7 @@ import lmdb
 
 from ..errors import Closed, MqliteError, StoreError, StoreFull
 from . import gate
-from .blocks import no_room, preallocate, remove, reserve
+from .blocks import no_room, preallocate, remove, reserve, written_again
 from .level import Level
 from .quiet import hold
 from .translation import MAX_READERS, translated
@@ -40,8 +40,6 @@ from .translation import MAX_READERS, translated
 READ_TOKENS = 64
 PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)  # as LMDB chooses it
 LOCK_FILE_BYTES = MAX_READERS * 64
-#: Attempts to take a failed commit back on the disk: the first flush may tell of the one that failed.
-_SETTLED_BY = 3
 #: Seconds for which other processes are let in.
 _MOMENT = 0.005
 _flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
@@ -446,17 +444,10 @@ class Environment:
         any process, overwrites what that page refers to; and a power cut would then leave a store that is torn.
         A page whose flush failed counts as flushed for the kernel, so it is written again before each attempt.
         """
-        failure: OSError | None = None
-        for _ in range(_SETTLED_BY):
-            try:
-                os.pwrite(self._gate, os.pread(self._gate, _METAS_BYTES, 0), 0)
-                os.fdatasync(self._gate)
-            except OSError as error:
-                failure = error
-            else:
-                self._unsettled = False
-                return
-        assert failure is not None
+        failure = written_again(self._gate, _METAS_BYTES)
+        if failure is None:
+            self._unsettled = False
+            return
         kind = StoreFull if failure.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
         raise kind(
             f"a commit to {self.path!r} failed, and the disk does not take the state before it ({failure.strerror}): "

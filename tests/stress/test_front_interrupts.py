@@ -229,10 +229,11 @@ def _sweep(call: str, kind: str, points: Any, path: str, children: Any) -> int:
 
 
 def _some_points(seed: int) -> list[int]:
+    """Closer together at the beginning: some calls are short."""
     chance = random.Random(seed)
     points = [chance.randint(1, 6)]
     while points[-1] < 300:
-        points.append(points[-1] + chance.randint(4, 30))
+        points.append(points[-1] + chance.randint(4, 8 + points[-1] // 3))
     return [*points, END]
 
 
