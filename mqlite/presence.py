@@ -29,7 +29,6 @@ class SharedPresence:
     def __init__(self, session: str, log: Environment, claims: SharedClaims, passed: Callable[[], int]) -> None:
         """passed(): grows with each change of the log that is no commit of its environment."""
         self._session = session
-        self._passed = passed
         self._log = log
         self._claims = claims
         self._passed = passed
