@@ -58,12 +58,13 @@ def settle(engine: Engine) -> bool:
     """Do what the dead have left to be done; False where some of it is left. By one thread at a time: the others need
     not wait for it, and publishing may notice a death itself.
     """
-    if not engine.settling.acquire(blocking=False):
-        return False
+    held: list[bool] = []
     try:
-        return _settle_all(engine)
+        held.extend(map(engine.settling.acquire, (False,)))  # in C: an interrupt comes before or after
+        return held[0] and _settle_all(engine)
     finally:
-        engine.settling.release()
+        if held and held[0]:
+            engine.settling.release()
 
 
 def _settle_all(engine: Engine) -> bool:
