@@ -21,7 +21,7 @@ from ..message import Position
 from ..waiting import RUNG_FROM, Ring, Waiters
 from .catalog import Catalog
 from .groups import offer
-from .steps import ARRIVED, DAMAGED, DELAYED, EXPIRES, FAILED, GONE, SETTLED, SETTLED_ALONE, Claim
+from .steps import ARRIVED, CHANGED, DAMAGED, DELAYED, EXPIRES, FAILED, GONE, SETTLED, SETTLED_ALONE, Claim
 from .tasks import shut_mode
 
 #: Who is to be rung, and (queue, kind) of those who look on.
@@ -163,7 +163,7 @@ class Aftermath:
                 return
             self._ring(*self._look(set(), {queue}))
         except MqliteError:
-            self._leftover.append((ARRIVED, queue))
+            self._leftover.append((CHANGED, queue))  # who waits for whatever looks
 
     def _ring_expecting(self, expected: Expected) -> Expecting | None:
         """Ring who expects a message, whatever was committed; he makes sure of it. [28]"""

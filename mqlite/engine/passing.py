@@ -22,7 +22,7 @@ from ..claims.shared import SharedClaims
 from ..codecs import BYTES, Payload
 from ..log import format as fmt
 from ..log.front import BROUGHT, BROUGHT_BYTES, Front, Lane
-from ..log.front_file import END, ENDLESS, HEAD, HORIZON_RANK, MOST_BODY_BYTES, MOST_RECORDS, NEEDED, OPEN, RUN, TOTAL
+from ..log.front_file import END, HEAD, MOST_BODY_BYTES, MOST_RECORDS, NEEDED, OPEN, RUN, TOTAL
 from ..message import Position
 from ..system.control import CLAIMS
 from .catalog import QueueState
@@ -55,9 +55,8 @@ class Passing:
     def put(self, queue: QueueState, rank: int, payload: Payload) -> int:
         """Store a plain message; its id. 0: the general way is to be taken."""
         front = self._front
-        words = front.words
         tag, body = payload
-        if (not words[OPEN] and words[RUN] < words[NEEDED]) or len(body) > MOST_BODY_BYTES:
+        if self._is_shut() or len(body) > MOST_BODY_BYTES:
             return 0
         body_crc, now_ns, number = crc32(body), self._wall_ns(), queue.id
         try:
@@ -191,7 +190,7 @@ class Passing:
             found = front.first(lane)
             if found is not None:
                 return *found, deadline_ns
-            if front.words[lane.slot + HORIZON_RANK] == ENDLESS:
+            if front.is_exhausted(lane):
                 return False
             if not self._bring(queue, lane):
                 return None
