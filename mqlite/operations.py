@@ -188,7 +188,7 @@ class Operations(Handle, Generic[T]):
     def purge(self) -> int:
         """Remove all messages that nobody holds, those that wait for their time too; returns how many.
 
-        In commits of 256, so a crash may leave some, and what is put meanwhile may go or stay. Dead letters stay:
+        In commits of 256, so a crash may leave some. What is put after the call has begun stays. So do dead letters:
         `queue.dead.purge()` removes those.
         """
         self._interrupt.check()

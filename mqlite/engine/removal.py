@@ -28,40 +28,50 @@ AT_ONCE = 256
 
 
 def purge(engine: Engine, queue: QueueState, interrupt: Interrupt) -> int:
-    """Remove all messages that nobody holds, those that wait for their time too; how many. In commits of AT_ONCE."""
+    """Remove all messages that nobody holds, those that wait for their time too; how many. In commits of AT_ONCE.
+
+    What is put meanwhile stays, as after an instant removal: so it ends under a steady producer, and nobody loses what
+    it had no room for before. What is claimed of it, of a higher priority perhaps, is given back at the end.
+    """
+    _ = engine.presence.owner
+    engine.log.fold()
+    with engine.log.read() as snapshot:
+        last, counters = snapshot.last_seq(), snapshot.counters(queue.id)
 
     def drop_delayed(txn: Any) -> int:
-        waiting = [
-            (key, raw) for line in LINES for key, _, raw in islice(txn.delayed(queue.id, line), schedules + AT_ONCE)
-        ]
-        count = 0
-        for key, raw in waiting:
-            if engine.log.is_schedule(raw):
-                continue
+        waiting = (
+            (key, raw)
+            for line in LINES
+            for key, _, raw in txn.delayed(queue.id, line)
+            if engine.log.number_of(raw) <= last and not engine.log.is_schedule(raw)
+        )
+        leaving = list(islice(waiting, AT_ONCE))
+        for key, raw in leaving:
             txn.undelay(queue.id, key)
             engine.let_go_on(txn, queue.id, key, raw)
-            count += 1
-        if count:
+        if leaving:
             txn.notes.append((CHANGED, queue.id))
-        return count
+        return len(leaving)
 
-    _ = engine.presence.owner
-    with engine.log.read() as snapshot:
-        schedules = snapshot.counters(queue.id).timers
     removed = 0
     while count := engine.log.write(drop_delayed):
         removed += count
-    while True:
-        claims: list[Claim] = []
-        try:
+    claims: list[Claim] = []
+    kept: list[Claim] = []
+    try:
+        while removed < counters.total or counters.feeds:
             claim_some(engine, queue, interrupt, claims)
             if not claims:
-                return removed
-            engine.ack(claims)
-        except BaseException:
-            engine.release_all(claims)
-            raise
-        removed += len(claims)
+                break
+            kept += (claim for claim in claims if claim.record.id > last)
+            claims[:] = (claim for claim in claims if claim.record.id <= last)
+            if claims:
+                engine.ack(claims)
+            removed += len(claims)
+            claims.clear()
+    finally:
+        engine.release_all(claims + kept)
+    return removed
 
 
 def claim_some(

@@ -361,6 +361,9 @@ class Log(Protocol):
     def group_of(self, raw: Raw) -> int:
         """The group of a stored record, unchecked; 0 where it has none."""
 
+    def number_of(self, raw: Raw) -> int:
+        """The id of a stored message, unchecked."""
+
     def is_schedule(self, raw: Raw) -> bool:
         """Whether a stored record is the template of a schedule, unchecked."""
 

@@ -232,6 +232,7 @@ class LmdbLog:
     weight = staticmethod(fmt.weight)
     sum_of = staticmethod(fmt.sum_of)
     group_of = staticmethod(fmt.group_of)
+    number_of = staticmethod(fmt.id_of)
 
     @staticmethod
     def is_schedule(raw: bytes) -> bool:

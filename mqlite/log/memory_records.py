@@ -51,6 +51,11 @@ class MemoryRecords:
     size_of = staticmethod(bytes_of)
 
     @staticmethod
+    def number_of(raw: Record) -> int:
+        """The id of a stored message."""
+        return raw.id
+
+    @staticmethod
     def is_schedule(raw: Record) -> bool:
         """Whether a record is the template of a schedule."""
         return raw.marks is not None and raw.marks.timer is not None
