@@ -315,9 +315,12 @@ class Claims(Protocol):
         now; owner: whose task it is, or 0. False where that commit should be made soon. May be done twice.
         """
 
-    def postponed(self) -> int:
-        """How many rows may have no message, of all queues: it was settled, or is still to come [28]. Who counts rows
-        looks for them. O(1).
+    def gone_so_far(self) -> int:
+        """For `postponed`, to be asked before the snapshots in which rows are counted. O(1)."""
+
+    def postponed(self, since: int) -> int:
+        """How many rows may have no message, of all queues, or had none when `gone_so_far` said that: it was settled, or
+        is still to come [28]. Who counts rows looks for them. O(1).
         """
 
     def seems_undisturbed(self, commit: int) -> bool:

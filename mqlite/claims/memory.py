@@ -109,7 +109,11 @@ class MemoryClaims:
                 self.add_tasks(queue, owner, 1)
         return True
 
-    def postponed(self) -> int:
+    def gone_so_far(self) -> int:
+        """There are none."""
+        return 0
+
+    def postponed(self, since: int) -> int:
         """There are none."""
         return 0
 

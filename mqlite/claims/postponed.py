@@ -51,6 +51,10 @@ class Postponed:
         """Under L and C: there is no row without a message, of any process."""
         self._words[CLEARED] = self._words[SETTLED]
 
-    def everywhere(self) -> int:
-        """How many all processes may have."""
-        return self._words[SETTLED] - self._words[CLEARED]
+    def everywhere(self, since: int) -> int:
+        """How many all processes may have, or had when `gone_so_far` said that."""
+        return self._words[SETTLED] - since
+
+    def gone_so_far(self) -> int:
+        """How many are gone that ever were."""
+        return self._words[CLEARED]

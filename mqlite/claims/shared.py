@@ -141,9 +141,13 @@ class SharedClaims:
         """
         return self._postponed.add(queue, position, owner)
 
-    def postponed(self) -> int:
+    def gone_so_far(self) -> int:
+        """See Claims."""
+        return self._postponed.gone_so_far() - (not self.expected.is_free())
+
+    def postponed(self, since: int) -> int:
         """How many rows may have no message: it was settled, or is still to come."""
-        return self._postponed.everywhere() + (not self.expected.is_free())
+        return self._postponed.everywhere(since) + (not self.expected.is_free())
 
     def take_over(
         self,

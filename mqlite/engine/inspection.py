@@ -49,12 +49,13 @@ class Inspection:
         """Messages that could be claimed. Exact at rest."""
         self._notice(queue)
         self._log.fold()
+        gone = self._claims.gone_so_far()
         with self._claims.read() as c, self._log.read() as snapshot:
             if c.shut(queue.id) is Shut.IMMEDIATE:
                 return 0
             counters = snapshot.counters(queue.id)
             ahead = unfed(self._log, self._timeline, snapshot, queue)[0] if counters.feeds else 0
-            return max(0, counters.total - counters.delayed - self._held(c, snapshot, queue)) + ahead
+            return max(0, counters.total - counters.delayed - self._held(c, snapshot, queue, gone)) + ahead
 
     def browse(self, queue: QueueState, start: Position, count: int) -> list[tuple[Position, Record | None]]:
         """The first `count` messages from a position on that are not claimed, in delivery order; None for a
@@ -82,10 +83,11 @@ class Inspection:
         """ready, claimed, dead, bytes, oldest_ns (None: empty). O(priorities in use)."""
         self._notice(queue)
         self._log.fold()
+        gone = self._claims.gone_so_far()
         with self._claims.read() as c, self._log.read() as snapshot:
             counters = snapshot.counters(queue.id)
             undelayed = counters.total - counters.delayed
-            claimed = min(self._held(c, snapshot, queue), undelayed)
+            claimed = min(self._held(c, snapshot, queue, gone), undelayed)
             ahead, ahead_ns = unfed(self._log, self._timeline, snapshot, queue) if counters.feeds else (0, None)
             times = [ns for ns in (snapshot.oldest_ns(queue.id), ahead_ns) if ns is not None]
             return {
@@ -100,16 +102,18 @@ class Inspection:
     def stored(self, queue: QueueState) -> int:
         """Messages in the queue that nobody holds, without those that are still to be replayed to it."""
         self._log.fold()
+        gone = self._claims.gone_so_far()
         with self._claims.read() as c, self._log.read() as snapshot:
             counters = snapshot.counters(queue.id)
-            return counters.total - counters.delayed - self._held(c, snapshot, queue)
+            return counters.total - counters.delayed - self._held(c, snapshot, queue, gone)
 
-    def _held(self, c: Any, snapshot: Snapshot, queue: QueueState) -> int:
+    def _held(self, c: Any, snapshot: Snapshot, queue: QueueState, gone: int) -> int:
         """How many messages are claimed. O(1); while rows of settled ones are left, one seek each up to the last of
-        them: what was taken first is mostly settled first.
+        them: what was taken first is mostly settled first. gone: Claims.gone_so_far as of before the snapshots, of
+        which a row may be gone meanwhile.
         """
         claimed = int(c.claimed(queue.id))
-        left = self._claims.postponed() if claimed else 0
+        left = self._claims.postponed(gone) if claimed else 0
         if left:
             for _, position, _ in c.rows(queue.id):
                 if not snapshot.has(queue.id, position):

@@ -111,7 +111,7 @@ class TakeBack:
                 was_started = self._started_rows(named)
                 freed: set[tuple[int, int]] = set()
                 earliest_ns = dict.fromkeys(c.deadlines(), 0)
-                sweeps = bool(dead) or self._claims.postponed() > 0
+                sweeps = bool(dead) or self._claims.postponed(self._claims.gone_so_far()) > 0
                 for queue, position, row in list(c.rows()):
                     # a seek that was killed leaves rows of the living, too, which may hold up a group [24]
                     stale = sweeps and not txn.has(queue, position)

@@ -26,6 +26,8 @@ from mqlite.durability import checkpoint
 AT_ONCE = 40
 #: Beyond the longest of the calls.
 END = 200
+#: So many in a row, and the call is over.
+SURVIVORS = 5
 
 
 @contextlib.contextmanager
@@ -101,7 +103,7 @@ class Kills:
         talk.hear(3600)
 
     def run(self, step: int) -> None:
-        """Until two in a row survive: the process that goes on may have made the checkpoint that one was to make."""
+        """Until so many in a row survive: the process that goes on may have made the checkpoint that one was to make."""
         put, points = 0, []
         survivors = 0
         for point in range(1, END, step):
@@ -120,7 +122,7 @@ class Kills:
             child.kill()
             self._look(point, [["on", number] for number in range(put)], points, before if survived else self._synced)
             survivors = survivors + 1 if survived else 0
-            if survivors == 2:
+            if survivors == SURVIVORS:
                 break
         self._goes_on.say(None)
         self._goes_on.end()

@@ -45,6 +45,27 @@ def _settle(talk: Any, path: str, how: str, count: int = 1) -> None:
         talk.say("reported")
 
 
+def test_counts_are_exact_while_the_row_goes_between_two_looks(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+    claims: Any = queue._engine.claims
+    postponed = claims.postponed
+
+    def commit_first(*arguments: Any) -> int:
+        with claims.lock, claims.guard, claims.write():
+            pass
+        return int(postponed(*arguments))
+
+    monkeypatch.setattr(claims, "postponed", commit_first)
+    for left in (2, 1):
+        queue.put("a")
+        queue.put("b")
+        queue.get()
+        assert _rows(queue) == 1
+        assert queue.qsize() == 3 - left
+        assert _rows(queue) == 0
+    queue.close()
+
+
 def test_counts_are_exact_while_a_row_is_left(path: str, children: Any) -> None:
     queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
     queue.put_many("abc")
