@@ -61,7 +61,8 @@ class DiskStore:
             anchor_ns = self.claims.anchor_ns(anchor_of(clock))
             self.engine = Engine(self.log, self.claims, self.presence, clock, anchor_ns)
             if self.log.front is not None:
-                self.engine.passing = Passing(self.engine, self.log.front, self.claims, self._control.words)
+                passing = Passing(self.engine, self.log.front, self.claims, self._control.words)
+                self.engine.passing = self.engine.waiters.bench = passing
             _ = self.presence.owner
             self.engine.look_around()
             failed.pop_all()
@@ -117,13 +118,14 @@ class DiskStore:
         if words[FRONT] == _WITHOUT:
             return
         try:
-            self.log.open_front(path, words[SESSION], self._take_over, TASK)
+            front = self.log.open_front(path, words[SESSION], self._take_over, TASK)
         except StoreError:
             if words[FRONT]:
                 raise
             words[FRONT] = _WITHOUT  # no room for it: what would be in it goes to the tree
         else:
             words[FRONT] = _WITH
+            self.claims.use_bench(front.bench_words())
 
     def _take_over(self, epoch: int, contents: Contents) -> None:
         self.claims.take_over(epoch, contents.held, contents.passed, contents.tasks)

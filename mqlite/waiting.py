@@ -24,11 +24,13 @@ import attrs
 from .claims import Claims, Kind, Waiting
 from .errors import Closed
 from .system.clock import Clock
-from .wake import Bell
+from .wake import Bell, Sleeper
 
 T = TypeVar("T")
 #: A ring goes to one of so many sleepers.
 RUNG_FROM = 8
+#: So often in a wait one may find that another was faster before a row is made.
+LOOKS = 8
 #: Seconds that one sleeps without a row among the waiters, before it gives up what it expects.
 EXPECTS_AT_MOST = 0.02
 #: Queues for which it is remembered when who waits there was to wake.
@@ -62,6 +64,23 @@ class Presence(Protocol):
 
     def bury(self, owner: int) -> None:
         """Remove what a dead process left."""
+
+
+class BenchKeeper(Protocol):
+    """Where a sleeper registers without a row (claims/bench.py)."""
+
+    def sit(self, queue: int, waiting: Waiting) -> int | None:
+        """Sit down, and look: when to look again, in ns, or 0, where nothing is to be had; -1, not sitting, where
+        something may be. None, not sitting, where a row is to be made.
+        """
+
+    def get_up(self, queue: int, sleeper: int, owner: int) -> None:
+        """Sit no more, if one did."""
+
+
+def never() -> bool:
+    """Not yet, and so on."""
+    return False
 
 
 class Interrupt:
@@ -121,6 +140,7 @@ class Waiters:
     promising(queue, kind): whether a sleeper would get what it waits for.
     due_ns(queue): when a message will be there for who waits, since it is due or the rate allows it, or 0.
     give_up(seat): nothing is expected any more. May raise Closed.
+    is_calm(queue): whether it is known that nobody waits. Cheap.
     """
 
     def __init__(
@@ -132,6 +152,7 @@ class Waiters:
         promising: Callable[[int, Kind], bool],
         due_ns: Callable[[int], int],
         give_up: Callable[[Seat], None],
+        is_calm: Callable[[int], bool],
     ) -> None:
         self._claims = claims
         self._presence = presence
@@ -140,13 +161,22 @@ class Waiters:
         self._promising = promising
         self._due_ns = due_ns
         self._give_up = give_up
+        self._is_calm = is_calm
+        self.bench: BenchKeeper | None = None
         self._usual_ns: dict[tuple[int, Kind], int] = {}  # when one who waited was to wake
         self._ghosts: deque[tuple[int, Kind, int, int]] = deque()  # rows to remove, of sleepers that are gone
 
     def wait(
-        self, queue: int, kind: Kind, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
+        self,
+        queue: int,
+        kind: Kind,
+        attempt: Callable[[Seat], T | None],
+        timeout: float | None,
+        interrupt: Interrupt,
+        enough: Callable[[], bool] = never,
     ) -> T | None:
-        """The first result of `attempt(seat)` that is not None, or None after `timeout` seconds. [16]
+        """The first result of `attempt(seat)` that is not None, or None after `timeout` seconds. [16] enough(): whether
+        an attempt has something to say although no message is there.
 
         The caller has just tried in vain, so it begins with the row; the time to wake that is written first is the one
         of the last time, which is mostly the same still. (A fifth of the processor time of who waits for each message.)
@@ -158,12 +188,17 @@ class Waiters:
             self._clear_ghosts()
         sleeper = bell.sleeper()
         seat = Seat(sleeper.id)
-        involved = woken = False
+        sits = involved = woken = False
         expects_until = 0.0
         promised_ns = self._usual_ns.get((queue, kind), 0)
         if promised_ns <= self._clock.monotonic_ns():
             promised_ns = 0
         try:
+            if kind is Kind.MESSAGE and self.bench is not None:
+                sits = involved = True
+                result = self._wait_on_bench(self.bench, queue, attempt, end_ns, interrupt, enough, seat, sleeper)
+                if result is not None:
+                    return result
             interrupt.check(sleeper.id)
             seat.taken = involved = True
             self._register(queue, kind, Waiting(sleeper.id, owner, promised_ns))
@@ -218,12 +253,53 @@ class Waiters:
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
             with contextlib.suppress(Closed):  # closing removed the row
+                if sits and self.bench is not None:
+                    self.bench.get_up(queue, sleeper.id, owner)
                 if seat.expected is not None:  # an interrupt, or a close
                     self._give_up(seat)
                 if seat.taken:
                     self._clear_ghosts()
                 if involved and seat.alone_at != self._claims.last_commit():
                     self._pass_on(queue, kind)
+
+    def _wait_on_bench(
+        self,
+        bench: BenchKeeper,
+        queue: int,
+        attempt: Callable[[Seat], T | None],
+        end_ns: int | None,
+        interrupt: Interrupt,
+        enough: Callable[[], bool],
+        seat: Seat,
+        sleeper: Sleeper,
+    ) -> T | None:
+        """The same without a row, where messages pass by; None where one is needed, or the time is over. To sit down
+        and to look for messages is one step there; what an attempt looks at besides is in their way, and so in its.
+        """
+        bell, waiting = self._presence.bell, Waiting(sleeper.id, self._presence.owner, 0)
+        looks = 0  # at something that somebody else got first, or that is not to be had so
+        while looks < LOOKS:
+            bell.drain(sleeper)
+            interrupt.check(sleeper.id)
+            if enough():
+                break
+            wake_ns = bench.sit(queue, waiting)
+            if wake_ns is None:
+                break
+            if wake_ns < 0:
+                looks += 1
+            else:
+                now_ns = self._clock.monotonic_ns()
+                if end_ns is not None and now_ns >= end_ns:
+                    break
+                until = [ns for ns in (end_ns, wake_ns or None) if ns is not None]
+                bell.sleep(sleeper, max(0.0, (min(until) - now_ns) / 1e9) if until else None)
+                if interrupt.closed:
+                    continue
+            result = attempt(seat)
+            if result is not None:
+                return result
+        return None
 
     def _register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
@@ -252,6 +328,8 @@ class Waiters:
 
     def somebody(self, queue: int, kind: Kind) -> bool:
         """Whether anybody is registered."""
+        if self._is_calm(queue):
+            return False
         with self._claims.read() as c:
             return next(c.waiting(queue, kind), None) is not None
 

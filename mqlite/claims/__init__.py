@@ -25,12 +25,15 @@ import enum
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..message import Position
 from ..system.group_commit import GroupCommit
 from .expected import Expected
 from .started import StartedMarks
+
+if TYPE_CHECKING:
+    from .bench import Bench
 
 STARTED = 1  # handed to the user: a death is blamed on the message (so it is where a mark says it, see started.py)
 AUTO = 2  # to be settled by the claimer itself: a death is no failure
@@ -143,10 +146,10 @@ class Reading(Protocol):
         """The queues for which `deadline_ns` is noted."""
 
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
-        """Registered sleepers; in a process, those that came first come first."""
+        """Registered sleepers, with or without a row; in a process, those that came first come first."""
 
     def anybody(self) -> bool:
-        """Whether a sleeper may be registered, for whatever queue. One seek."""
+        """Whether a sleeper may have a row, for whatever queue. One seek."""
 
     def tasks(self, queue: int) -> dict[int, int]:
         """Per owner, what it took by `get` and has not reported by `task_done`."""
@@ -299,6 +302,10 @@ class Claims(Protocol):
         """Where it is said that a message is about to be committed, and who has a row for it already; None where no
         commit waits for a disk.
         """
+
+    @property
+    def bench(self) -> Bench | None:
+        """Where sleepers sit who wait for a message, and have no row; None where there is none."""
 
     @property
     def group(self) -> GroupCommit | None:

@@ -68,6 +68,7 @@ class MemoryClaims:
     postpones = False
     marks = None
     expected = None
+    bench = None
     group = None  # a commit costs nothing
 
     def __init__(

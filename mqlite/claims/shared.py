@@ -42,6 +42,7 @@ from ..system.group_commit import GroupCommit
 from ..system.level import Unflushed
 from ..system.snapshot import LmdbView
 from . import Row
+from .bench import Bench
 from .expected import Expected
 from .known import Known
 from .postponed import Postponed
@@ -53,7 +54,11 @@ MAP_BYTES = 16 << 20
 
 
 class SharedView(LmdbView, SharedReading):
-    """One state of the claims."""
+    """One state of the claims; and who sits on the bench at the moment of the question."""
+
+    def __init__(self, environment: Environment, bench: Bench | None) -> None:
+        super().__init__(environment)
+        self._bench = bench
 
     @property
     def commit(self) -> int:
@@ -84,6 +89,7 @@ class SharedClaims:
         self.last_commit = self.environment.last_txnid
         self._words = words
         self.expected = Expected(words)
+        self.bench: Bench | None = None
         self._begin_anew()
         self.lock = self.environment.write_lock
         self.guard = self.environment
@@ -93,7 +99,7 @@ class SharedClaims:
         self._known = Known()
         self._postponed = Postponed(self._words)
         self._txn = SharedTxn(
-            self.environment, self._known, self._postponed
+            self.environment, self._known, self._postponed, self.bench
         )  # there is one at a time: whose holds `lock`
         self.group = GroupCommit(
             write_lock=self.environment.write_lock,
@@ -112,6 +118,11 @@ class SharedClaims:
         if committed is not None:
             committed.committed()
         self.environment.end_write()
+
+    def use_bench(self, words: memoryview) -> None:
+        """Who waits for a message may do so there from now on. The caller is alone in opening the store."""
+        self.bench = Bench(words)
+        self._begin_anew()
 
     def open(self) -> None:
         """Open the file now, made if missing; the caller is alone in that. Raises StoreError, StoreFull."""
@@ -193,4 +204,4 @@ class SharedClaims:
 
     def read(self) -> SharedView:
         """A snapshot of the last commit."""
-        return SharedView(self.environment)
+        return SharedView(self.environment, self.bench)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..message import Position
 from . import Kind, Returned, Row, Shut, Waiting, runs
+from .bench import Bench
 
 QUEUE = struct.Struct(">I")
 U64 = struct.Struct(">Q")
@@ -49,6 +50,7 @@ class SharedReading:
     """What can be read in any transaction."""
 
     _txn: Any = None
+    _bench: Bench | None = None
     _run: Run | None = None  # the one that was met last: who asks for its rows asks for one after the other
 
     def _walk(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -176,13 +178,15 @@ class SharedReading:
         return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"d")]
 
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
-        """Registered sleepers."""
+        """Registered sleepers, and those on the bench."""
+        if kind is Kind.MESSAGE and self._bench is not None:
+            yield from self._bench.of(queue)
         for key, value in self._walk(key_in(b"w", queue) + bytes([kind])):
             _, sleeper, owner = WAITER.unpack(key[5:])
             yield Waiting(sleeper, owner, int.from_bytes(value, "big"))
 
     def anybody(self) -> bool:
-        """Whether a sleeper is registered."""
+        """Whether a sleeper has a row."""
         walk = self._txn.cursor()
         return bool(walk.set_range(b"w")) and walk.key()[:1] == b"w"
 
@@ -224,8 +228,8 @@ class SharedReading:
         return found
 
     def all_waiting(self) -> list[Waiting]:
-        """Registered sleepers of all queues."""
-        found = []
+        """Registered sleepers of all queues, and those on the bench."""
+        found = [] if self._bench is None else self._bench.everybody()
         for key, value in self._walk(b"w"):
             _, sleeper, owner = WAITER.unpack(key[5:])
             found.append(Waiting(sleeper, owner, int.from_bytes(value, "big")))

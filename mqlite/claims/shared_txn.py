@@ -14,6 +14,7 @@ from ..errors import Closed
 from ..message import Position
 from ..system.environment import Environment
 from . import Kind, Returned, Row, Shut, Waiting, runs
+from .bench import Bench
 from .known import Known, Line
 from .postponed import Postponed
 from .shared_reading import (
@@ -47,8 +48,9 @@ class SharedTxn(SharedReading):
 
     changed = True  # to commit nothing costs no more than to abort, and what is known stays known
 
-    def __init__(self, environment: Environment, known: Known, postponed: Postponed) -> None:
+    def __init__(self, environment: Environment, known: Known, postponed: Postponed, bench: Bench | None) -> None:
         self._environment = environment
+        self._bench = bench
         self._known = known
         self._postponed = postponed
         self._cleared = (0, 0)  # how many of the postponed rows are dropped, and how many of them were there
@@ -444,7 +446,9 @@ class SharedTxn(SharedReading):
         self._changing.delete(key_in(b"w", queue) + WAITER.pack(kind, sleeper, owner))
 
     def leave_all(self, owner: int) -> list[int]:
-        """Remove all sleepers and tasks of an owner."""
+        """Remove all sleepers and tasks of an owner. Under L, too."""
+        if self._bench is not None:
+            self._bench.leave_all(owner)
         number = U64.pack(owner)
         tasks = [key for key, _ in self._walk(b"t") if key[5:] == number]
         for key in tasks + [key for key, _ in self._walk(b"w") if key[-8:] == number]:

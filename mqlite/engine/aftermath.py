@@ -159,9 +159,8 @@ class Aftermath:
         twice.
         """
         try:
-            if self.is_calm(queue):
-                return
-            self._ring(*self._look(set(), {queue}))
+            if not self.is_calm_by_rows(queue):
+                self._ring(*self._look(set(), {queue}))
         except MqliteError:
             self._leftover.append((CHANGED, queue))  # who waits for whatever looks
 
@@ -244,7 +243,7 @@ class Aftermath:
         """
         with self._claims.lock, self._claims.guard, self._claims.write() as c:
             if self._clear_at_once(c, settled):  # as most: half the time of what is below
-                if not c.anybody():
+                if not c.anybody() and not (arrived and self._somebody_sits()):
                     return _NOBODY
                 left.add(settled[0].queue.id)
                 return self._who_waits(c, arrived, left)
@@ -312,18 +311,25 @@ class Aftermath:
             c.add_tasks(queue, row.owner, dropped)
         return True
 
-    @staticmethod
-    def _who_waits(c: Any, arrived: set[int], left: set[int]) -> Outlook:
+    def _who_waits(self, c: Any, arrived: set[int], left: set[int]) -> Outlook:
         """For a message or for room; and (queue, kind) where somebody wants to see it finished, or its level change."""
-        if not c.anybody():
+        if not c.anybody() and not (arrived and self._somebody_sits()):
             return [], []
         wanted = [(queue, Kind.MESSAGE) for queue in arrived] + [(queue, Kind.SPACE) for queue in left]
         rings = [(queue, kind, list(islice(c.waiting(queue, kind), RUNG_FROM))) for queue, kind in wanted]
         return rings, [(queue, kind) for queue in arrived | left for kind in c.observers(queue)]
 
+    def _somebody_sits(self) -> bool:
+        """Whether anybody is on the bench, who waits for a message."""
+        return self._claims.bench is not None and not self._claims.bench.is_empty()
+
     def is_calm(self, queue: int) -> bool:
-        """Whether nobody waits for anything of the queue, and it is not shut: nothing was committed to the claims
-        since that was so. A put asks twice, before and after its commit, and saves two snapshots (a third of its time
+        """Whether nobody waits for anything of the queue, and it is not shut."""
+        return not self._somebody_sits() and self.is_calm_by_rows(queue)
+
+    def is_calm_by_rows(self, queue: int) -> bool:
+        """Whether nobody waits but on the bench, and it is not shut: nothing was committed to the claims since that was
+        so. A put asks twice, before and after its commit, and saves two snapshots (a third of its time
         besides the flush). What is registered after the second time is followed by a look at the log [5].
         """
         last = self._claims.last_commit()

@@ -9,7 +9,7 @@ from ..claims import AUTO, STARTED, TASK, Kind, Shut
 from ..errors import CodecError, LeaseLost
 from ..log import DEAD_BIT
 from ..system.clock import ns_of
-from ..waiting import Interrupt, Seat
+from ..waiting import Interrupt, Seat, never
 from . import expecting, pace, replay, seats, subscriptions
 from .catalog import QueueState
 from .seizing import ANYBODY, NO_SEAT, NOT_FOLDED, Pass, Seizing
@@ -18,10 +18,6 @@ from .steps import Claim, Refused
 T = TypeVar("T")
 #: How often a claimer looks around for the dead and for what is due before it takes what is there.
 LOOKS_AROUND = 3
-
-
-def _never() -> bool:
-    return False
 
 
 class Claiming(Seizing):
@@ -38,7 +34,7 @@ class Claiming(Seizing):
         auto: bool = False,
         started: int | None = None,
         entry: Pass = ANYBODY,
-        enough: Callable[[], bool] = _never,
+        enough: Callable[[], bool] = never,
     ) -> None:
         """Puts up to `count` claims into `into` as soon as there is one; none when none came in time.
 
@@ -65,7 +61,7 @@ class Claiming(Seizing):
                 return
             timeout = None if end_ns is None else max(0, end_ns - self.clock.monotonic_ns()) / 1e9
         if not entry.waits or not attempt(NO_SEAT):
-            self._take_later(queue, attempt, timeout, interrupt)
+            self._take_later(queue, attempt, timeout, interrupt, enough)
 
     def _stand_by(self, queue: QueueState, entry: Pass, timeout: float | None, interrupt: Interrupt) -> bool:
         """Wait for the seat, among those who wait for nothing else: a ring for a message is not for them."""
@@ -134,12 +130,17 @@ class Claiming(Seizing):
         return self._take_later(queue, attempt, timeout, interrupt) if result is None else result
 
     def _take_later(
-        self, queue: QueueState, attempt: Callable[[Seat], T | None], timeout: float | None, interrupt: Interrupt
+        self,
+        queue: QueueState,
+        attempt: Callable[[Seat], T | None],
+        timeout: float | None,
+        interrupt: Interrupt,
+        enough: Callable[[], bool] = never,
     ) -> T | None:
         """After an attempt that found nothing."""
         if timeout == 0:
             return attempt(NO_SEAT) if self.care(queue.id, Kind.MESSAGE)[1] else None
-        return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt)
+        return self.waiters.wait(queue.id, Kind.MESSAGE, attempt, timeout, interrupt, enough)
 
     # ------------------------------------------------------------------ looking around
     def care(self, queue: int, kind: Kind) -> tuple[int, bool]:

@@ -51,7 +51,14 @@ class Engine(Putting):
         self.takeback = TakeBack(log, claims, presence, clock, self.catalog, self._bury, lambda: legacies.settle(self))
         self.schedule = Schedule(log, claims, self.timeline, self.catalog, self)
         self.waiters = Waiters(
-            claims, presence, clock, self.care, self.promising, self.wake_ns, lambda seat: expecting.give_up(self, seat)
+            claims,
+            presence,
+            clock,
+            self.care,
+            self.promising,
+            self.wake_ns,
+            lambda seat: expecting.give_up(self, seat),
+            lambda queue: self.aftermath.is_calm(queue),
         )
         self.tasks = Tasks(log, claims, presence, self.waiters, self.timeline)
         self.inspection = Inspection(log, claims, self.takeback.notice_changes, self.schedule, self.timeline)

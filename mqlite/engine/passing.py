@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from ..claims import Row, Shut
+from ..claims import Row, Shut, Waiting
 from ..claims.known import Line
 from ..claims.shared import SharedClaims
 from ..codecs import BYTES, Payload
@@ -47,6 +47,9 @@ class Passing:
         self._words = words
         self._aftermath = engine.aftermath
         self._calm = engine.aftermath.calm
+        self._waiters = engine.waiters
+        assert claims.bench is not None
+        self._bench = claims.bench
         self._presence = engine.presence
         self._wall_ns = engine.clock.wall_ns
         self._monotonic_ns = engine.clock.monotonic_ns
@@ -59,6 +62,7 @@ class Passing:
         if self._is_shut() or len(body) > MOST_BODY_BYTES:
             return 0
         body_crc, now_ns, number = crc32(body), self._wall_ns(), queue.id
+        called = None
         try:
             if front.lock.locked():
                 front.let_others_finish()
@@ -66,7 +70,7 @@ class Passing:
                 if not front.enter():
                     return 0
                 commit = self._words[CLAIMS]
-                is_calm = self._calm.get(number) == commit or self._aftermath.is_calm(number)
+                is_calm = self._calm.get(number) == commit or self._aftermath.is_calm_by_rows(number)
                 if not is_calm and shut_mode(self._claims, number) is not Shut.OPEN:
                     return 0
                 stored = 0
@@ -77,13 +81,31 @@ class Passing:
                         lane = front.lane(number, queue.version)
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
+                if stored and not self._bench.is_empty():
+                    called = self._bench.first(number)
+                    if called is not None:
+                        self._bench.leave(called[0])
+            if called is not None:
+                self._call(number, called[1])
             if stored and not (is_calm and commit == self._words[CLAIMS]):  # who registers now looks into the front
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
             self._let_go()
+            if called is not None:
+                self._call(number, called[1])
             self._aftermath.run([(ARRIVED, number)])
             raise
         return stored
+
+    def _call(self, number: int, waiting: Waiting) -> None:
+        """Ring one who sat on the bench; if he is gone, the next one. [9]"""
+        while not self._waiters.ring(waiting.owner, waiting.sleeper):
+            with self._front.lock, self._front.guard:
+                called = self._bench.first(number) if self._front.take_gate() else None
+                if called is None:
+                    return
+                self._bench.leave(called[0])
+            waiting = called[1]
 
     def _has_room(self, queue: QueueState, lane: Lane) -> bool:
         maxsize = queue.options.maxsize
@@ -145,6 +167,47 @@ class Passing:
             self._aftermath.look_after(number)
             raise
         return fields[0]
+
+    # ------------------------------------------------------------------ waiting for it
+    def sit(self, queue: int, waiting: Waiting) -> int | None:
+        """See BenchKeeper. He sits before the look, and the claims are looked at again when the gate was given back: who
+        changes those looks at the bench afterwards. [5]
+        """
+        state, front, bench = self._engine.catalog.known(queue), self._front, self._bench
+        if state is None or self._is_shut():
+            return None
+        wake_ns = None
+        try:
+            if front.lock.locked():
+                front.let_others_finish()
+            with front.lock, front.guard:
+                if not front.enter():
+                    return None
+                place = bench.place_of(queue, waiting.sleeper, waiting.owner) or bench.sit(queue, waiting)
+                found = self._first(state) if place else None
+                if found is False:
+                    lane = front.lanes[queue]
+                    commit, wake_ns = lane.commit, lane.deadline_ns
+                    bench.note_wake(place, wake_ns)
+                elif place:
+                    bench.leave(place)
+        except BaseException:
+            self._let_go()
+            raise
+        if wake_ns is None:
+            return -1 if found else None
+        return wake_ns if commit == self._words[CLAIMS] else -1
+
+    def get_up(self, queue: int, sleeper: int, owner: int) -> None:
+        """See BenchKeeper. Free for who was called."""
+        if not self._bench.place_of(queue, sleeper, owner):
+            return
+        front = self._front
+        with front.lock, front.guard:
+            if front.take_gate():
+                place = self._bench.place_of(queue, sleeper, owner)
+                if place:
+                    self._bench.leave(place)
 
     def has_any(self, queue: int) -> bool | None:
         """Whether a claimer would find a message; None where it takes more than a look at the line to say so."""

@@ -45,6 +45,7 @@ from .front_file import (
     ALL_SLOTS,
     AREA_BYTES,
     BASE,
+    BENCH,
     BRIEF,
     BROUGHT_HERE,
     CLAIMED,
@@ -179,8 +180,14 @@ class Front:
             return
         words[OPEN], words[HEAD] = 0, START
         words[EPOCH], words[RUN], words[NEEDED] = folded, 0, FEWEST
+        for place in range(BENCH, START // 8):
+            words[place] = 0
         words[MAGIC] = MAGIC_WORD
         words[SESSION] = session
+
+    def bench_words(self) -> memoryview:
+        """Of claims/bench.py, changed under L only."""
+        return self.words[BENCH : START // 8]
 
     def let_others_finish(self) -> None:
         """Before `lock` is taken, while another thread has it: not to stand in line for it. There each who lets go of
@@ -194,12 +201,18 @@ class Front:
                 return
 
     # ------------------------------------------------------------------ under L
-    def enter(self) -> bool:
-        """Take the gate; whether messages may pass by now."""
+    def take_gate(self) -> bool:
+        """Of all processes; the guard gives it back. False where the store is closed."""
         environment = self._environment
         if not environment.is_open:
             return False
         environment.lock_gate_quickly()
+        return True
+
+    def enter(self) -> bool:
+        """Take the gate; whether messages may pass by now."""
+        if not self.take_gate():
+            return False
         epoch = self.words[OPEN]
         return epoch == self.epoch > 0 or self._enter_anew(epoch)
 

@@ -2,11 +2,12 @@
 
 The file `log.front`. Integers of the header are words of the machine, those of records are big-endian:
 
-    0       4096   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how
+    0       8192   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how
                    many of these open the front, runs, the last transaction of the tree, which record was settled last,
                    the sum of the checksums of those that are, messages ever settled here; then from word 64 on, 8 for
-                   each queue: number + 1, messages stored, horizon (rank, seq), the rank that was put last
-    4096    ...    records, each at a multiple of 16, up to `head`:
+                   each queue: number + 1, messages stored, horizon (rank, seq), the rank that was put last; from
+                   word 512 on, who waits for a message (claims/bench.py)
+    8192    ...    records, each at a multiple of 16, up to `head`:
                    epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
                    key and value as they are in the tree
 """
@@ -37,13 +38,14 @@ MAGIC_WORD = 0x6D716C66726F0001
 MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM, GONE = range(13)
 SLOTS, SLOT_WORDS, ALL_SLOTS = 64, 8, 56
 QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
+BENCH = SLOTS + SLOT_WORDS * ALL_SLOTS
 #: The rank of a horizon behind everything.
 ENDLESS = 1 << 32
 
 READY, CLAIMED, DONE = 1, 2, 3
 #: Flags of a record, besides those of a claim: its message is in the tree, too.
 BROUGHT_HERE = 0x80
-START = 4096
+START = 8192
 END = START + AREA_BYTES
 RECORD = struct.Struct(">QIBBHQQQ")
 #: Of a message that was put, and that nobody has claimed.

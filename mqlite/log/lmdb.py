@@ -107,7 +107,7 @@ class LmdbLog:
                 if found is not None:
                     self._store_front(*found)
 
-    def open_front(self, path: str, session: int, take_over: TakeOver, task_flag: int) -> None:
+    def open_front(self, path: str, session: int, take_over: TakeOver, task_flag: int) -> Front:
         """Let plain messages pass by from now on. Raises StoreFull, StoreError. The caller is alone in opening the
         store.
         """
@@ -119,6 +119,7 @@ class LmdbLog:
             front.begin(session, folded)
         self.front = self._alone.front = front
         environment.before_change = front.fold
+        return front
 
     def _store_front(self, epoch: int, contents: Contents) -> None:
         """Under the gate: into the tree, once for each epoch."""
