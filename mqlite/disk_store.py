@@ -98,6 +98,7 @@ class DiskStore:
         if control.words[MAPPED]:
             self._open_front(directory.front, control.words)
             failed.callback(self.log.close_front)
+            failed.callback(self.claims.close_bench)
         if marker.format < FORMAT:
             directory.write_marker(attrs.evolve(marker, format=FORMAT))
         return session
@@ -153,6 +154,7 @@ class DiskStore:
             with contextlib.ExitStack() as undo:
                 undo.callback(self._control.close)
                 undo.callback(self.log.close_front)
+                undo.callback(self.claims.close_bench)
                 undo.callback(self.log.close)
                 quiet(self._environment, self.claims.environment, undo, for_good=True)
 

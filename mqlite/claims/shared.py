@@ -124,6 +124,11 @@ class SharedClaims:
         self.bench = Bench(words)
         self._begin_anew()
 
+    def close_bench(self) -> None:
+        """Nobody uses it any more: the environment was closed before."""
+        if self.bench is not None:
+            self.bench.close()
+
     def open(self) -> None:
         """Open the file now, made if missing; the caller is alone in that. Raises StoreError, StoreFull."""
         if not os.path.exists(self.environment.path):

@@ -74,6 +74,7 @@ def test_who_begins_to_wait_while_a_message_is_put_gets_it(
     monkeypatch.setattr(Waiters, "_register", late)
     monkeypatch.setattr(bell, "sleep", asleep)
     monkeypatch.setattr(Passing, "claim", lambda self, *arguments: None)
+    monkeypatch.setattr(Passing, "sit", lambda self, *arguments: None)  # so he makes a row
     waiter = in_thread(queue.receive, timeout=GUARD)
     assert looked_once.wait(GUARD)
     assert queue.qsize() == 0
