@@ -326,8 +326,8 @@ class Claims(Protocol):
         """For `postponed`, to be asked before the snapshots in which rows are counted. O(1)."""
 
     def postponed(self, since: int) -> int:
-        """How many rows may have no message, of all queues, or had none when `gone_so_far` said that: it was settled, or
-        is still to come [28]. Who counts rows looks for them. O(1).
+        """How many rows may have no message, of all queues, or had none when `gone_so_far` said that: it was settled,
+        or is still to come [28]. Who counts rows looks for them. O(1).
         """
 
     def seems_undisturbed(self, commit: int) -> bool:

@@ -170,8 +170,8 @@ class Passing:
 
     # ------------------------------------------------------------------ waiting for it
     def sit(self, queue: int, waiting: Waiting) -> int | None:
-        """See BenchKeeper. He sits before the look, and the claims are looked at again when the gate was given back: who
-        changes those looks at the bench afterwards. [5]
+        """See BenchKeeper. He sits before the look, and the claims are looked at again when the gate was given back:
+        who changes those looks at the bench afterwards. [5]
         """
         state, front, bench = self._engine.catalog.known(queue), self._front, self._bench
         if state is None or self._is_shut():
