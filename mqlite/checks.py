@@ -11,6 +11,7 @@ PRIORITY_MIN: Final = -(2**31)
 PRIORITY_MAX: Final = 2**31 - 1
 NAME_MAX_BYTES: Final = 255
 MAX_SECONDS: Final = 1e9
+_NUMBERS: Final = (int, float)
 LEVELS: Final = ("full", "checkpoint", "process")
 
 
@@ -54,7 +55,7 @@ def check_timeout(timeout: object) -> float | None:
     """Seconds to wait: None = for ever, 0 = do not wait."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+    if type(timeout) not in _NUMBERS and (isinstance(timeout, bool) or not isinstance(timeout, _NUMBERS)):
         raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}")
     if not timeout >= 0:
         raise ValueError("'timeout' must be a non-negative number")

@@ -45,6 +45,20 @@ class Receiver:
         """What settles a claimed message."""
         return Lease(self, claim)
 
+    def ack(self, claim: Claim) -> None:
+        """Acknowledge a message, without a lease of its own. See Message.ack."""
+        engine = self.engine
+        if claim.outcome or claim.settler is not None or claim.row.owner != engine.presence.owner:
+            Lease(self, claim).check()
+        try:
+            engine.ack([claim])
+        except LeaseLost:
+            self.ended((claim,))
+            raise
+        claim.outcome, claim.settler = ACK, None
+        if self.on_end is not None:
+            self.on_end((claim,))
+
     def message(self, claim: Claim) -> Message | None:
         """The message of a claim; None where its body cannot be decoded, and went to the dead-letter queue, or where
         the user's filter refuses it.
@@ -62,16 +76,16 @@ class Receiver:
         """The same for each, without those that have none; at once where all of them can be decoded, in four fifths of
         the time.
         """
-        if self.accept is None and len(claims) > 1:
+        if len(claims) == 1:
+            message = self.message(claims[0])
+            return [] if message is None else [message]
+        if self.accept is None:
             try:
                 bodies = self.decode_all([claim.payload for claim in claims])
             except CodecError:  # one by one
                 pass
             else:
                 return list(map(Message, bodies, claims, repeat(self)))
-        if len(claims) == 1:
-            message = self.message(claims[0])
-            return [] if message is None else [message]
         return [message for message in map(self.message, claims) if message is not None]
 
     def ended(self, claims: Sequence[Claim]) -> None:
@@ -171,13 +185,7 @@ class Lease:
         if tx is not None:
             self._leave_to(tx, Settlement(self.claim, ACK))
         else:
-            self.check()
-            try:  # `_settle` without its calls
-                self._engine.ack([self.claim])
-            except LeaseLost:
-                self._receiver.ended((self.claim,))
-                raise
-            self.end(ACK)
+            self._receiver.ack(self.claim)
 
     def nack(self, delay: float | None, error: object, tx: object = None) -> None:
         """See Message.nack."""

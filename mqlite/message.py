@@ -197,6 +197,7 @@ class Receiver(Protocol):
     """What messages were received through; see `lease.py`."""
 
     def lease(self, source: Any) -> Settler: ...
+    def ack(self, source: Any) -> None: ...
 
 
 #: What `repr` shows.
@@ -354,7 +355,10 @@ class Message:
         Raises LeaseLost where the claim was lost meanwhile, NotClaimed where the
         message was settled before; then nothing is changed.
         """
-        self.lease.ack(tx)
+        if tx is None and self._receiver is not None:
+            self._receiver.ack(self._source)
+        else:
+            self.lease.ack(tx)
 
     def nack(self, delay: float | None = None, error: object = None, tx: object = None) -> None:
         """Failed: delivery_count + 1, and it is tried again after a while; dead after max_deliveries.

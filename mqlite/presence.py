@@ -38,6 +38,8 @@ class SharedPresence:
         self._joining = threading.Lock()
         self._watching = threading.Lock()
         self._liveness = Liveness(os.path.join(self._session, "owners"))
+        #: Whether a watched process may have died. One poll(2), none where nobody else is there.
+        self.someone_died = self._liveness.any_died
         self._owner = 0
         self._bell: FifoBell | PollingBell | None = None
         self.generation = -1
@@ -141,10 +143,6 @@ class SharedPresence:
             self._liveness.watch(everybody - {own})
             self.generation = generation
         self.bell.watching_changed()
-
-    def someone_died(self) -> bool:
-        """Whether a watched process may have died. One poll(2), none where nobody else is there."""
-        return self._liveness.any_died()
 
     def is_alive(self, owner: int) -> bool:
         """Whether a process lives."""

@@ -335,7 +335,7 @@ class Queue(Operations[T], RequestReply[T], Prepares):
         wait = None if timeout is None else check_timeout(timeout)
         if self._interrupt.closed:
             self._interrupt.check()
-        end = None if wait is None else time.monotonic() + wait
+        end = time.monotonic() + wait if wait else None
         engine = self._engine
         claims: list[Claim] = []
         try:
@@ -347,7 +347,7 @@ class Queue(Operations[T], RequestReply[T], Prepares):
                 if messages:
                     return messages
                 claims.clear()  # none could be decoded
-                wait = None if end is None else max(0.0, end - time.monotonic())
+                wait = wait if end is None else max(0.0, end - time.monotonic())
         except BaseException:
             engine.release_all(claims)
             raise

@@ -241,7 +241,9 @@ class Passing:
         if not front.enter():
             return None
         for _ in range(3):
-            lane = front.lane(queue.id, queue.version)
+            lane = front.lanes.get(queue.id)
+            if lane is None or lane.version != queue.version:
+                lane = front.lane(queue.id, queue.version)
             if lane is None or not (lane.in_line and queue.is_in_line):
                 return None
             if self._words[CLAIMS] != lane.commit and not self._look_at_claims(queue.id, lane):

@@ -203,15 +203,11 @@ class Front:
     # ------------------------------------------------------------------ under L
     def take_gate(self) -> bool:
         """Of all processes; the guard gives it back. False where the store is closed."""
-        environment = self._environment
-        if not environment.is_open:
-            return False
-        environment.lock_gate_quickly()
-        return True
+        return self._environment.lock_gate_quickly()
 
     def enter(self) -> bool:
         """Take the gate; whether messages may pass by now."""
-        if not self.take_gate():
+        if not self._environment.lock_gate_quickly():
             return False
         epoch = self.words[OPEN]
         return epoch == self.epoch > 0 or self._enter_anew(epoch)
@@ -416,7 +412,7 @@ class Front:
         while heap:
             found = heap[0]
             if area[found[1] + STATE] == READY:
-                if found[0] >> 64 >= words[slot + HORIZON_RANK] and found[0] > self.horizon(lane):
+                if found[0] > words[slot + HORIZON_RANK] << 64 | words[slot + HORIZON_SEQ]:
                     return None
                 return found
             heappop(heap)

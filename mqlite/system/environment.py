@@ -43,6 +43,7 @@ LOCK_FILE_BYTES = MAX_READERS * 64
 #: Seconds for which other processes are let in.
 _MOMENT = 0.005
 _flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
+_flock_quickly, _AT_ONCE = gate.flock, gate.AT_ONCE
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
 
@@ -216,11 +217,16 @@ class Environment:
             words, place = self._told
             words[place] = self.exact_last_txnid() if number is None else number
 
-    def lock_gate_quickly(self) -> None:
-        """`lock_gate` for who is in and out in a few microseconds, in which the GIL is not let go of."""
+    def lock_gate_quickly(self) -> bool:
+        """`lock_gate` for who is in and out in a few microseconds, in which the GIL is not let go of. False where it is
+        not open.
+        """
+        if not self.is_open:
+            return False
         self._gated = self._is_quick = True
-        if gate.lock_at_once(self._gate):
+        if _flock_quickly(self._gate, _AT_ONCE):
             self.lock_gate()
+        return True
 
     def lock_gate(self) -> None:
         """Alone among all processes, for who has entered `with env.write_lock, env: ...` and finds it open, until he
@@ -251,7 +257,7 @@ class Environment:
     def _open_gate(self) -> None:
         if self._gate >= 0:
             if self._is_quick:
-                gate.unlock(self._gate)
+                _flock_quickly(self._gate, _UNLOCK)
             else:
                 _flock(self._gate, _UNLOCK)
         self._gated = self._is_quick = False

@@ -9,14 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 
-_flock = ctypes.PyDLL(None).flock
-
-
-def lock_at_once(fd: int) -> bool:
-    """Whether it failed: another process has it."""
-    return bool(_flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
-
-
-def unlock(fd: int) -> None:
-    """Let others in. Harmless where it is not held."""
-    _flock(fd, fcntl.LOCK_UN)
+#: flock(fd, how): 0, or -1 where another process has it. To be called once to lock and once to unlock for each message
+#: that comes or goes, so without a function around it.
+flock = ctypes.PyDLL(None).flock
+AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
