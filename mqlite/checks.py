@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 PRIORITY_MIN: Final = -(2**31)
 PRIORITY_MAX: Final = 2**31 - 1
@@ -51,7 +51,7 @@ def check_priority(priority: object) -> int:
     return priority
 
 
-def check_timeout(timeout: object) -> float | None:
+def check_timeout(timeout: Any) -> float | None:
     """Seconds to wait: None = for ever, 0 = do not wait."""
     if timeout is None:
         return None
