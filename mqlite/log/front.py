@@ -60,7 +60,6 @@ from .front_file import (
     HEAD,
     HORIZON_RANK,
     HORIZON_SEQ,
-    KEY,
     KEY_AT,
     LAST_RANK,
     MAGIC,
@@ -86,6 +85,7 @@ from .front_file import (
     TERMS_AT,
     TOTAL,
     VALUE_AT,
+    WHOLE,
     mapped,
     record_bytes,
 )
@@ -420,11 +420,10 @@ class Front:
 
     def _gather(self, heaps: dict[int, list[tuple[Position, int]]], at: int, head: int) -> None:
         """Index what may be claimed there. Twice is once."""
-        area = self._area
+        area, read = self._area, WHOLE.unpack_from
         while at < head:
-            _, size, state, _ = BRIEF.unpack_from(area, at)
+            _, size, state, _, queue, rank, seq = read(area, at)
             if state == READY:
-                queue, rank, seq = KEY.unpack_from(area, at + KEY_AT)
                 heap = heaps.get(queue)
                 if heap is not None:
                     heappush(heap, (rank << 64 | seq, at))

@@ -52,8 +52,7 @@ RECORD = struct.Struct(">QIBBHQQQ")
 NEW = struct.Struct(">QIB27x")
 BRIEF = struct.Struct(">QIBB")
 TERMS = struct.Struct(">QQQ")
-KEY = struct.Struct(">xIIQ")
-#: What BRIEF and KEY say together.
+#: What BRIEF says, and the key: queue, rank, seq.
 WHOLE = struct.Struct(">QIBB26xxIIQ")
 STATE, FLAGS, TERMS_AT, KEY_AT = 12, 13, 16, RECORD.size
 VALUE_AT = KEY_AT + fmt.MESSAGE_KEY_BYTES

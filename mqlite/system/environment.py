@@ -44,6 +44,8 @@ LOCK_FILE_BYTES = MAX_READERS * 64
 _MOMENT = 0.005
 _flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
 _flock_quickly, _AT_ONCE = gate.flock, gate.AT_ONCE
+#: How often who is quick tries again to have the gate, before he waits for it: some 10 us.
+_TRIES = 30
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
 
@@ -220,11 +222,17 @@ class Environment:
     def lock_gate_quickly(self) -> bool:
         """`lock_gate` for who is in and out in a few microseconds, in which the GIL is not let go of. False where it is
         not open.
+
+        So is mostly who has it already: to be put to sleep and woken takes longer than that. (2 processes that put and
+        2 that receive: 1.27 times the messages; 100 tries bring no more.)
         """
         if not self.is_open:
             return False
         self._gated = self._is_quick = True
         if _flock_quickly(self._gate, _AT_ONCE):
+            for _ in range(_TRIES):
+                if not _flock_quickly(self._gate, _AT_ONCE):
+                    return True
             self.lock_gate()
         return True
 
