@@ -102,6 +102,7 @@ class Passing:
     def _call(self, number: int, waiting: Waiting) -> None:
         """Ring one who sat on the bench; if he is gone, the next one. [9]"""
         while not self._waiters.ring(waiting.owner, waiting.sleeper):
+            self._front.let_others_finish()
             with self._front.lock, self._front.guard:
                 called = self._bench.first(number) if self._front.take_gate() else None
                 if called is None:
@@ -207,6 +208,7 @@ class Passing:
         if not self._bench.place_of(queue, sleeper, owner):
             return
         front = self._front
+        front.let_others_finish()
         with front.lock, front.guard:
             if front.take_gate():
                 place = self._bench.place_of(queue, sleeper, owner)
