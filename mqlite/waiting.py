@@ -77,6 +77,9 @@ class BenchKeeper(Protocol):
     def get_up(self, queue: int, sleeper: int, owner: int) -> None:
         """Sit no more, if one did."""
 
+    def pass_on(self, queue: int) -> bool:
+        """Where everybody who waits for a message sits: call one, if something is there for him. Else False."""
+
 
 def never() -> bool:
     """Not yet, and so on."""
@@ -188,15 +191,16 @@ class Waiters:
             self._clear_ghosts()
         sleeper = bell.sleeper()
         seat = Seat(sleeper.id)
-        sits = involved = woken = False
+        bench = self.bench if kind is Kind.MESSAGE else None
+        involved = woken = False
         expects_until = 0.0
         promised_ns = self._usual_ns.get((queue, kind), 0)
         if promised_ns <= self._clock.monotonic_ns():
             promised_ns = 0
         try:
-            if kind is Kind.MESSAGE and self.bench is not None:
-                sits = involved = True
-                result = self._wait_on_bench(self.bench, queue, attempt, end_ns, interrupt, enough, seat, sleeper)
+            if bench is not None:
+                involved = True
+                result = self._wait_on_bench(bench, queue, attempt, end_ns, interrupt, enough, seat, sleeper)
                 if result is not None:
                     return result
             interrupt.check(sleeper.id)
@@ -205,6 +209,8 @@ class Waiters:
             while True:
                 if woken and (seat.taken or seat.expected) and not interrupt.closed:  # most likely for a message
                     result = attempt(seat)  # (16% of the time to wake up)
+                    if result is None and bench is not None and self._may_sit(bench, queue, seat, owner):
+                        result = self._wait_on_bench(bench, queue, attempt, end_ns, interrupt, enough, seat, sleeper)
                     if result is not None:
                         return result
                 woken = False
@@ -253,14 +259,24 @@ class Waiters:
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
             with contextlib.suppress(Closed):  # closing removed the row
-                if sits and self.bench is not None:
-                    self.bench.get_up(queue, sleeper.id, owner)
+                if bench is not None:
+                    bench.get_up(queue, sleeper.id, owner)
                 if seat.expected is not None:  # an interrupt, or a close
                     self._give_up(seat)
                 if seat.taken:
                     self._clear_ghosts()
-                if involved and seat.alone_at != self._claims.last_commit():
+                alone = seat.alone_at == self._claims.last_commit()
+                if involved and not alone and not (bench is not None and bench.pass_on(queue)):
                     self._pass_on(queue, kind)
+
+    def _may_sit(self, bench: BenchKeeper, queue: int, seat: Seat, owner: int) -> bool:
+        """Whether he can do without his row from now on: then it is gone."""
+        if not seat.taken or bench.sit(queue, Waiting(seat.sleeper, owner, 0)) is None:
+            return False
+        self._ghosts.append((queue, Kind.MESSAGE, seat.sleeper, owner))
+        self._clear_ghosts()
+        seat.taken = False
+        return True
 
     def _wait_on_bench(
         self,

@@ -57,6 +57,10 @@ class Bench:
                 return place
         return 0
 
+    def looks_by(self, queue: int, deadline_ns: int) -> bool:
+        """Whether one of them wakes by himself at or before that."""
+        return any(0 < waiting.wake_ns <= deadline_ns for waiting in self.of(queue))
+
     # ------------------------------------------------------------------ under L
     def sit(self, queue: int, waiting: Waiting) -> int:
         """The place of one more; 0 where all are taken."""

@@ -178,12 +178,12 @@ class SharedReading:
         return [int.from_bytes(key[1:], "big") for key, _ in self._walk(b"d")]
 
     def waiting(self, queue: int, kind: Kind) -> Iterator[Waiting]:
-        """Registered sleepers, and those on the bench."""
-        if kind is Kind.MESSAGE and self._bench is not None:
-            yield from self._bench.of(queue)
+        """Registered sleepers, and then those on the bench: who has a row is rung first, and sits down next time."""
         for key, value in self._walk(key_in(b"w", queue) + bytes([kind])):
             _, sleeper, owner = WAITER.unpack(key[5:])
             yield Waiting(sleeper, owner, int.from_bytes(value, "big"))
+        if kind is Kind.MESSAGE and self._bench is not None:
+            yield from self._bench.of(queue)
 
     def anybody(self) -> bool:
         """Whether a sleeper has a row."""

@@ -215,6 +215,37 @@ class Passing:
                 if place:
                     self._bench.leave(place)
 
+    def pass_on(self, number: int) -> bool:
+        """See BenchKeeper. [9]"""
+        if not self._aftermath.is_calm_by_rows(number):
+            return False
+        if self._bench.is_empty():
+            return True
+        state, front = self._engine.catalog.known(number), self._front
+        if state is None or self._is_shut():
+            return False
+        called = None
+        try:
+            if front.lock.locked():
+                front.let_others_finish()
+            with front.lock, front.guard:
+                found = self._first(state)
+                if found is None:
+                    return False
+                deadline_ns = front.lanes[number].deadline_ns
+                if found or (deadline_ns and not self._bench.looks_by(number, deadline_ns)):
+                    called = self._bench.first(number)
+                    if called is not None:
+                        self._bench.leave(called[0])
+            if called is not None:
+                self._call(number, called[1])
+        except BaseException:
+            self._let_go()
+            if called is not None:
+                self._call(number, called[1])
+            raise
+        return True
+
     def has_any(self, queue: int) -> bool | None:
         """Whether a claimer would find a message; None where it takes more than a look at the line to say so."""
         state, front = self._engine.catalog.known(queue), self._front
