@@ -44,6 +44,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/recalling.py                  what another boot has left in it
       claims/memory.py shared.py (shared_*.py)  in sorted containers; in LMDB, for one boot
       claims/runs.py                    rows that lie side by side, as one entry
+      claims/bench.py                   who waits for a message, said without a commit
       claims/known.py started.py        what need not be read again; what was handed out, said without a commit
       claims/postponed.py expected.py   rows that go with the next commit; rows of what is about to be committed
       wake/local.py fifo.py polling.py  threads; processes; where there are no pipes
