@@ -265,7 +265,8 @@ class Waiters:
                     self._give_up(seat)
                 if seat.taken:
                     self._clear_ghosts()
-                alone = seat.alone_at == self._claims.last_commit()
+                sitting = self._claims.bench
+                alone = seat.alone_at == self._claims.last_commit() and (sitting is None or sitting.is_empty())
                 if involved and not alone and not (bench is not None and bench.pass_on(queue)):
                     self._pass_on(queue, kind)
 
