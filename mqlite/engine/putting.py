@@ -126,7 +126,7 @@ class Putting(Claiming):
         size, number = self.log.footprint(draft), queue.id
 
         def op(txn: Any) -> int | None:
-            if not self.aftermath.is_calm(number):
+            if not self.aftermath.is_calm_by_rows(number):
                 self.check_open(queue)
             options = self.catalog.options(queue, txn)
             if not queue.is_plain:  # since a moment ago
@@ -215,7 +215,7 @@ class Putting(Claiming):
 
     def check_all_open(self, queues: Iterable[QueueState]) -> None:
         """As `check_open`, with one look at the claims."""
-        unsure = [queue for queue in queues if not self.aftermath.is_calm(queue.id)]
+        unsure = [queue for queue in queues if not self.aftermath.is_calm_by_rows(queue.id)]
         if unsure:
             with self.claims.read() as c:
                 shut = [queue for queue in unsure if c.shut(queue.id) is not Shut.OPEN]
@@ -224,7 +224,7 @@ class Putting(Claiming):
 
     def check_open(self, queue: QueueState) -> None:
         """Under L. Raises ShutDown."""
-        if not self.aftermath.is_calm(queue.id) and shut_mode(self.claims, queue.id) is not Shut.OPEN:
+        if not self.aftermath.is_calm_by_rows(queue.id) and shut_mode(self.claims, queue.id) is not Shut.OPEN:
             raise self.shut_for_puts(queue)
 
     @staticmethod
