@@ -75,7 +75,7 @@ class BenchKeeper(Protocol):
         """
 
     def get_up(self, queue: int, sleeper: int, owner: int) -> None:
-        """Sit no more, if one did."""
+        """Sit no more, if one did. May be done again after an interrupt. Raises Closed: nobody of this process sits."""
 
     def pass_on(self, queue: int) -> bool:
         """Where everybody who waits for a message sits: call one, if something is there for him. Else False."""
@@ -168,6 +168,7 @@ class Waiters:
         self.bench: BenchKeeper | None = None
         self._usual_ns: dict[tuple[int, Kind], int] = {}  # when one who waited was to wake
         self._ghosts: deque[tuple[int, Kind, int, int]] = deque()  # rows to remove, of sleepers that are gone
+        self._leaving: deque[tuple[int, int, int]] = deque()  # who may sit on the bench still, and is gone
 
     def wait(
         self,
@@ -189,6 +190,8 @@ class Waiters:
         bell = self._presence.bell
         if self._ghosts:
             self._clear_ghosts()
+        if self._leaving:
+            self._get_up()
         sleeper = bell.sleeper()
         seat = Seat(sleeper.id)
         bench = self.bench if kind is Kind.MESSAGE else None
@@ -256,17 +259,22 @@ class Waiters:
             seat.taken = seat.taken or (self._claims.ring_unseats and involved)
             if seat.taken:
                 self._ghosts.append((queue, kind, sleeper.id, owner))
+            if bench is not None:
+                self._leaving.append((queue, sleeper.id, owner))
             bell.forget(sleeper)
             interrupt.forget(sleeper.id)
             with contextlib.suppress(Closed):  # closing removed the row
                 if bench is not None:
-                    bench.get_up(queue, sleeper.id, owner)
+                    try:
+                        self._get_up()
+                    except KeyboardInterrupt:  # else others ring him in vain, until somebody here waits again
+                        self._get_up()
+                        raise
                 if seat.expected is not None:  # an interrupt, or a close
                     self._give_up(seat)
                 if seat.taken:
                     self._clear_ghosts()
-                sitting = self._claims.bench
-                alone = seat.alone_at == self._claims.last_commit() and (sitting is None or sitting.is_empty())
+                alone = seat.alone_at == self._claims.last_commit() and not self._somebody_sits()
                 if involved and not alone and not (bench is not None and bench.pass_on(queue)):
                     self._pass_on(queue, kind)
 
@@ -316,7 +324,19 @@ class Waiters:
             result = attempt(seat)
             if result is not None:
                 return result
+        bench.get_up(queue, *waiting[:2])  # or his time to wake there, soon old, would count beside that of his row
         return None
+
+    def _get_up(self) -> None:
+        """Nobody sits there any more who is gone: oneself, and any that an interrupt kept from getting up."""
+        assert self.bench is not None
+        for each in list(self._leaving):
+            self.bench.get_up(*each)
+            with contextlib.suppress(ValueError):  # another thread was faster
+                self._leaving.remove(each)
+
+    def _somebody_sits(self) -> bool:
+        return self._claims.bench is not None and not self._claims.bench.is_empty()
 
     def _register(self, queue: int, kind: Kind, waiting: Waiting) -> None:
         with self._claims.lock, self._claims.guard, self._claims.write() as c:

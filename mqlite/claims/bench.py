@@ -87,7 +87,8 @@ class Bench:
         if not found:
             return None
         last = self._words[LAST]
-        chosen = next((each for each in found if each[0] > last), found[0])
+        behind = [each for each in found if each[0] > last]
+        chosen = (behind or found)[0]
         self._words[LAST] = chosen[0]
         return chosen
 

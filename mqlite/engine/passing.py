@@ -20,6 +20,7 @@ from ..claims import Row, Shut, Waiting
 from ..claims.known import Line
 from ..claims.shared import SharedClaims
 from ..codecs import BYTES, Payload
+from ..errors import Closed
 from ..log import format as fmt
 from ..log.front import BROUGHT, BROUGHT_BYTES, Front, Lane
 from ..log.front_file import END, HEAD, MOST_BODY_BYTES, MOST_RECORDS, NEEDED, OPEN, RUN, TOTAL
@@ -64,7 +65,7 @@ class Passing:
         if self._is_shut() or len(body) > MOST_BODY_BYTES:
             return 0
         body_crc, now_ns, number = crc32(body), self._wall_ns(), queue.id
-        called = None
+        called: list[Waiting] = []
         try:
             if front.lock.locked():
                 front.let_others_finish()
@@ -84,31 +85,44 @@ class Passing:
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
                 if stored and not self._bench.is_empty():
-                    called = self._bench.first(number)
-                    if called is not None:
-                        self._bench.leave(called[0])
-            if called is not None:
-                self._call(number, called[1])
+                    self._choose(number, called)
+            if called:
+                self._call(number, called)
             if stored and not (is_calm and commit == self._words[CLAIMS]):  # who registers now looks into the front
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
             self._let_go()
-            if called is not None:
-                self._call(number, called[1])
+            self._ring_all(called)
             self._aftermath.run([(ARRIVED, number)])
             raise
         return stored
 
-    def _call(self, number: int, waiting: Waiting) -> None:
-        """Ring one who sat on the bench; if he is gone, the next one. [9]"""
-        while not self._waiters.ring(waiting.owner, waiting.sleeper):
+    def _choose(self, number: int, called: list[Waiting]) -> bool:
+        """Under L: one who sits there is to be rung, and sits no more. False where nobody does. `called` is the
+        caller's: whom an interrupt keeps him from ringing, he finds there.
+        """
+        found = self._bench.first(number)
+        if found is None:
+            return False
+        called.append(found[1])
+        self._bench.leave(found[0])
+        return True
+
+    def _call(self, number: int, called: list[Waiting]) -> None:
+        """Ring the one who was chosen; if he is gone, the next one. [9]"""
+        while not self._waiters.ring(called[-1].owner, called[-1].sleeper):
             self._front.let_others_finish()
-            with self._front.lock, self._front.guard:
-                called = self._bench.first(number) if self._front.take_gate() else None
-                if called is None:
-                    return
-                self._bench.leave(called[0])
-            waiting = called[1]
+            try:
+                with self._front.lock, self._front.guard:
+                    self._front.take_gate()
+                    if not self._choose(number, called):
+                        return
+            except Closed:  # others see this process leave, and look
+                return
+
+    def _ring_all(self, called: list[Waiting]) -> None:
+        for waiting in called:
+            self._waiters.ring(waiting.owner, waiting.sleeper)
 
     def _has_room(self, queue: QueueState, lane: Lane) -> bool:
         maxsize = queue.options.maxsize
@@ -177,9 +191,12 @@ class Passing:
     def sit(self, queue: int, waiting: Waiting) -> int | None:
         """See BenchKeeper. He sits before the look, and the claims are looked at again when the gate was given back:
         who changes those looks at the bench afterwards. [5]
+
+        Who sits wakes for the next deadline only. So nobody does who is to look at other times: for dead letters, which
+        come when something expires in another queue, and for what the dead have left to be done.
         """
         state, front, bench = self._engine.catalog.known(queue), self._front, self._bench
-        if state is None or self._is_shut():
+        if state is None or state.is_dead or self._is_shut() or self._engine.takeback.has_to_settle:
             return None
         wake_ns = None
         try:
@@ -201,7 +218,7 @@ class Passing:
             raise
         if wake_ns is None:
             return -1 if found else None
-        return wake_ns if commit == self._words[CLAIMS] else -1
+        return wake_ns if commit == self._claims.last_commit() else -1
 
     def get_up(self, queue: int, sleeper: int, owner: int) -> None:
         """See BenchKeeper. Free for who was called."""
@@ -209,11 +226,15 @@ class Passing:
             return
         front = self._front
         front.let_others_finish()
-        with front.lock, front.guard:
-            if front.take_gate():
+        try:
+            with front.lock, front.guard:
+                front.take_gate()
                 place = self._bench.place_of(queue, sleeper, owner)
                 if place:
                     self._bench.leave(place)
+        except BaseException:
+            self._let_go()
+            raise
 
     def pass_on(self, number: int) -> bool:
         """See BenchKeeper. [9]"""
@@ -224,7 +245,7 @@ class Passing:
         state, front = self._engine.catalog.known(number), self._front
         if state is None or self._is_shut():
             return False
-        called = None
+        called: list[Waiting] = []
         try:
             if front.lock.locked():
                 front.let_others_finish()
@@ -234,15 +255,12 @@ class Passing:
                     return False
                 deadline_ns = front.lanes[number].deadline_ns
                 if found or (deadline_ns and not self._bench.looks_by(number, deadline_ns)):
-                    called = self._bench.first(number)
-                    if called is not None:
-                        self._bench.leave(called[0])
-            if called is not None:
-                self._call(number, called[1])
+                    self._choose(number, called)
+            if called:
+                self._call(number, called)
         except BaseException:
             self._let_go()
-            if called is not None:
-                self._call(number, called[1])
+            self._ring_all(called)
             raise
         return True
 

@@ -74,6 +74,11 @@ class TakeBack:
         elif self._unsettled_ns and self._unsettled_ns <= self._clock.monotonic_ns():
             self.settle()
 
+    @property
+    def has_to_settle(self) -> bool:
+        """Whether who waits has to look again for what the dead have left to be done."""
+        return self._unsettled_ns > 0
+
     def notice_changes(self) -> None:
         """As `notice_deaths`, also of owners that came since the last look. One snapshot of the claims."""
         with self._claims.read() as c:

@@ -205,9 +205,12 @@ class Front:
             pause = min(2 * pause, _LONGEST)
 
     # ------------------------------------------------------------------ under L
-    def take_gate(self) -> bool:
-        """Of all processes; the guard gives it back. False where the store is closed."""
-        return self._environment.lock_gate_quickly()
+    def take_gate(self) -> None:
+        """Of all processes; the guard gives it back. Also where a fork has just closed the store for a while. Raises
+        Closed.
+        """
+        self._environment.ensure_open()
+        self._environment.lock_gate_quickly()
 
     def enter(self) -> bool:
         """Take the gate; whether messages may pass by now."""
