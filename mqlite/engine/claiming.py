@@ -108,6 +108,8 @@ class Claiming(Seizing):
             if taken:
                 body: T = taken[1]
                 return (body,)
+            if taken is False:
+                return None
         while self._claim(queue, 1, AUTO | STARTED | TASK, 1, seat, claims):
             [claim] = claims
             try:

@@ -163,7 +163,9 @@ class Passing:
         return True
 
     def take(self, queue: QueueState, flags: int) -> Any:
-        """The same, settled at once: the payload of one whose body needs no decoding. None also where it needs some."""
+        """The same, settled at once: the payload of one whose body needs no decoding. None also where it needs some,
+        False where nothing is there.
+        """
         if self._is_shut():
             return None
         owner, front, number = self._presence.owner, self._front, queue.id
@@ -222,7 +224,7 @@ class Passing:
 
     def get_up(self, queue: int, sleeper: int, owner: int) -> None:
         """See BenchKeeper. Free for who was called."""
-        if not self._bench.place_of(queue, sleeper, owner):
+        if self._bench.is_empty() or not self._bench.place_of(queue, sleeper, owner):
             return
         front = self._front
         front.let_others_finish()
