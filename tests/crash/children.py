@@ -55,6 +55,10 @@ class Talk:
         line, self._read = self._read.split(b"\n", 1)
         return json.loads(line)
 
+    def has_word(self) -> bool:
+        """Whether `hear` would not wait: the other side has said something, or is gone."""
+        return bool(self._read or select.select([self._end], [], [], 0)[0])
+
     def close(self) -> None:
         self._end.close()
 
@@ -75,6 +79,9 @@ class Child:
         if isinstance(value, dict) and "raised in the child" in value:
             raise AssertionError(value["raised in the child"])
         return value
+
+    def has_word(self) -> bool:
+        return self._talk.has_word()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL, wait until the process is gone."""

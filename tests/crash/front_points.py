@@ -236,12 +236,12 @@ def _codes() -> dict[Any, bool]:
 
 
 class Points:
-    """Watches this thread as it comes by. die_at: the how manieth time kills it; 0: none."""
+    """Watches this thread as it comes by. die_at: the how manieth time kills it; 0: none. codes: see `_codes`."""
 
-    def __init__(self, die_at: int) -> None:
+    def __init__(self, die_at: int, codes: dict[Any, bool] | None = None) -> None:
         self.passed: list[str] = []
         self._die_at = die_at
-        self._codes = _codes()
+        self._codes = _codes() if codes is None else codes
         self._stores: dict[Any, set[int]] = {
             code: {each.offset for each in dis.get_instructions(code) if each.opname in ("STORE_SUBSCR", "STORE_SLICE") or each.argval == "pack_into"}
             for code, stores in self._codes.items()
