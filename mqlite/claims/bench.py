@@ -11,7 +11,7 @@ in the claims looks at these, too. Who waits for anything but a message has a ro
 Changes are made under L (the log's write lock, of all processes). The number of the queue is stored last, and goes
 first; so after a kill in between there is no half sleeper.
 
-[5] holds as it does for rows: sit down -> look -> sleep; and who changes something looks at the bench afterwards. The
+[32] Sit down -> look -> sleep, as [5] has it for rows; and who changes something looks at the bench afterwards. The
 lock of the gate, given back in between, is the fence for both.
 """
 

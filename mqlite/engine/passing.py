@@ -1,5 +1,7 @@
 """Plain messages that pass by the tree, one at a time: put, claimed and settled in the front (log/front.py). [29] [31]
 
+Who waits for one sits on the bench (claims/bench.py). [32]
+
 What decides is what decides elsewhere: settings, shutdown, room, who is first in line, deadlines, who waits. Where
 anything but the line might have a say, each function leaves the message to the general way, with nothing changed, and
 says so. It is done under L, for no longer than the lock of a data structure is held: nobody waits for the disk in it,
