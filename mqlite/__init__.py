@@ -26,7 +26,7 @@ The map of the package, from the top; each floor uses only those below it:
     presence.py                       this process among the others: join, watch, leave
     engine/                           the message state machine (its own map in engine/__init__.py)
       putting.py claiming.py settling.py  the three transitions: in, to somebody, out
-      passing.py                        all three of a plain message, without a commit
+      passing.py (looking.py sitting.py)  all three of a plain message, without a commit
     waiting.py                        sleeping without polling
     log/  claims/  wake/              what exists; who holds what; who is woken
       log/memory.py (memory_*.py) shelf.py  in sorted containers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 PATIENCE = 60.0
@@ -14,5 +16,8 @@ def until(condition: Callable[[], object], what: str = "the condition never held
     """Returns when it holds; fails when it does not for a long time."""
     end, pause = time.monotonic() + PATIENCE, threading.Event()
     while not condition():
-        assert time.monotonic() < end, what
+        if time.monotonic() >= end:
+            for number, frame in sys._current_frames().items():
+                print(f"thread {number}:", *traceback.format_stack(frame), sep="\n")
+            raise AssertionError(what)
         pause.wait(_PAUSE)

@@ -5,6 +5,7 @@
     claiming.py    how a message goes to somebody: who asks, waits, and looks around
     picking.py seizing.py  what is first in line, and what keeps a claimer from it; the rows
     passing.py     a plain message that comes and goes without a commit
+    looking.py sitting.py  what is first in line there; who waits for it
     sharing.py     claims of many threads, made in one commit
     expecting.py   a claim on what is about to be committed
     settling.py    how a claim ends

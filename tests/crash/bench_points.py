@@ -39,9 +39,9 @@ def _codes() -> dict[Any, bool]:
     for function in vars(bench.Bench).values():
         if hasattr(function, "__code__"):
             found[function.__code__] = True
-    for each in (Passing.put, Passing._choose, Passing._call, Passing.sit, Passing.get_up):
+    for each in (Passing.put, Passing._choose, Passing._call, Passing.sit, Passing.get_up, Passing.pass_on):
         found[each.__code__] = False
-    for other in (Waiters.wait, Waiters._wait_on_bench, Waiters._get_up, Waiters._pass_on):
+    for other in (Waiters.wait, Waiters._wait_on_bench, Waiters._may_sit, Waiters._get_up, Waiters._pass_on):
         found[other.__code__] = False
     return found
 

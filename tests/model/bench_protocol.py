@@ -3,7 +3,7 @@
 An actor is a generator that hands out one atomic step with each `yield` and gets its result; it is run again from its
 results so far, so that states can be compared. A step that cannot be made now gives BLOCKED. Messages are two numbers:
 of those that were put under L (`ready`), and of those that a commit of the claims, without L, has made ready (`returned`).
-What each step stores is seen by the next one: that `Passing.sit` looks at the claims again is for processors that wait
+What each step stores is seen by the next one: that `Sitting.sit` looks at the claims again is for processors that wait
 longer, and is not in the model.
 """
 
@@ -187,7 +187,7 @@ def pass_on(trap: str) -> Step:
 
 
 def sitter(trap: str) -> Step:
-    """Waiters._wait_on_bench and Passing.sit, until he has one, or his time is over."""
+    """Waiters._wait_on_bench and Sitting.sit, until he has one, or his time is over."""
     while True:
         yield (drain,)
         yield (lock,)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fixture_types import Eventually, InThread
+from fixture_types import Eventually, InThread, UntilWaiting
 from interrupting import interrupted_at
 
 import mqlite
@@ -453,15 +453,15 @@ def test_who_sits_in_another_process_is_called(queue: mqlite.Queue[Any], path: s
 
 
 def test_who_was_killed_where_he_sat_is_passed_over_and_goes(
-    queue: mqlite.Queue[Any], path: str, children: Any, in_thread: InThread, eventually: Eventually
+    queue: mqlite.Queue[Any], path: str, children: Any, in_thread: InThread, eventually: Eventually, until_waiting: UntilWaiting
 ) -> None:
     child = children.fork(_waits, path)
     assert child.hear() == "ready"
     child.say("go")
     eventually(lambda: asleep(queue))
     child.kill()
-    waiting = in_thread(queue.get, timeout=GUARD)
-    eventually(lambda: len(bench_of(queue).of(queue._state.id)) >= 1)
+    waiting = in_thread(queue.get, timeout=GUARD)  # on the bench, or with a row, if he has noticed the death
+    until_waiting(queue)
     queue.put("x")
     assert waiting.result(GUARD) == "x"
     queue.qsize()
