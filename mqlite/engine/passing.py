@@ -44,6 +44,7 @@ class Passing(Sitting):
     def __init__(self, engine: Engine, front: Front, claims: SharedClaims, words: memoryview) -> None:
         super().__init__(engine, front, claims, words)
         self._calm = engine.aftermath.calm
+        self._last_commit = claims.last_commit  # for who has let go of L: the words may be gone with the store
         self._wall_ns = engine.clock.wall_ns
 
     # ------------------------------------------------------------------ in
@@ -77,7 +78,7 @@ class Passing(Sitting):
                     self._choose(number, called)
             if called:
                 self._call(number, called)
-            if stored and not (is_calm and commit == self._words[CLAIMS]):  # who registers now looks into the front
+            if stored and not (is_calm and commit == self._last_commit()):  # who registers now looks into the front
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
             self._let_go()
@@ -143,7 +144,7 @@ class Passing(Sitting):
                 if fields is None or fields[0][0] != BYTES:
                     return None
                 front.take(front.lanes[number].slot, at, owner, flags)
-            if self._calm.get(number) != self._words[CLAIMS]:
+            if self._calm.get(number) != self._last_commit():
                 self._aftermath.look_after(number)
         except BaseException:
             self._let_go()
@@ -165,7 +166,7 @@ class Passing(Sitting):
                 if not front.enter() or front.epoch != claim.epoch or not front.is_held(claim.at, row.token, row.owner):
                     return False
                 front.finish(front.lanes[number].slot, claim.at)  # there since it was claimed
-            if self._calm.get(number) != self._words[CLAIMS]:
+            if self._calm.get(number) != self._last_commit():
                 self._aftermath.look_after(number)
         except BaseException:
             self._let_go()

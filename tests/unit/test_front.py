@@ -193,3 +193,24 @@ def test_where_there_was_no_room_for_it_nobody_has_one(path: str, children: Any,
     child.say("close")
     child.end()
     queue.close()
+
+
+def test_a_put_that_the_end_of_the_store_overtakes_has_put(path: str) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+    for number in range(20):
+        queue.put(number)
+    passing: Any = queue._engine.passing
+    last_commit, calls = passing._last_commit, list[int]()
+
+    def close_first() -> int:
+        if not calls:
+            calls.append(1)
+            queue.close()
+        return int(last_commit())
+
+    passing._last_commit = close_first
+    queue._engine.aftermath.look_after(queue._state.id)  # so that it looks once more behind the put
+    assert queue.put("overtaken") > 0
+    assert calls
+    with mqlite.Queue[Any]("q", path) as again:
+        assert [again.get(timeout=0) for _ in range(21)][-1] == "overtaken"
