@@ -125,7 +125,7 @@ class MemoryClaims:
         """The claims on a queue."""
         desk = self._desks.get(queue)
         if desk is None:
-            desk = self._desks[queue] = Desk()
+            desk = self._desks.setdefault(queue, Desk())  # asked for without the lock, too
         return desk
 
     # ------------------------------------------------------------------ reading

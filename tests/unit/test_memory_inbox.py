@@ -11,6 +11,7 @@ from fixture_types import InThread
 from interrupting import interrupted_at
 
 import mqlite
+from mqlite.claims import Kind, memory
 from mqlite.log.shelf import Shelf
 from mqlite.message import DEFAULT_RANK
 
@@ -166,3 +167,21 @@ def test_many_threads_put_take_and_look_and_nothing_is_lost(queue: mqlite.Queue[
         for number in range(1, putters):
             mine = [n for who, n in bodies if who == number]
             assert mine == sorted(mine)
+
+
+def test_two_that_come_to_a_new_queue_at_the_same_time_both_wait(
+    queue: mqlite.Queue[Any], in_thread: InThread, until_waiting: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who looks for the claims of the queue finds none; the other one makes them, and waits; the first makes them, too."""
+    made, waiting = memory.Desk, list[Any]()
+
+    def make() -> memory.Desk:
+        monkeypatch.undo()
+        waiting.append(in_thread(queue.get, timeout=30))
+        until_waiting(queue, Kind.MESSAGE)
+        return made()
+
+    monkeypatch.setattr(memory, "Desk", make)
+    queue._engine.claims.desk(queue._state.id)
+    queue.put("x")
+    assert waiting[0].result(30) == "x"
