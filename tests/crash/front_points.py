@@ -26,7 +26,7 @@ from crash.kill_points import SHARED
 
 import mqlite
 from mqlite.claims.shared import SharedClaims
-from mqlite.engine import passing
+from mqlite.engine import looking, passing, sitting
 from mqlite.log import folding, front, lmdb
 
 GUARD = 60.0
@@ -44,7 +44,7 @@ def always_open(small: bool = False) -> Iterator[None]:
         if not small:
             yield
             return
-        with mock.patch.multiple(front, END=SMALL["END"]), mock.patch.multiple(passing, **SMALL):
+        with mock.patch.multiple(front, END=SMALL["END"]), mock.patch.multiple(looking, **SMALL):
             yield
 
 
@@ -223,7 +223,7 @@ SCRIPTS: dict[str, tuple[Script, int, bool]] = {
 def _codes() -> dict[Any, bool]:
     """Code whose lines are points; whether its stores are, too: those into the file of the front."""
     found: dict[Any, bool] = {}
-    for module, stores in ((front, True), (folding, False), (passing, False)):
+    for module, stores in ((front, True), (folding, False), (looking, False), (sitting, False), (passing, False)):
         for thing in vars(module).values():
             functions = vars(thing).values() if isinstance(thing, type) else [thing]
             for function in functions:
