@@ -31,8 +31,8 @@ from collections.abc import Callable, Iterator
 import lmdb
 
 from ..errors import Closed, MqliteError, StoreError, StoreFull
-from . import gate
 from .blocks import no_room, preallocate, remove, reserve, written_again
+from .gate import Gated
 from .level import Level
 from .quiet import hold
 from .translation import MAX_READERS, translated
@@ -42,15 +42,11 @@ PAGE = min(os.sysconf("SC_PAGE_SIZE"), 32768)  # as LMDB chooses it
 LOCK_FILE_BYTES = MAX_READERS * 64
 #: Seconds for which other processes are let in.
 _MOMENT = 0.005
-_flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
-_flock_quickly, _AT_ONCE = gate.flock, gate.AT_ONCE
-#: How often who is quick tries again to have the gate, before he waits for it: some 10 us.
-_TRIES = 30
 #: Both meta pages lie in these, whatever the size of a page is.
 _METAS_BYTES = 2 * 65536
 
 
-class Environment:
+class Environment(Gated):
     """An LMDB environment with one tree, at `path` (a file), of at most `map_size` bytes. level: how it gets to the
     disk.
     """
@@ -219,34 +215,6 @@ class Environment:
             words, place = self._told
             words[place] = self.exact_last_txnid() if number is None else number
 
-    def lock_gate_quickly(self) -> bool:
-        """`lock_gate` for who is in and out in a few microseconds, in which the GIL is not let go of. False where it is
-        not open.
-
-        So is mostly who has it already: to be put to sleep and woken takes longer than that. (2 processes that put and
-        2 that receive: 1.27 times the messages; 100 tries bring no more.)
-        """
-        if not self.is_open:
-            return False
-        self._gated = self._is_quick = True
-        if _flock_quickly(self._gate, _AT_ONCE):
-            for _ in range(_TRIES):
-                if not _flock_quickly(self._gate, _AT_ONCE):
-                    return True
-            self.lock_gate()
-        return True
-
-    def lock_gate(self) -> None:
-        """Alone among all processes, for who has entered `with env.write_lock, env: ...` and finds it open, until he
-        leaves.
-        """
-        self._gated = True
-        try:
-            _flock(self._gate, _LOCK)
-        except OSError as error:
-            self._gated = False
-            raise StoreError(f"{self.path!r} cannot be locked ({error.strerror}): use a local file system") from error
-
     def end_write(self) -> None:
         """The write transaction was committed or aborted."""
         self._writing = None
@@ -261,14 +229,6 @@ class Environment:
             with contextlib.suppress(lmdb.Error):
                 self._writing.abort()
         self._writing = None
-
-    def _open_gate(self) -> None:
-        if self._gate >= 0:
-            if self._is_quick:
-                _flock_quickly(self._gate, _UNLOCK)
-            else:
-                _flock(self._gate, _UNLOCK)
-        self._gated = self._is_quick = False
 
     @contextlib.contextmanager
     def gated(self) -> Iterator[lmdb.Environment]:
