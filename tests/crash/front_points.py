@@ -19,7 +19,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
 from crash.kill_points import SHARED
@@ -233,6 +233,32 @@ def _codes() -> dict[Any, bool]:
     for function in (SharedClaims.take_over, lmdb.LmdbLog._store_front):
         found[function.__code__] = False
     return found
+
+
+class Sweep(Protocol):
+    """Kills one process after the other. one(script, moment): at that moment (0: never); moments(script): of each point."""
+
+    kills: int
+
+    def moments(self, script: str) -> dict[str, list[int]]: ...
+    def one(self, script: str, moment: int) -> list[str]: ...
+
+
+def kill_at_points(sweep: Sweep, script: str, most: int | None, chance: random.Random, *, passing_by: str) -> None:
+    """Each of so many points (None: all), at one of the moments at which the script comes by. passing_by: among them."""
+    moments = sweep.moments(script)
+    points = sorted(moments)
+    assert any(passing_by in point for point in points), f"nobody came by {passing_by}"
+    if most is not None:
+        points = chance.sample(points, min(most, len(points)))
+    for point in points:
+        moment = chance.choice(moments[point])
+        try:
+            sweep.one(script, moment)
+        except (AssertionError, TimeoutError) as error:
+            raise AssertionError(f"{script!r}, killed at {point}, moment {moment}: {error}") from error
+    print(f"{script}: {len(moments)} points, {sum(map(len, moments.values()))} moments, {sweep.kills} kills")
+    assert sweep.kills > len(points) // 2
 
 
 class Points:

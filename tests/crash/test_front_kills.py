@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash.front_points import SCRIPTS, FrontSweep
+from crash.front_points import SCRIPTS, FrontSweep, kill_at_points
 from crash.kill_points import sweep_seed
 
 LEVEL = "process"
@@ -16,20 +16,8 @@ SOME = 40
 
 
 def _swept(name: str, folder: Path, children: Any, most: int | None) -> None:
-    """Each of so many points (None: all), at one of the moments at which the script comes by."""
     chance = random.Random(sweep_seed())
-    sweep = FrontSweep(str(folder), children, chance)
-    moments = sweep.moments(name)
-    assert any("take_over" in point for point in moments), "no fold brings claims"
-    points = sorted(moments)
-    for point in points if most is None else chance.sample(points, most):
-        moment = chance.choice(moments[point])
-        try:
-            sweep.one(name, moment)
-        except AssertionError as error:
-            raise AssertionError(f"{name!r}, killed at {point}, moment {moment}: {error}") from error
-    print(f"{name}: {len(points)} points, {sum(map(len, moments.values()))} moments, {sweep.kills} kills")
-    assert sweep.kills > (len(points) if most is None else most) // 2
+    kill_at_points(FrontSweep(str(folder), children, chance), name, most, chance, passing_by="take_over")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
