@@ -70,8 +70,8 @@ class BenchKeeper(Protocol):
     """Where a sleeper registers without a row (claims/bench.py)."""
 
     def sit(self, queue: int, waiting: Waiting) -> int | None:
-        """Sit down, and look: when to look again, in ns, or 0, where nothing is to be had; -1, not sitting, where
-        something may be. None, not sitting, where a row is to be made.
+        """Sit down, and look: when to look again, in ns, or 0, where nothing is to be had; -1, where something may be,
+        sitting still or not. None, not sitting, where a row is to be made.
         """
 
     def get_up(self, queue: int, sleeper: int, owner: int) -> None:
