@@ -21,7 +21,8 @@ def unpacked(name: str, folder: Path) -> str:
     store = folder / "old.mq"
     store.mkdir(mode=0o700)
     with tarfile.open(HERE / f"{name}.tar.xz") as archive:
-        archive.extractall(store, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 and before has none
+        archive.extractall(store)
     return str(store)
 
 
