@@ -16,7 +16,7 @@ from .backup import Progress
 from .claims import TASK
 from .claims.shared import MAP_BYTES, SharedClaims
 from .compaction import Compaction
-from .durability import after_a_stop, is_mapped, level_of
+from .durability import after_a_stop, is_mapped, level_of, may_pass_by
 from .engine import Engine
 from .engine.passing import Passing
 from .errors import MqliteError, SettingsMismatch, StoreCorrupted, StoreError
@@ -25,7 +25,7 @@ from .log.lmdb import LmdbLog
 from .log.upgrade import upgrade
 from .presence import SharedPresence
 from .system.clock import Clock, anchor_of
-from .system.control import CLEAN, FRONT, MAPPED, RESERVED, SESSION, Control, Mark
+from .system.control import CLEAN, FRONT, RESERVED, SESSION, UNSETTLED, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment
 from .system.quiet import quiet
@@ -81,6 +81,7 @@ class DiskStore:
         session = directory.session(control, marker.store_id, is_mapped(marker.durability, directory.log))
         level = level_of(marker.durability, control, directory.log)
         self._environment = Environment(directory.log, map_size=marker.max_store_bytes, level=level)
+        self._environment.tell_trouble(control.words, UNSETTLED)
         failed.callback(self._environment.close)
         stored_format, store_id = LmdbLog.format_and_id(self._environment)
         if store_id != marker.store_id:
@@ -92,10 +93,10 @@ class DiskStore:
         self._open_claims(os.path.join(session, "claims.mdb"), failed)
         if not control.words[RESERVED]:  # after the claims, which on a full disk have only the room of the last boot's
             self.log.begin_session()
+        self.log.recall(directory.front, control.words[SESSION])  # before anything else is committed
         if stored_format < FORMAT:
             upgrade(self.log, stored_format)
-        self.log.recall(directory.front, control.words[SESSION])
-        if control.words[MAPPED]:
+        if may_pass_by(marker.durability, control, directory.log):
             self._open_front(directory.front, control.words)
             failed.callback(self.log.close_front)
             failed.callback(self.claims.close_bench)

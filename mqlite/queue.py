@@ -197,7 +197,7 @@ class Queue(Operations[T], RequestReply[T], Prepares):
         Waits while the queue is full: for ever, for `timeout` seconds, or not at all
         (block=False), then raises Full. Raises ShutDown, CodecError, MessageTooLarge,
         StoreFull; then nothing was stored. Cost: one commit, shared with other threads
-        that put or settle at the same moment; O(log n).
+        that put or settle at the same moment, or, of most plain messages, one flush that all processes share; O(log n).
 
         tx: a Transaction, whose commit stores it; then this gives a Receipt, and does not wait.
         """

@@ -10,7 +10,7 @@ Nothing above the log can tell them apart. The argument why each is safe: docs/d
 from __future__ import annotations
 
 from ..errors import StoreCorrupted
-from ..system.control import CHECKPOINT, WRITTEN, Control, meta_pages, page_size_in, put_back
+from ..system.control import CHECKPOINT, MAPPED, WRITTEN, Control, meta_pages, page_size_in, put_back
 from ..system.directory import newest_transaction
 from ..system.environment import PAGE
 from ..system.level import Level
@@ -29,10 +29,18 @@ def level_of(durability: str, control: Control, log: str) -> Level:
 
 
 def is_mapped(durability: str, log: str) -> bool:
-    """Whether the log is to be written through a map, as long as this boot lasts. Not where it was made on a machine
-    with pages of another size, by which the room for it is counted.
-    """
-    return durability == "process" and keeps_blocks(log) and page_size_in(meta_pages(log)) == PAGE
+    """Whether the log is to be written through a map, as long as this boot lasts."""
+    return durability == "process" and _can_be_mapped(log)
+
+
+def may_pass_by(durability: str, control: Control, log: str) -> bool:
+    """Whether plain messages may pass by the log, in a file of their own, which is mapped (log/front.py)."""
+    return bool(control.words[MAPPED]) or (durability == "full" and _can_be_mapped(log))
+
+
+def _can_be_mapped(log: str) -> bool:
+    """Not where it was made on a machine with pages of another size, by which the room for it is counted."""
+    return keeps_blocks(log) and page_size_in(meta_pages(log)) == PAGE
 
 
 def after_a_stop(durability: str, control: Control, log: str) -> bool:

@@ -75,6 +75,7 @@ class Aftermath:
         self._forewarned_ns = now_ns
         with contextlib.suppress(MqliteError):  # told after the commit
             with self._claims.read() as c:
+                self._learn(c, queue)
                 self._foreseen = queue, c.commit, self._who_waits(c, {queue}, set())
             if position and len(notes) == 1 and self._expected is not None:
                 self._announced = notes[0]
@@ -190,7 +191,8 @@ class Aftermath:
             return False
         else:
             queue, commit, (rings, watched) = self._foreseen
-            if queue != note[1] or commit != self._claims.last_commit():
+            # who sits on the bench may have come since, without a commit
+            if queue != note[1] or commit != self._claims.last_commit() or self._somebody_sits():
                 return self.is_calm(note[1])
         if rings or watched:
             self._ring(rings, watched)
@@ -233,9 +235,12 @@ class Aftermath:
             return [], []
         with self._claims.read() as c:
             for queue in arrived | delayed:
-                if c.shut(queue) is Shut.OPEN and not c.anybody():
-                    self.calm[queue] = c.commit
+                self._learn(c, queue)
             return self._who_waits(c, arrived, delayed)
+
+    def _learn(self, c: Any, queue: int) -> None:
+        if c.shut(queue) is Shut.OPEN and not c.anybody():
+            self.calm[queue] = c.commit
 
     def _clear(self, settled: list[Claim], arrived: set[int], left: set[int]) -> Outlook:
         """The rows of what was settled go, after the log's commit, and the groups that were held up by it go on; who is

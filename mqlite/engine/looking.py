@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..claims import Shut
 from ..claims.known import Line
 from ..claims.shared import SharedClaims
-from ..log.front import BROUGHT, BROUGHT_BYTES, Front, Lane
+from ..log.front import BROUGHT, BROUGHT_BYTES, Front
 from ..log.front_file import END, HEAD, MOST_RECORDS, NEEDED, OPEN, RUN, TOTAL
+from ..log.front_records import Lane
 from ..message import Position
 from ..system.control import CLAIMS
 from .catalog import QueueState
@@ -122,7 +123,10 @@ class Looking:
                 found = self._engine.log.first_in_line(number, lane.version, cursor, count)
                 # under C: else who gets it next finds the front empty, and claims them, too
                 is_done = found is not None and front.bring(lane, found, count)
-        front.reopen()
+        # with what was put before them; and they have to be whole on the disk before they can be settled (recalling.py)
+        if is_done and front.flushes is not None and not front.flushes.flush_now():
+            return False
+        front.reopen()  # last: an interrupt leaves none that nobody sees
         return is_done
 
     def _how_many(self, number: int, total: int) -> int:

@@ -1,11 +1,12 @@
 """Plain messages that pass by the tree, one at a time: put, claimed and settled in the front (log/front.py). [29] [31]
 
+At level "full" each put and each settlement ends with a flush of the front, under no lock (log/front_flush.py). [33]
 Who waits for one sits on the bench (claims/bench.py). [32]
 
 What decides is what decides elsewhere: settings, shutdown, room, who is first in line, deadlines, who waits. Where
 anything but the line might have a say, each function leaves the message to the general way, with nothing changed, and
-says so. It is done under L, for no longer than the lock of a data structure is held: nobody waits for the disk in it,
-and no user's code runs.
+says so. It is done under L, for no longer than the lock of a data structure is held: no user's code runs in it, and
+nobody waits for the disk but once in a hundred messages, where a fold is due, or some of the tree are brought.
 
 A claim that was made here has a place in the front instead of a row. Whoever else looks at claims has the front folded
 first, which makes it a row with the same token: so whatever the short way does not know can be done with it.
@@ -13,6 +14,7 @@ first, which makes it a row with the same token: so whatever the short way does 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -20,9 +22,12 @@ from zlib import crc32
 from ..claims import Row, Shut, Waiting
 from ..claims.shared import SharedClaims
 from ..codecs import BYTES, Payload
+from ..errors import MqliteError
 from ..log import format as fmt
-from ..log.front import Front, Lane
-from ..log.front_file import MOST_BODY_BYTES, NEEDED, OPEN, RUN, TOTAL
+from ..log.front import Front
+from ..log.front_file import HEAD, MOST_BODY_BYTES, NEEDED, OPEN, RUN, TOTAL
+from ..log.front_flush import Flushes
+from ..log.front_records import Lane
 from ..system.control import CLAIMS
 from .catalog import QueueState
 from .sitting import Sitting
@@ -54,7 +59,7 @@ class Passing(Sitting):
         tag, body = payload
         if self._is_shut() or len(body) > MOST_BODY_BYTES:
             return 0
-        body_crc, now_ns, number = crc32(body), self._wall_ns(), queue.id
+        body_crc, now_ns, number, flushes = crc32(body), self._wall_ns(), queue.id, front.flushes
         called: list[Waiting] = []
         try:
             if front.lock.locked():
@@ -74,14 +79,19 @@ class Passing(Sitting):
                         lane = front.lane(number, queue.version)
                         if lane is not None:
                             stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-                if stored and not self._bench.is_empty():
+                end, epoch = front.words[HEAD], front.epoch
+                if stored and flushes is None and not self._bench.is_empty():
                     self._choose(number, called)
+            if stored and flushes is not None:
+                flushes.wait_for_put(end, epoch)
+                if not self._bench.is_empty():
+                    self._choose_one(number, called)
             if called:
                 self._call(number, called)
             if stored and not (is_calm and commit == self._last_commit()):  # who registers now looks into the front
                 self._aftermath.run([(ARRIVED, number)])
         except BaseException:  # perhaps when it was stored
-            self._let_go()
+            self._let_go_unflushed()
             self._ring_all(called)
             self._aftermath.run([(ARRIVED, number)])
             raise
@@ -131,7 +141,7 @@ class Passing(Sitting):
         """
         if self._is_shut():
             return None
-        owner, front, number = self._presence.owner, self._front, queue.id
+        owner, front, number, flushes = self._presence.owner, self._front, queue.id, self._front.flushes
         try:
             if front.lock.locked():
                 front.let_others_finish()
@@ -143,11 +153,13 @@ class Passing(Sitting):
                 fields = _fields(*front.key_and_value(at))
                 if fields is None or fields[0][0] != BYTES:
                     return None
-                front.take(front.lanes[number].slot, at, owner, flags)
+                gone, epoch = front.take(front.lanes[number].slot, at, owner, flags), front.epoch
+            if flushes is not None:
+                self._flush_settled(flushes, gone, epoch, at)
             if self._calm.get(number) != self._last_commit():
                 self._aftermath.look_after(number)
         except BaseException:
-            self._let_go()
+            self._let_go_unflushed()
             self._aftermath.look_after(number)
             raise
         return fields[0]
@@ -158,21 +170,48 @@ class Passing(Sitting):
         front, row = self._front, claim.row
         if front.words[OPEN] != claim.epoch:
             return False
-        number = claim.queue.id
+        number, flushes = claim.queue.id, front.flushes  # the store may be closed meanwhile
         try:
             if front.lock.locked():
                 front.let_others_finish()
             with front.lock, front.guard:
                 if not front.enter() or front.epoch != claim.epoch or not front.is_held(claim.at, row.token, row.owner):
                     return False
-                front.finish(front.lanes[number].slot, claim.at)  # there since it was claimed
+                gone = front.finish(front.lanes[number].slot, claim.at)  # there since it was claimed
+            if flushes is not None:
+                self._flush_settled(flushes, gone, claim.epoch, claim.at)
             if self._calm.get(number) != self._last_commit():
                 self._aftermath.look_after(number)
         except BaseException:
-            self._let_go()
+            self._let_go_unflushed()
             self._aftermath.look_after(number)
             raise
         return True
+
+    # ------------------------------------------------------------------ to the disk
+    def _flush_settled(self, flushes: Flushes, gone: int, epoch: int, at: int) -> None:
+        """Raises StoreError: then it is held still."""
+        front = self._front
+        if not flushes.wait_for_settled(gone, epoch):
+            with front.lock, front.guard:
+                front.take_gate()
+                if not front.has(epoch):  # a fold has brought it to the tree
+                    return
+                with self._claims.read() as c:
+                    has_rows = c.taken_over() >= epoch
+                if not has_rows:  # else the next fold goes on where that one was cut short
+                    front.take_back(at)
+                raise flushes.failed("the message is not settled")
+
+    def _let_go_unflushed(self) -> None:
+        """`_let_go` of who may have stored something that nobody is about to flush: the front is shut, so the next who
+        comes brings it to the tree.
+        """
+        front = self._front
+        with contextlib.suppress(MqliteError), front.lock, front.guard:
+            if front.flushes is not None:
+                front.take_gate()
+                front.shut()
 
 
 def _fields(key: bytes, raw: bytes) -> tuple[Any, ...] | None:

@@ -123,7 +123,7 @@ class Putting(Claiming):
             ids = self.put(queue, [(rank, draft)], timeout, interrupt)
             return None if ids is None else ids[0]
         _ = self.presence.owner
-        size, number = self.log.footprint(draft), queue.id
+        size, number, plain = self.log.footprint(draft), queue.id, not draft.asks
 
         def op(txn: Any) -> int | None:
             if not self.aftermath.is_calm_by_rows(number):
@@ -135,6 +135,8 @@ class Putting(Claiming):
                 return None
             txn.reserve(size)
             txn.notes.append((ARRIVED, number))
+            if plain:
+                txn.note_plain()
             stored: int = txn.append(number, rank, draft)
             return stored
 

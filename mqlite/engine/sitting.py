@@ -117,14 +117,18 @@ class Sitting(Looking):
     def _call(self, number: int, called: list[Waiting]) -> None:
         """Ring the one who was chosen; if he is gone, the next one. [9]"""
         while not self._waiters.ring(called[-1].owner, called[-1].sleeper):
-            self._front.let_others_finish()
-            try:
-                with self._front.lock, self._front.guard:
-                    self._front.take_gate()
-                    if not self._choose(number, called):
-                        return
-            except Closed:  # others see this process leave, and look
+            if not self._choose_one(number, called):
                 return
+
+    def _choose_one(self, number: int, called: list[Waiting]) -> bool:
+        """`_choose`, under no lock."""
+        self._front.let_others_finish()
+        try:
+            with self._front.lock, self._front.guard:
+                self._front.take_gate()
+                return self._choose(number, called)
+        except Closed:  # others see this process leave, and look
+            return False
 
     def _ring_all(self, called: list[Waiting]) -> None:
         for waiting in called:

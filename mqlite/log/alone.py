@@ -161,13 +161,13 @@ class Alone:
         return LmdbState(txn).counters(queue) if counters is None else counters.copy()
 
     def _commit(self, txn: Any, notes: list[Note], outcome: list[None]) -> None:
-        if self.front is not None:
-            self.front.note_plain()
         try:
             self._prepare_commit(notes)
             outcome.extend(map(_COMMIT, (txn,)))  # in C: an interrupt comes before or after both
         except lmdb.Error as error:
             raise self._environment.failed(error) from error
+        if self.front is not None:
+            self.front.note_plain()
 
     def _go_on(self, error: BaseException, note: Note, outcome: list[None]) -> None:
         """Behind the commit, do what follows it; before, say in our words what LMDB said."""

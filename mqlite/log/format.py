@@ -51,8 +51,8 @@ L1  seq is never used again, even after everything was acknowledged: it is count
 L2  counters and index entries are changed in the commit that changes the messages.
 
 Format 1 had neither marks nor an index, and shorter counters; format 2 no topics, and no feeds among the counters;
-format 3 no tables, format 4 no sums, format 5 no front. They are read as they are, and become format 6 when the
-store is opened.
+format 3 no tables, format 4 no sums, format 5 no front, format 6 a front at level "process" only. They are read as they
+are, and become format 7 when the store is opened.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ from ..errors import MessageCorrupted, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from . import Definition
 
-FORMAT = 6
+FORMAT = 7
 
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"

@@ -1,10 +1,11 @@
 """Plain messages that come and go before they reach the tree.
 
-A message that is put, claimed and acknowledged alone costs three transactions of LMDB, which is more than all the rest
-(docs/performance.md). At level "process" it need not: nothing there waits for the disk, and what lies in a mapped file
-survives a kill as what LMDB has committed does. So plain messages, one at a time, are records in one such file, and
-what becomes of them is a byte in the record. All of them go to the tree at once, by `fold`, before anybody looks at it
-or changes it in any other way; and those of them that are gone by then, not at all.
+A message that is put, claimed and acknowledged alone costs three transactions of LMDB, which is more than all the rest,
+and at level "full" two flushes for each of two of them (docs/performance.md). It need not: what lies in a mapped file
+survives a kill as what LMDB has committed does, and one flush brings it to the disk (front_flush.py). So plain
+messages, one at a time, are records in one such file, and what becomes of them is a byte in the record. All of them go
+to the tree at once, by `fold`, before anybody looks at it or changes it in any other way; and those of them that are
+gone by then, not at all.
 
     open      messages may come, be claimed and be settled here. Only who holds the log's write lock (L) does so.
     fold      under L: the front is shut, what is in it goes to claims and tree, and it is empty.
@@ -19,8 +20,8 @@ or changes it in any other way; and those of them that are gone by then, not at 
 [31] Messages of a queue are claimed here in the order of their places. `horizon` is the place up to which those of the
      tree were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
 
-The bytes are drawn in front_file.py. A byte, or an aligned word, is stored at once; `head`, and the state of a record,
-are stored last. So a kill leaves each change done or not done. After a reboot recalling.py brings back what is in it.
+What is done with one message is in front_records.py. The bytes are drawn in front_file.py. After a reboot recalling.py
+brings back what is in it.
 """
 
 from __future__ import annotations
@@ -30,47 +31,33 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from heapq import heappop, heappush
-from zlib import crc32
-
-import attrs
 
 from ..errors import MqliteError
-from ..message import Position
 from ..system.environment import Environment
-from . import InLine
 from . import format as fmt
 from .front_contents import Contents, contents_of
 from .front_file import (
+    ALL,
     ALL_SLOTS,
     AREA_BYTES,
     BASE,
     BENCH,
-    BRIEF,
-    BROUGHT_HERE,
-    CLAIMED,
-    CRC,
-    DONE,
-    END,
-    ENDLESS,
     EPOCH,
-    FLAGS,
+    FAILED,
+    FLUSHED,
+    FLUSHED_GONE,
     FOLD_PAGES,
     GONE,
     HEAD,
     HORIZON_RANK,
     HORIZON_SEQ,
-    KEY_AT,
     LAST_RANK,
+    LOST,
     MAGIC,
     MAGIC_WORD,
-    MOST_BODY_BYTES,
-    MOST_RUNS,
     NEEDED,
-    NEW,
     OPEN,
-    READY,
-    RECORD,
+    PREPARED,
     RUN,
     RUNS,
     SEQ,
@@ -79,44 +66,24 @@ from .front_file import (
     SETTLING,
     SLOT_WORDS,
     SLOTS,
+    SPARE,
     START,
-    STATE,
-    TERMS,
-    TERMS_AT,
     TOTAL,
-    VALUE_AT,
-    WHOLE,
-    mapped,
-    record_bytes,
 )
+from .front_flush import Flushes
+from .front_records import Lane, Records
 from .lmdb_reading import LmdbLogGlance
 
-#: How many plain operations in a row open the front; where a fold had little to do, twice as many, up to that.
+#: How many plain operations in a row open the front; where folds had little to do, twice as many, up to that.
 FEWEST, MOST = 8, 1024
+#: So many folds may have little to do first, or a 16th of the operations that opened the front. For when it opens,
+#: other threads hold messages that they claimed before, each of which needs a commit to be settled.
+_SPARE = 16
 #: How often a thread lets others go on before it waits for the lock, for about a second in all; for how many seconds,
 #: at first and at most.
 _TRIES, _PAUSE, _LONGEST = 1000, 50e-6, 1e-3
 #: As many are brought from the tree at once, if they are no larger than that together.
 BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
-
-
-@attrs.define(eq=False)
-class Lane:
-    """A queue in this epoch, as this process knows it.
-
-    slot: where its words begin. version: of its settings in the tree. in_line: nothing in the tree has a group,
-    expires, or waits for its time. heap: what may be first in line, once somebody here claims. commit, deadline_ns: the
-    commit of the claims as of which nothing but the line decides, and no row times out before.
-    """
-
-    number: int
-    prefix: bytes
-    slot: int
-    version: int
-    in_line: bool
-    heap: list[tuple[Position, int]] | None = None
-    commit: int = -2
-    deadline_ns: int = 0
 
 
 #: take_over(epoch, contents): the claims of the contents become rows, once for each epoch.
@@ -125,7 +92,7 @@ TakeOver = Callable[[int, Contents], None]
 Store = Callable[[int, Contents], None]
 
 
-class Front:
+class Front(Records):
     """One process's part in it. All but `words` is for who holds `lock`, entered with `guard`.
 
     task_flag: that of a claim that counts as a task when it is settled.
@@ -139,26 +106,28 @@ class Front:
         store: Store,
         take_over: TakeOver,
         task_flag: int,
+        flushed: bool,
     ) -> None:
         """Raises StoreFull where there are no blocks for the file, StoreError. The caller is alone in making it."""
-        self._area = mapped(path)
-        self.words = memoryview(self._area).cast("Q")
+        super().__init__(path, flushed)
         self._environment = environment
         self._has_room = has_room
         self._store = store
         self._take_over = take_over
         self._task_flag = task_flag
+        self.flushes = None
         self.after_fork()
+        if flushed:
+            self.flushes = Flushes(self, path)
 
     def after_fork(self) -> None:
         """In a forked child: nothing is known."""
         self.guard: AbstractContextManager[None] = self._environment
         self.lock = self._environment.write_lock
-        self.epoch = 0
-        self.lanes: dict[int, Lane] = {}
-        self._heaps: dict[int, list[tuple[Position, int]]] = {}  # of the queues that are indexed up to `_seen`
-        self._seen = START
+        self._know_nothing(0)
         self._is_over = False
+        if self.flushes is not None:
+            self.flushes.after_fork()
 
     def end(self) -> None:
         """This process is about to leave the store: nothing of it passes by from now on."""
@@ -170,6 +139,7 @@ class Front:
         blank = memoryview(bytearray(START)).cast("Q")
         blank[HEAD], blank[NEEDED] = START, MOST
         self.words, self._area = blank, mmap.mmap(-1, mmap.PAGESIZE)  # the other is unmapped when nobody looks at it
+        self.flushes = None
 
     # ------------------------------------------------------------------ sessions
     def begin(self, session: int, folded: int) -> None:
@@ -180,7 +150,9 @@ class Front:
         if words[MAGIC] == MAGIC_WORD and words[SESSION] == session:
             return
         words[OPEN], words[HEAD] = 0, START
-        words[EPOCH], words[RUN], words[NEEDED] = folded, 0, FEWEST
+        words[EPOCH], words[RUN], words[NEEDED], words[SPARE] = folded, 0, FEWEST, _SPARE
+        words[FAILED] = words[LOST] = words[PREPARED] = 0
+        words[FLUSHED], words[FLUSHED_GONE] = ALL, words[GONE]
         for place in range(BENCH, START // 8):
             words[place] = 0
         words[MAGIC] = MAGIC_WORD
@@ -224,10 +196,10 @@ class Front:
         if self._is_over:
             return False
         if not epoch:
-            if words[RUN] < words[NEEDED] or not self._open():
+            if words[FAILED] or words[RUN] < words[NEEDED] or not self._open():
                 return False
             epoch = words[OPEN]
-        self.lanes, self._heaps, self._seen, self.epoch = {}, {}, START, epoch
+        self._know_nothing(epoch)
         return True
 
     def _open(self) -> bool:
@@ -236,6 +208,15 @@ class Front:
             self.fold()
         if not self._has_room(FOLD_PAGES):
             words[RUN], words[NEEDED] = 0, MOST
+            return False
+        try:
+            self._environment.before_commit()  # what the tree is as of has to be on the disk
+            if self.flushes is not None and not words[PREPARED]:
+                self._area[START:] = bytes(AREA_BYTES)
+                self.flushes.prepare()
+                words[PREPARED] = 1
+        except MqliteError:
+            words[RUN] = 0
             return False
         glance = self._glance()
         if glance is None:
@@ -251,6 +232,7 @@ class Front:
         words[BASE], words[SETTLING], words[SETTLED_SUM] = base, 0, 0
         # the lower half tells it from one that a power cut took back, whose records may lie behind those of this one
         words[EPOCH] = epoch = (max(words[EPOCH], folded) >> 32) + 1 << 32 | int.from_bytes(os.urandom(4))
+        words[FLUSHED] = START
         words[OPEN] = epoch
         return True
 
@@ -285,12 +267,12 @@ class Front:
         self.fold()
         return self._enter_anew(0)
 
-    def note_plain(self) -> None:
-        """An operation that might have passed by was carried out without the front, as it was shut."""
-        self.words[RUN] += 1
+    def note_plain(self, count: int = 1) -> None:
+        """Operations that might have passed by were carried out without the front, as it was shut."""
+        self.words[RUN] += count
 
     def note_other(self) -> None:
-        """An operation is about to be carried out that could not have passed by."""
+        """An operation was carried out that could not have passed by."""
         self.words[RUN] = 0
 
     # ------------------------------------------------------------------ queues
@@ -330,146 +312,6 @@ class Front:
                 return place
         return 0
 
-    def index(self, lane: Lane) -> None:
-        """Keep what is first in line of a queue from now on."""
-        heap: list[tuple[Position, int]] = []
-        self._gather({lane.number: heap}, START, self._seen)
-        self._heaps[lane.number] = lane.heap = heap  # behind that: an interrupt leaves none that lacks some
-
-    # ------------------------------------------------------------------ messages
-    def append(self, lane: Lane, rank: int, tag: int, body: bytes, body_crc: int, now_ns: int) -> int:
-        """A message without marks and extras; its id, or 0 where there is no room."""
-        words, at = self.words, self.words[HEAD]
-        size = fmt.HEADER_BYTES + len(body)
-        end = at + (VALUE_AT + size + 15 & -16)
-        slot = lane.slot
-        if words[slot + LAST_RANK] != rank + 1:
-            if words[RUNS] >= MOST_RUNS:
-                return 0
-            words[RUNS] += 1
-            words[slot + LAST_RANK] = rank + 1
-        if end > END:
-            return 0
-        seq: int = words[SEQ] + 1
-        key = fmt.MESSAGE_KEY.pack(lane.prefix, rank, seq)
-        header = fmt.HEADER.pack(fmt.VERSION, tag, 0, 0, seq, now_ns, 0, 0)
-        brief = NEW.pack(self.epoch, size, READY)
-        crc = CRC.pack(crc32(key, crc32(header, body_crc)))
-        self._area[at : at + VALUE_AT + size] = b"".join((brief, key, crc, header, body))
-        words[SEQ] = seq
-        words[slot + TOTAL] += 1
-        words[HEAD] = end  # before it is indexed: after an interrupt in between, another message would be at that place
-        if lane.heap is not None and self._seen == at:
-            heappush(lane.heap, (rank << 64 | seq, at))
-            self._seen = end
-        return seq
-
-    def bring(self, lane: Lane, found: InLine, count: int) -> bool:
-        """Messages of the tree, found behind the horizon when so many were asked for: they are here, too. The front is
-        shut meanwhile. False where the first of them cannot pass by.
-        """
-        words, at = self.words, self.words[HEAD]
-        room = END - at
-        brought, runs, rank = 0, words[RUNS], b""
-        for key, value in zip(found.keys, found.raws, strict=True):
-            size = len(value)
-            room -= record_bytes(size)
-            if key[: fmt.RANK_END] != rank:
-                runs, rank = runs + 1, key[: fmt.RANK_END]
-            if (
-                room < 0
-                or runs > MOST_RUNS
-                or size > fmt.HEADER_BYTES + MOST_BODY_BYTES
-                or size < fmt.HEADER_BYTES
-                or not fmt.is_unmarked(value)
-            ):
-                break
-            brief = RECORD.pack(self.epoch, size, READY, BROUGHT_HERE, 0, 0, 0, 0)
-            self._area[at : at + VALUE_AT + size] = brief + key + value
-            at += record_bytes(size)
-            brought, words[RUNS] = brought + 1, runs
-        if len(found.positions) < count and brought == len(found.positions):
-            words[lane.slot + HORIZON_RANK] = ENDLESS
-        elif brought:
-            last = found.positions[brought - 1]
-            words[lane.slot + HORIZON_RANK], words[lane.slot + HORIZON_SEQ] = last >> 64, last & _LOW
-        else:
-            return False
-        words[HEAD] = at
-        return True
-
-    def horizon(self, lane: Lane) -> Position:
-        """The place up to which what is in the tree is here, too."""
-        words, slot = self.words, lane.slot
-        return int(words[slot + HORIZON_RANK] << 64 | words[slot + HORIZON_SEQ])
-
-    def is_exhausted(self, lane: Lane) -> bool:
-        """Whether the tree has nothing more for claimers."""
-        return bool(self.words[lane.slot + HORIZON_RANK] == ENDLESS)
-
-    def first(self, lane: Lane) -> tuple[Position, int] | None:
-        """(place, where it is) of what is first in line; None where nothing is, or the tree is to be asked first."""
-        words, area = self.words, self._area
-        head = words[HEAD]
-        if self._seen < head:  # others have put
-            self._gather(self._heaps, self._seen, head)
-            self._seen = head
-        heap, slot = lane.heap, lane.slot
-        assert heap is not None
-        while heap:
-            found = heap[0]
-            if area[found[1] + STATE] == READY:
-                if found[0] > words[slot + HORIZON_RANK] << 64 | words[slot + HORIZON_SEQ]:
-                    return None
-                return found
-            heappop(heap)
-        return None
-
-    def _gather(self, heaps: dict[int, list[tuple[Position, int]]], at: int, head: int) -> None:
-        """Index what may be claimed there. Twice is once."""
-        area, read = self._area, WHOLE.unpack_from
-        while at < head:
-            _, size, state, _, queue, rank, seq = read(area, at)
-            if state == READY:
-                heap = heaps.get(queue)
-                if heap is not None:
-                    heappush(heap, (rank << 64 | seq, at))
-            at += record_bytes(size)
-
-    def key_and_value(self, at: int) -> tuple[bytes, bytes]:
-        """The message of a record, as it is in the tree."""
-        area = self._area
-        size = BRIEF.unpack_from(area, at)[1]
-        value_at = at + VALUE_AT
-        return area[at + KEY_AT : value_at], area[value_at : value_at + size]
-
-    def claim(self, at: int, token: int, owner: int, deadline_ns: int, flags: int) -> None:
-        """It is somebody's."""
-        area = self._area
-        TERMS.pack_into(area, at + TERMS_AT, token, owner, deadline_ns)
-        area[at + FLAGS] = area[at + FLAGS] & BROUGHT_HERE | flags
-        area[at + STATE] = CLAIMED
-
-    def is_held(self, at: int, token: int, owner: int) -> bool:
-        """Whether it is that claim still."""
-        area = self._area
-        return area[at + STATE] == CLAIMED and TERMS.unpack_from(area, at + TERMS_AT)[:2] == (token, owner)
-
-    def finish(self, lane_slot: int, at: int) -> None:
-        """It is settled, and gone."""
-        words, area = self.words, self._area
-        words[SETTLING] = at
-        area[at + STATE] = DONE
-        words[SETTLED_SUM] += CRC.unpack_from(area, at + VALUE_AT)[0]
-        words[lane_slot + TOTAL] -= 1
-        words[GONE] += 1
-
-    def take(self, lane_slot: int, at: int, owner: int, flags: int) -> None:
-        """It is somebody's, settled, and gone, at once: an interrupt leaves none that nobody has."""
-        TERMS.pack_into(self._area, at + TERMS_AT, 0, owner, 0)
-        self._area[at + FLAGS] = self._area[at + FLAGS] & BROUGHT_HERE | flags
-        self.finish(lane_slot, at)
-
     # ------------------------------------------------------------------ to the tree
     def fold(self) -> None:
         """Shut the front, and bring what is in it to claims and tree. Raises StoreFull, StoreError; then all is in it
@@ -477,6 +319,8 @@ class Front:
         """
         words = self.words
         words[OPEN] = 0
+        if words[FAILED] and self.flushes is not None:
+            self.flushes.give_up()  # who saw it fail may be dead, or be killed in the middle of it
         if words[HEAD] == START:
             return
         epoch = words[EPOCH]
@@ -484,11 +328,12 @@ class Front:
         if contents.held or contents.tasks:
             self._take_over(epoch, contents)
         self._store(epoch, contents)
+        words[FLUSHED], words[FLUSHED_GONE] = ALL, words[GONE]
         words[HEAD] = START
-        if contents.count < FEWEST:
-            words[RUN], words[NEEDED] = 0, min(MOST, 2 * words[NEEDED])
+        if contents.count >= FEWEST:
+            words[NEEDED], words[SPARE] = FEWEST, _SPARE
+        elif words[SPARE]:
+            words[SPARE] -= 1
         else:
-            words[NEEDED] = FEWEST
-
-
-_LOW = (1 << 64) - 1
+            words[RUN], words[NEEDED] = 0, min(MOST, 2 * words[NEEDED])
+            words[SPARE] = words[NEEDED] // _SPARE

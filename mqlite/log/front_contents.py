@@ -50,7 +50,7 @@ class Share:
 @attrs.define(eq=False)
 class Contents:
     """All that is in the front. held: claims; passed: the last place of each queue and rank that was claimed; tasks:
-    per queue and owner.
+    per queue and owner; count: messages that were put or taken here.
     """
 
     shares: dict[int, Share] = attrs.field(factory=dict)
@@ -80,11 +80,12 @@ def contents_of(area: mmap.mmap, head: int, last_seq: int, task_flag: int) -> Co
             share.gone.append(rank << 64 | seq)
         else:
             share.count_removed(size, CRC.unpack_from(area, value_at)[0])
+        if state != READY or not flags & BROUGHT_HERE:
+            count += 1
         if state != READY:
             _hand_out(
                 contents, state, flags, queue, rank << 64 | seq, TERMS.unpack_from(area, at + TERMS_AT), task_flag
             )
-        count += 1
         at = end + 15 & -16
     contents.count = count
     return contents

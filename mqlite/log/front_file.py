@@ -36,6 +36,12 @@ FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE
 
 MAGIC_WORD = 0x6D716C66726F0001
 MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM, GONE = range(13)
+#: What is on the disk (front_flush.py).
+FLUSHED, FLUSHED_GONE, FAILED, LOST, LOST_HEAD, PREPARED = range(13, 19)
+#: How many more folds may have little to do before the front opens more seldom.
+SPARE = 19
+#: FLUSHED where all of the epoch is in the tree.
+ALL = 1 << 62
 SLOTS, SLOT_WORDS, ALL_SLOTS = 64, 8, 56
 QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
 BENCH = SLOTS + SLOT_WORDS * ALL_SLOTS

@@ -24,7 +24,7 @@ from .front import Front, TakeOver
 from .front_contents import Contents
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
-from .recalling import left_in, recalled
+from .recalling import empty, left_in, recalled
 from .space import Space
 
 T = TypeVar("T")
@@ -74,13 +74,17 @@ class LmdbLog:
             committed.committed()
         elif self._current is not None and self._current.changed:
             self.after_failure()
+        txn = self._current
+        if self.front is not None:
+            if txn is not None and 0 < txn.plain == len(txn.operations):
+                self.front.note_plain(txn.plain)
+            else:
+                self.front.note_other()
         self._current = None
         self._environment.end_write()
 
     def _begin(self, to_change: bool = True) -> LmdbTxn:
         environment = self._environment
-        if self.front is not None:
-            self.front.note_other()
         begun = environment.begin_write(self._space.look if to_change else None, to_change=to_change)
         self._current = txn = self._transaction(begun, self._space, self._known, self._prepare_commit)
         return txn
@@ -98,21 +102,24 @@ class LmdbLog:
         environment = self._environment
         try:
             area = left_in(path, session)
+            if area is not None:
+                with environment.gated():
+                    with LmdbLogGlance(environment) as glance:
+                        numbers = glance.transaction(), glance.folded_epoch(), glance.last_seq()
+                        found = recalled(area, *numbers, environment.level.sync)
+                    if found is not None:
+                        self._store_front(*found)
+            empty(path, session)
         except OSError as error:
-            raise StoreError(f"{path!r} cannot be read ({error.strerror}): check the disk") from error
-        if area is not None:
-            with environment.gated():
-                with LmdbLogGlance(environment) as glance:
-                    found = recalled(area, glance.transaction(), glance.folded_epoch())
-                if found is not None:
-                    self._store_front(*found)
+            raise StoreError(f"{path!r} cannot be read or emptied ({error.strerror}): check the disk") from error
 
     def open_front(self, path: str, session: int, take_over: TakeOver, task_flag: int) -> Front:
         """Let plain messages pass by from now on. Raises StoreFull, StoreError. The caller is alone in opening the
         store.
         """
         environment = self._environment
-        front = Front(path, environment, self._space.has_room, self._store_front, take_over, task_flag)
+        flushed = environment.level.sync
+        front = Front(path, environment, self._space.has_room, self._store_front, take_over, task_flag, flushed)
         with environment.gated():
             with LmdbLogGlance(environment) as glance:
                 folded = glance.folded_epoch()
@@ -173,6 +180,8 @@ class LmdbLog:
                     return op(txn)
                 finally:
                     txn.abort()
+                    if self.front is not None:
+                        self.front.note_other()
                     self._environment.end_write()
         finally:
             if notes:

@@ -78,6 +78,9 @@ class MemoryLog(MemoryRecords, MemoryRows, MemoryTopics):
     def note_settled_alone(self) -> None:
         """No row stays."""
 
+    def note_plain(self) -> None:
+        """Nothing passes by."""
+
     def append_alone(self, *_: object) -> int:
         """There is a shorter way still: engine/local.py."""
         return 0

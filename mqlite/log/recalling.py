@@ -7,11 +7,20 @@ it is as of one moment, and follows what the tree is:
     All records up to the head are of its epoch, which no other has, and match their checksums.
     Those that are settled have the sum that is told with the head; or the one that was being settled is missing in it.
 
-Else the store is as of the last commit of the tree, which is a state that it had.
+Else the store is as of the last commit of the tree, which is a state that it had. Then the file is emptied, on the
+disk: a tree that was restored from a copy may come to a transaction of that number once more.
+
+Where each operation was flushed before it returned, the first of these is enough: what had returned is whole. All else
+that is whole is what somebody was about to store, or to settle, and no other epoch has the same number. But the number
+and the message are not on one page always, and behind a new number there may be an old message of the same size, which
+matches its checksum. Such a one has no later seq than those before it. What is brought from the tree was flushed before
+it could be settled.
 """
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -50,6 +59,11 @@ class Found(NamedTuple):
     value: bytes
     end: int
 
+    @property
+    def seq(self) -> int:
+        """The lower half of its place."""
+        return fmt.position_of(self.key) & (1 << 64) - 1
+
 
 def left_in(path: str, session: int) -> bytes | None:
     """The bytes of the file, where another session has left them; None where there is nothing of that kind."""
@@ -66,8 +80,26 @@ def left_in(path: str, session: int) -> bytes | None:
         return None
 
 
-def recalled(area: bytes, transaction: int, folded: int) -> tuple[int, Contents] | None:
-    """(Epoch, what is in it), where a tree as of that transaction and epoch is to have it. Nobody holds any of it."""
+def empty(path: str, session: int) -> None:
+    """What another session has left in the file is gone, also after a power cut. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        header = os.pread(fd, START, 0)
+        words = memoryview(header).cast("Q") if len(header) == START else None
+        if words is not None and words[MAGIC] == MAGIC_WORD and words[SESSION] != session:
+            os.pwrite(fd, struct.pack("=Q", START), 8 * HEAD)
+            os.fsync(fd)  # also where it says so already: that may be in memory only
+    finally:
+        os.close(fd)
+
+
+def recalled(area: bytes, transaction: int, folded: int, last_seq: int, flushed: bool) -> tuple[int, Contents] | None:
+    """(Epoch, what is in it), where a tree as of that transaction, epoch and seq is to have it. Nobody holds any of it.
+    flushed: whether each operation was, before it returned.
+    """
     words = memoryview(area)[:START].cast("Q")
     epoch, head, settling = words[EPOCH], words[HEAD], words[SETTLING]
     if words[BASE] != transaction or epoch <= folded or not START < head <= len(area):
@@ -76,15 +108,19 @@ def recalled(area: bytes, transaction: int, folded: int) -> tuple[int, Contents]
     last = 0
     while at < head:
         found = _record_at(area, at)
-        if found is None or found.epoch != epoch:
+        if found is None or found.epoch != epoch or not (found.is_brought or found.seq > last_seq):
+            if flushed:  # nobody was told that it is stored, nor any that is behind it
+                return epoch, contents
             return None
         if found.is_done:
             settled += fmt.sum_of(found.value)
             if at == settling:
                 last = fmt.sum_of(found.value)
+        if not found.is_brought:
+            last_seq = found.seq
         _add(contents, found)
         at = found.end
-    if at != head or words[SETTLED_SUM] not in (settled, settled - last):
+    if not flushed and (at != head or words[SETTLED_SUM] not in (settled, settled - last)):
         return None
     return epoch, contents
 
@@ -97,10 +133,15 @@ def saved(area: bytes, folded: int) -> tuple[dict[bytes, bytes], set[bytes]]:
     epoch = max((found.epoch for found in whole), default=0)
     messages: dict[bytes, bytes] = {}
     settled: set[bytes] = set()
+    last_seq = 0
     for found in whole if epoch > folded else ():
-        if found.epoch == epoch and not found.is_done:
+        if found.epoch != epoch or not (found.is_brought or found.seq > last_seq):
+            continue
+        if not found.is_brought:
+            last_seq = found.seq
+        if not found.is_done:
             messages[found.key] = found.value
-        elif found.epoch == epoch and found.is_brought:
+        elif found.is_brought:
             settled.add(found.key)
     return messages, settled
 
@@ -129,7 +170,7 @@ def _record_at(area: bytes, at: int) -> Found | None:
 
 
 def _add(contents: Contents, found: Found) -> None:
-    contents.count += 1
+    contents.count += found.is_done or not found.is_brought
     share = contents.shares.setdefault(int.from_bytes(found.key[1:5], "big"), Share())
     if found.is_brought:
         if found.is_done:
@@ -140,4 +181,4 @@ def _add(contents: Contents, found: Found) -> None:
     else:
         share.keys.append(found.key)
         share.values.append(found.value)
-    contents.last_seq = max(contents.last_seq, fmt.position_of(found.key) & (1 << 64) - 1)
+    contents.last_seq = max(contents.last_seq, found.seq)

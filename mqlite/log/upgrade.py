@@ -2,7 +2,7 @@
 
 Format 1 -> 2: messages whose place does not follow from their id get an entry of the index that
 tells it. Done some at a time, and again from the start after a crash: what has its entry is passed
-over. Format 2 -> 3, 3 -> 4: nothing changes but the number, which is always changed last.
+over. Since format 2 nothing changes but the number, which is always changed last.
 """
 
 from __future__ import annotations

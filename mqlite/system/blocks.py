@@ -65,3 +65,14 @@ def written_again(fd: int, size: int) -> OSError | None:
         else:
             return None
     return failure
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable. Some file systems cannot sync a directory; they need not."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

@@ -26,6 +26,7 @@
                      24 to 28  expected: place, seq, owner and sleeper of who has a row for it already, and the commit
                          of that row; changed under the write lock of the claims, and freed by that sleeper
                      29  front: 1: log.front is in use in this boot, 2: it is not, by anybody
+                     30  1: a commit of log.mdb failed, and the disk may have it (system/environment.py)
     4096    4096    a mark: crc u32, kind u32, sequence u64, transaction u64, size u32, then `size` bytes of the meta
             pages
     8192    4096    another one
@@ -94,7 +95,8 @@ _PAGE_SIZE = struct.Struct("=I")
     EXPECTED_SLEEPER,
     EXPECTED_COMMIT,
     FRONT,
-) = range(30)
+    UNSETTLED,
+) = range(31)
 
 
 @attrs.frozen
@@ -170,7 +172,7 @@ class Control:
         for place, word in enumerate(identity[1:], 1):
             self.words[place] = word
         self.words[SESSION] = session
-        for place in range(MAPPED, FRONT + 1):
+        for place in range(MAPPED, UNSETTLED + 1):
             self.words[place] = 0
         self.words[_FLUSHED] = self._read_marks()[0]
         self.words[MAPPED] = mapped

@@ -39,11 +39,12 @@ import attrs
 
 from ..checks import LEVELS
 from ..errors import NetworkFilesystemWarning, NotSupported, StoreCorrupted, StoreError
+from .blocks import sync_directory
 from .control import SESSION, Control
 from .mounts import network_filesystem
 from .pages import DataFile, newest_meta
 
-FORMAT = 6
+FORMAT = 7
 MIN_STORE_BYTES = 16 << 20
 _TO_DO = "restore it from a backup, or save what is whole with mqlite.recover(path, into=...)"
 
@@ -197,13 +198,7 @@ class StoreDirectory:
     def sync(self, own_name: bool = True) -> None:
         """Make names in the directory durable, and the directory's own name."""
         for path in (self.path, os.path.dirname(self.path)) if own_name else (self.path,):
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            except OSError:  # some file systems cannot sync a directory; they need not
-                pass
-            finally:
-                os.close(fd)
+            sync_directory(path)
 
     def check_is_ours(self) -> None:
         """Raise StoreError where a directory without marker holds something else."""

@@ -58,6 +58,7 @@ class Environment(Gated):
         self._guarded = self.level.guarded
         self.sheltered_by: Environment | None = None  # who holds its write lock may read here without a token
         self._told: tuple[memoryview, int] | None = None
+        self._unsettled: tuple[memoryview, int] = memoryview(bytearray(8)).cast("Q"), 0  # see `_settle`
         #: Called under the gate before anything is read in order to be changed; it may run a transaction of its own.
         self.before_change: Callable[[], None] | None = None
         self._reset()
@@ -69,7 +70,6 @@ class Environment(Gated):
         self._gate = -1
         self._gated = self._is_quick = False
         self._broken = False
-        self._unsettled = False
         self._closed = False
         self.write_lock = threading.Lock()
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -206,6 +206,18 @@ class Environment(Gated):
         of three puts would ask twice. Whoever commits says `committed`.
         """
         self._told = words, place
+
+    def tell_trouble(self, words: memoryview, place: int) -> None:
+        """Keep in a word that all processes share whether a commit failed, and the disk may have it."""
+        self._unsettled = words, place
+
+    def _is_unsettled(self) -> bool:
+        words, place = self._unsettled
+        return bool(words[place])
+
+    def _note_unsettled(self, is_so: bool) -> None:
+        words, place = self._unsettled
+        words[place] = is_so
 
     def committed(self, number: int | None) -> None:
         """Before `end_write`, whose system call comes between this and all that the process looks at after its commit.
@@ -386,13 +398,13 @@ class Environment(Gated):
         if isinstance(error, lmdb.PanicError | lmdb.DiskError) or type(error) is lmdb.Error:
             self._broken = True
             if self.level.sync and self._writing is not None:
-                self._unsettled = True
+                self._note_unsettled(True)
         return translated(error, self.path)
 
     def _mend(self) -> None:
         """A commit failed, and its thread still keeps all others out. What fails now is left to the next write."""
         with contextlib.suppress(MqliteError):
-            if self._gated and self._unsettled:
+            if self._gated and self._is_unsettled():
                 self._settle()
         try:
             if self._lmdb is not None:
@@ -408,7 +420,7 @@ class Environment(Gated):
         """Raises StoreError, StoreFull where nothing may be committed."""
         if self._guarded:
             self.level.check()
-        if self._unsettled:
+        if self._is_unsettled():
             self._settle()
 
     def _settle(self) -> None:
@@ -420,7 +432,7 @@ class Environment(Gated):
         """
         failure = written_again(self._gate, _METAS_BYTES)
         if failure is None:
-            self._unsettled = False
+            self._note_unsettled(False)
             return
         kind = StoreFull if failure.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
         raise kind(
