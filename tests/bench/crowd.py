@@ -240,3 +240,47 @@ def processes(settings: Settings) -> Result:
         rows += [compared("processes", label, samples, RAW), compared("processes", label, samples, MP_QUEUE)]
         raw.update({f"{count}+{count} {kind}": values for kind, values in samples.items()})
     return rows, raw
+
+
+def put_singly(parent: Any, kind: str, where: Any) -> None:
+    contender = _opened(kind, where)
+    parent.send("ready")
+    while count := parent.recv():
+        for _ in range(count):
+            contender.put(BODY)
+        parent.send(time.monotonic())
+    contender.close()
+
+
+def processes_put(settings: Settings) -> Result:
+    """Four processes that put share flushes; one has each to itself."""
+    some = 200 if settings.quick else 1000
+    with temporary_folder(settings.folder) as folder, children() as start:
+        putters = {
+            kind: [start(put_singly, kind, os.path.join(folder, kind.replace(" ", "-"))) for _ in range(4)]
+            for kind in ("mqlite", RAW)
+        }
+        for child in [*putters["mqlite"], *putters[RAW]]:
+            answer(child)
+
+        def turn(kind: str, count: int) -> float:
+            begin = time.monotonic()
+            for child in putters[kind][:count]:
+                child.send(some)
+            return count * some / (max(map(answer, putters[kind][:count])) - begin)
+
+        samples = in_turns(
+            settings,
+            {
+                "mqlite": lambda: turn("mqlite", 4),
+                "one process": lambda: turn("mqlite", 1),
+                f"{RAW}, 4 processes": lambda: turn(RAW, 4),
+            },
+        )
+        for child in [*putters["mqlite"], *putters[RAW]]:
+            child.send(0)
+    label = "full: 4 processes putting, against"
+    return [
+        compared("processes_put", f"{label} one process", samples, "one process"),
+        compared("processes_put", f"{label} raw", samples, f"{RAW}, 4 processes"),
+    ], samples

@@ -53,6 +53,7 @@ MEASURES: dict[str, Callable[[Settings], tuple[list[Row], dict[str, Any]]]] = {
     "memory": alone.memory,
     "memory_threads": crowd.memory_threads,
     "processes": crowd.processes,
+    "processes_put": crowd.processes_put,
     "handles": levels.handles,
     "wake_thread": wakeup.wake_thread,
     "wake_process": wakeup.wake_process,

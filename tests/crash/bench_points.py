@@ -22,6 +22,7 @@ import mqlite
 from mqlite.claims import Kind, Waiting, bench
 from mqlite.engine.passing import Passing
 from mqlite.log import front
+from mqlite.log.front_flush import Flushes
 from mqlite.waiting import Waiters
 from mqlite.wake import fifo
 
@@ -39,8 +40,10 @@ def _codes() -> dict[Any, bool]:
     for function in vars(bench.Bench).values():
         if hasattr(function, "__code__"):
             found[function.__code__] = True
-    for each in (Passing.put, Passing._choose, Passing._call, Passing.sit, Passing.get_up, Passing.pass_on):
+    for each in (Passing.put, Passing._choose, Passing._choose_one, Passing._call, Passing.sit, Passing.get_up, Passing.pass_on):
         found[each.__code__] = False
+    for flush in (Flushes.wait_for_put, Flushes._wait, Flushes._flush, Flushes._note):  # at "full", before who sits there is called
+        found[flush.__code__] = True
     for other in (Waiters.wait, Waiters._wait_on_bench, Waiters._may_sit, Waiters._get_up, Waiters._pass_on):
         found[other.__code__] = False
     return found
@@ -49,13 +52,13 @@ def _codes() -> dict[Any, bool]:
 class BenchSweep:
     """Each death on a queue of its own, in one store."""
 
-    def __init__(self, path: str, children: Any, chance: random.Random) -> None:
+    def __init__(self, path: str, children: Any, chance: random.Random, level: str) -> None:
         self._path = path
         self._children = children
         self._chance = chance
         self._round = 0
         self.kills = 0
-        self._broker = mqlite.open(path, durability="process")
+        self._broker = mqlite.open(path, durability=level)
         self._survivor = children.fork(self._survive)
         assert self._survivor.hear() == "ready"
 

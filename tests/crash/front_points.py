@@ -1,8 +1,9 @@
-"""Kills a process at points of the front: at the lines that make it, and before each store into its file.
+"""Kills a process at points of the front: at the lines that make it, before each store into its file, and around each flush.
 
 A child carries out a script of single operations and says of each that it begins, and that it returned. It is killed at one
 moment of that; then another process, which has had the store open all the time or opens it now, looks: each message is in
-a state that the words of the child allow, what it held is back with the right blame, and all numbers are right.
+a state that the words of the child allow, what it held is back with the right blame, and all numbers are right. Now and then
+a third one goes on beside it (company.py).
 
 Which moments there are, the child tells in a first run that survives: a point is a line, or an instruction that stores
 into the file, and the moments are the times that the script comes by there.
@@ -22,12 +23,13 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from unittest import mock
 
+from crash.company import accompany
 from crash.kill_points import SHARED
 
 import mqlite
 from mqlite.claims.shared import SharedClaims
 from mqlite.engine import looking, passing, sitting
-from mqlite.log import folding, front, lmdb
+from mqlite.log import folding, front, front_flush, front_records, lmdb
 
 GUARD = 60.0
 PUT, RECEIVE, ACK, NACK, RELEASE, GET, OTHER = "put", "receive", "ack", "nack", "release", "get", "other"
@@ -35,6 +37,10 @@ PUT, RECEIVE, ACK, NACK, RELEASE, GET, OTHER = "put", "receive", "ack", "nack", 
 GONE = -1
 #: A small area: it is full after some ten messages, and one or two are brought at once.
 SMALL = {"END": front.START + 1536, "BROUGHT_BYTES": 384, "BROUGHT": 2}
+#: Instructions that store into the file, besides a call of `pack_into`.
+STORES = ("STORE_SUBSCR", "STORE_SLICE")
+#: Levels at which messages pass by.
+LEVELS = ("process", "full")
 
 
 @contextmanager
@@ -44,7 +50,7 @@ def always_open(small: bool = False) -> Iterator[None]:
         if not small:
             yield
             return
-        with mock.patch.multiple(front, END=SMALL["END"]), mock.patch.multiple(looking, **SMALL):
+        with mock.patch.multiple(front_records, END=SMALL["END"]), mock.patch.multiple(looking, **SMALL):
             yield
 
 
@@ -223,7 +229,8 @@ SCRIPTS: dict[str, tuple[Script, int, bool]] = {
 def _codes() -> dict[Any, bool]:
     """Code whose lines are points; whether its stores are, too: those into the file of the front."""
     found: dict[Any, bool] = {}
-    for module, stores in ((front, True), (folding, False), (looking, False), (sitting, False), (passing, False)):
+    with_stores, others = (front, front_records, front_flush), (folding, looking, sitting, passing)
+    for module, stores in [*((module, True) for module in with_stores), *((module, False) for module in others)]:
         for thing in vars(module).values():
             functions = vars(thing).values() if isinstance(thing, type) else [thing]
             for function in functions:
@@ -269,7 +276,7 @@ class Points:
         self._die_at = die_at
         self._codes = _codes() if codes is None else codes
         self._stores: dict[Any, set[int]] = {
-            code: {each.offset for each in dis.get_instructions(code) if each.opname in ("STORE_SUBSCR", "STORE_SLICE") or each.argval == "pack_into"}
+            code: {each.offset for each in dis.get_instructions(code) if each.opname in STORES or each.argval == "pack_into"}
             for code, stores in self._codes.items()
             if stores
         }
@@ -363,8 +370,9 @@ class Books:
 class FrontSweep:
     """Each death on queues of its own; SHARED of them in one store."""
 
-    def __init__(self, folder: str, children: Any, chance: random.Random) -> None:
+    def __init__(self, folder: str, children: Any, chance: random.Random, level: str) -> None:
         self._folder = folder
+        self._level = level
         self._children = children
         self._chance = chance
         self._path = ""
@@ -385,7 +393,7 @@ class FrontSweep:
             if self._round % SHARED == 0:
                 shutil.rmtree(self._path, ignore_errors=True)
                 self._path = os.path.join(self._folder, f"swept{self._round}.mq")
-                mqlite.open(self._path, durability="process").close()
+                mqlite.open(self._path, durability=self._level).close()
             self._round += 1
             names = {queue: f"{queue}{self._round}" for queue in ("a", "b")}
             with mqlite.open(self._path) as broker:
@@ -407,6 +415,8 @@ class FrontSweep:
         assert child.hear() == "ready"
         if kept is not None:  # it passes by, too
             kept.queue("kept").put("kept")
+        company = self._children.fork(accompany, self._path) if moment and self._chance.random() < 0.2 else None
+        assert company is None or company.hear() == "goes on"
         child.say("go")
         words: list[Any] = []
         passed: list[str] = []
@@ -422,6 +432,9 @@ class FrontSweep:
             pass
         assert child.wait() == -signal.SIGKILL
         self.kills += not passed
+        if company is not None:
+            company.say("end")
+            assert company.hear() == []
         books = Books(backlog)
         books.read(words)
         broker = kept or mqlite.open(self._path)

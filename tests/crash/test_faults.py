@@ -56,6 +56,26 @@ def test_any_call_that_meets_any_fault_is_done_or_raises_and_all_goes_on(level: 
         assert without <= CLAIMS_ONLY, f"{without} met no fault: the shim does not see their calls"
 
 
+def front_faults_met(shim: str, folder: Path, one_in: int) -> dict[str, int]:
+    """The same of what passes by at "full"."""
+    said = run(shim, "-m", "crash.front_fault_points", str(folder), str(one_in), seconds=280)
+    met = {scenario["scenario"]: scenario["met"] for scenario in map(json.loads, said.splitlines())}
+    print(met)
+    return met
+
+
+def test_a_message_that_meets_a_fault_while_it_passes_by_is_whole_and_all_goes_on(shim: str, tmp_path: Path) -> None:
+    assert sum(front_faults_met(shim, tmp_path, 4).values()) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_message_that_meets_any_fault_while_it_passes_by_is_whole_and_all_goes_on(shim: str, tmp_path: Path) -> None:
+    met = front_faults_met(shim, tmp_path, 1)
+    without = {name for name, times in met.items() if not times}
+    assert without <= {"receive that passes by"}, f"{without} met no fault"
+
+
 # ---------------------------------------------------------------------- a commit that failed only once it was made
 
 

@@ -7,26 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash.front_points import SCRIPTS, FrontSweep, kill_at_points
+from crash.front_points import LEVELS, SCRIPTS, FrontSweep, kill_at_points
 from crash.kill_points import sweep_seed
 
-LEVEL = "process"
 #: Points of each script that the short run takes.
-SOME = 40
+SOME = 25
 
 
-def _swept(name: str, folder: Path, children: Any, most: int | None) -> None:
+def _swept(name: str, level: str, folder: Path, children: Any, most: int | None) -> None:
     chance = random.Random(sweep_seed())
-    kill_at_points(FrontSweep(str(folder), children, chance), name, most, chance, passing_by="take_over")
+    sweep = FrontSweep(str(folder), children, chance, level)
+    kill_at_points(sweep, name, most, chance, passing_by="take_over" if level == "process" else "front_flush.py")
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_process_killed_at_some_points_of_the_front_leaves_each_message_in_one_state(name: str, tmp_path: Path, children: Any) -> None:
-    _swept(name, tmp_path, children, SOME)
+def test_a_process_killed_at_some_points_of_the_front_leaves_each_message_in_one_state(name: str, level: str, tmp_path: Path, children: Any) -> None:
+    _swept(name, level, tmp_path, children, SOME)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_process_killed_at_every_point_of_the_front_leaves_each_message_in_one_state(name: str, tmp_path: Path, children: Any) -> None:
-    _swept(name, tmp_path, children, None)
+def test_a_process_killed_at_every_point_of_the_front_leaves_each_message_in_one_state(name: str, level: str, tmp_path: Path, children: Any) -> None:
+    _swept(name, level, tmp_path, children, None)

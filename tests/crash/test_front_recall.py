@@ -38,8 +38,24 @@ def reboot(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return next_boot
 
 
+@pytest.fixture(params=["process", "full"])
+def level(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def path(path: str, level: str) -> str:
+    """Of an empty store of that level."""
+    mqlite.open(path, durability=level, max_store_bytes=16 << 20).close()
+    return path
+
+
+AT_FULL = pytest.mark.parametrize("level", ["full"], indirect=True)
+AT_PROCESS = pytest.mark.parametrize("level", ["process"], indirect=True)
+
+
 def opened(path: str) -> mqlite.Broker:
-    return mqlite.open(path, durability="process", max_store_bytes=16 << 20)
+    return mqlite.open(path)
 
 
 def words(path: str) -> list[int]:
@@ -201,9 +217,11 @@ SPOILT: dict[str, Callable[[str], None]] = {
     "a torn record": lambda path: spoil(path, layout.START + layout.VALUE_AT, b"\xff\xff\xff\xff"),
     "one of its settlements lost": lambda path: spoil(path, layout.START + layout.STATE, bytes([layout.CLAIMED])),
 }
+#: What had not been flushed then, and so had not returned. What is before it is recalled.
+WHOLE_AT_FULL = [("full", "another head"), ("full", "one of its settlements lost")]
 
 
-@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize(("level", "how"), [(level, how) for level in ("process", "full") for how in SPOILT if (level, how) not in WHOLE_AT_FULL], indirect=["level"])
 def test_what_is_not_as_of_one_moment_is_not_recalled(path: str, children: Any, reboot: Callable[[], None], how: str) -> None:
     """The store is as of the commit before, which is a state that it had."""
     killed(children, path, leave_brought_ones)
@@ -248,7 +266,10 @@ def test_a_log_that_was_restored_beside_a_newer_front_has_what_it_had(path: str,
         assert broker.check() == []
 
 
-def test_a_boot_without_room_for_the_front_goes_without_it_in_all_processes(path: str, children: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_boot_without_room_for_the_front_goes_without_it_in_all_processes(path: str, children: Any, reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    os.unlink(os.path.join(path, "log.front"))
+    reboot()
+
     def refuse(*arguments: object) -> None:
         raise mqlite.StoreFull("no room")
 
@@ -271,6 +292,140 @@ def test_a_boot_without_room_for_the_front_goes_without_it_in_all_processes(path
     assert [queue.get(timeout=0) for _ in range(8)] == list(range(8))
     assert first.check() == []
     first.close()
+
+
+# ---------------------------------------------------------------------- what was flushed
+def keep_flushed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on `log.front.flushed` is the file as it was flushed last."""
+    front, flushed = os.path.join(path, "log.front"), os.path.join(path, "log.front.flushed")
+
+    def keeping(flush: Callable[[int], None]) -> Callable[[int], None]:
+        def flush_and_keep(fd: int) -> None:
+            flush(fd)
+            if os.path.sameopenfile(fd, file):
+                shutil.copyfile(front, flushed)
+
+        return flush_and_keep
+
+    file = os.open(front, os.O_RDONLY)
+    shutil.copyfile(front, flushed)
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, keeping(getattr(os, name)))
+
+
+def cut(path: str) -> None:
+    """Nothing else of the front has reached the disk."""
+    os.replace(os.path.join(path, "log.front.flushed"), os.path.join(path, "log.front"))
+
+
+@AT_FULL
+@LEAVES
+def test_what_had_returned_had_been_flushed(path: str, children: Any, reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch, leave: Any, left: list[int]) -> None:
+    keep_flushed(path, monkeypatch)
+    last = killed(children, path, leave)
+    cut(path)
+    reboot()
+    check_left(path, left, last)
+
+
+def records(path: str) -> list[int]:
+    """Where they begin."""
+    with open(os.path.join(path, "log.front"), "rb") as file:
+        area = file.read()
+    found, at = [], layout.START
+    while at < words(path)[layout.HEAD]:
+        found.append(at)
+        at += layout.record_bytes(layout.BRIEF.unpack_from(area, at)[1])
+    return found
+
+
+def put_some(talk: Any, path: str) -> None:
+    queue = opened(path).queue("q")
+    for number in range(COUNT):
+        queue.put(number)
+    talk.say([COUNT, words(path)[layout.HEAD] > layout.START])
+    talk.hear(GUARD)
+
+
+TORN: dict[str, Callable[[int], tuple[int, bytes]]] = {
+    "its value": lambda at: (at + layout.VALUE_AT + 20, b"\xff\xff"),
+    "its key": lambda at: (at + layout.KEY_AT + 9, b"\xff"),
+    "its size": lambda at: (at + 8, b"\xff\xff\xff\xff"),
+    "its epoch": lambda at: (at, b"\xff"),
+    "its state": lambda at: (at + layout.STATE, b"\0"),
+    "all of it": lambda at: (at, bytes(80)),
+}
+
+
+@AT_FULL
+@pytest.mark.parametrize("torn", TORN)
+@pytest.mark.parametrize("kept", [4, 17, -1])
+def test_what_was_put_before_a_torn_record_is_recalled_and_nothing_behind_it(path: str, children: Any, reboot: Callable[[], None], torn: str, kept: int) -> None:
+    """What is torn had not been flushed, so nobody was told that it is there, nor what is behind it."""
+    killed(children, path, put_some)
+    before = records(path)
+    kept %= len(before)
+    spoil(path, *TORN[torn](before[kept]))
+    reboot()
+    behind = COUNT - len(before) + kept
+    with opened(path) as broker:
+        queue = broker.queue("q")
+        assert [(message.id, message.body) for message in queue.browse()] == [(number + 1, number) for number in range(behind)]
+        assert broker.check() == []
+        assert queue.put("next") == behind + 1
+        assert [queue.get(timeout=0) for _ in range(behind + 1)] == [*range(behind), "next"]
+        assert broker.check() == []
+
+
+@AT_FULL
+def test_a_settlement_that_was_not_flushed_may_be_undone(path: str, children: Any, reboot: Callable[[], None]) -> None:
+    """That of the second message: the first one had not come to the front."""
+    killed(children, path, leave_brought_ones)
+    SPOILT["one of its settlements lost"](path)
+    reboot()
+    with opened(path) as broker:
+        assert [message.body for message in broker.queue("q").browse()] == [1, *BROUGHT_LEFT]
+        assert broker.check() == []
+
+
+def test_a_front_beside_a_restored_log_is_not_there_after_a_power_cut_either(path: str, children: Any, reboot: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the log comes to a transaction of the same number once more."""
+    with opened(path) as broker:
+        broker.queue("q").put_many(["a", "b"])
+    shutil.copy(os.path.join(path, "log.mdb"), tmp_path)
+
+    def add(talk: Any, transaction: int) -> None:
+        broker = opened(path)
+        added = 0
+        while True:
+            with broker._store.engine.log.glance() as glance:
+                assert glance.transaction() <= transaction
+                if glance.transaction() == transaction:
+                    break
+            broker.queue("q").put_many(["more"] * COUNT, priority=1)  # in the places of those that were settled in the front
+            added += COUNT
+        talk.say(added)
+        talk.hear(GUARD)
+
+    def add_and_leave(talk: Any, path: str) -> None:
+        opened(path).queue("q").put_many(["c"])
+        opened(path).queue("q").put_many(["d"])
+        leave_new_ones(talk, path)
+
+    killed(children, path, add_and_leave)
+    os.unlink(os.path.join(path, "log.mdb"))
+    shutil.copy(tmp_path / "log.mdb", path)
+    keep_flushed(path, monkeypatch)
+    reboot()
+    child = children.fork(add, words(path)[layout.BASE])
+    added = child.hear()
+    child.kill()
+    assert added
+    cut(path)
+    reboot()
+    with opened(path) as broker:
+        assert [message.body for message in broker.queue("q").browse()] == [*["more"] * added, "a", "b"]
+        assert broker.check() == []
 
 
 # ---------------------------------------------------------------------- recovery, copies, flushes
@@ -345,7 +500,7 @@ def test_a_backup_has_all_that_had_returned_and_no_front(path: str, tmp_path: Pa
 
 def test_messages_in_the_front_survive_a_compaction(path: str, children: Any, reboot: Callable[[], None]) -> None:
     def compact(talk: Any) -> None:
-        broker = mqlite.open(path, durability="process")
+        broker = mqlite.open(path)
         queue = broker.queue("q")
         queue.put_many([b"x" * 3000] * 1500)
         queue.purge()

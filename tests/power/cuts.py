@@ -13,6 +13,8 @@ from .records import (
     CLOSED,
     COPIED,
     COPIES,
+    LANE_BEGUN,
+    LANE_RETURNED,
     RETURNED,
     SYNCED,
     Content,
@@ -48,6 +50,8 @@ class Image:
     #: Of each copy by its number: the last operation that had returned when it began; that had begun when it returned.
     copies: dict[int, int] = attrs.Factory(dict)
     copied: dict[int, int] = attrs.Factory(dict)
+    #: Of each lane: the last operation that had begun, and the last that had returned.
+    lanes: dict[int, list[int]] = attrs.Factory(dict)
 
 
 @attrs.define
@@ -58,6 +62,7 @@ class _Promises:
     at_rest: bool = False
     copies: dict[int, int] = attrs.Factory(dict)
     copied: dict[int, int] = attrs.Factory(dict)
+    lanes: dict[int, list[int]] = attrs.Factory(dict)
 
     def hear(self, entry: Entry) -> None:
         """A mark."""
@@ -72,6 +77,9 @@ class _Promises:
             self.copies[number] = self.returned
         elif entry.flags == COPIED:
             self.copied[number] = self.begun
+        elif entry.flags in (LANE_BEGUN, LANE_RETURNED):
+            lane = self.lanes.setdefault(number >> 32, [0, 0])
+            lane[entry.flags == LANE_RETURNED] = number & 0xFFFFFFFF
 
 
 def images(

@@ -25,10 +25,12 @@ import attrs
 
 import mqlite
 import mqlite.disk_store
+import mqlite.log.lmdb
 import mqlite.system.directory
 import mqlite.verify
 
 from . import raw_tree
+from .crowd import lane_states
 from .cuts import Image
 from .program import Model, Store, digest_of, lineage, more_operations
 from .records import PAGE
@@ -43,11 +45,14 @@ MORE = 12
 
 @attrs.frozen
 class Verdict:
-    """outcome: see the module; state: which, of a store that is whole; detail: for people."""
+    """outcome: see the module; state: which, of a store that is whole; detail: for people; recalled: how many records of the
+    front were.
+    """
 
     outcome: str
     state: int = -1
     detail: str = ""
+    recalled: int = 0
 
 
 class Examiner:
@@ -173,18 +178,30 @@ def of(seed: str, count: int, *revivals: tuple[int, str, int]) -> dict[str, Any]
 
 
 # ---------------------------------------------------------------------- in the process
+_recalled = mqlite.log.lmdb.recalled
+
+
 @functools.lru_cache(maxsize=4)
 def _models(described: str) -> list[Model]:
     return lineage(**json.loads(described))
 
 
 def _verdict_of_store(
-    store: str, seed: str, models: dict[str, Any], level: str, twice: bool = False, by_child: bool = False
+    store: str, seed: str, models: dict[str, Any], level: str, twice: bool = False, by_child: bool = False, blind: bool = False
 ) -> Verdict:
     """twice: also opened in yet another boot. by_child: a store that must be verified is verified by a child process,
-    as usual; else here, which takes a tenth of the time.
+    as usual; else here, which takes a tenth of the time. blind: nothing of the front is recalled.
     """
-    number = 0
+    number = records = 0
+
+    def recalled(*arguments: Any) -> Any:
+        nonlocal records
+        found = None if blind else _recalled(*arguments)
+        if found is not None and number == 1:
+            records = found[1].count
+        return found
+
+    mqlite.log.lmdb.recalled = recalled
     mqlite.disk_store.store_problems = mqlite.verify.store_problems if by_child else _verified_here
 
     def opened() -> Store:
@@ -220,7 +237,41 @@ def _verdict_of_store(
         if found.contents() != model.contents():
             return Verdict("contents after another boot", state)
         found.close()
-    return Verdict("whole", state)
+    return Verdict("whole", state, recalled=records)
+
+
+def _verdict_of_lanes(store: str, seed: str, lanes: dict[str, list[int]], count: int, program: str) -> Verdict:
+    """Queues of a crowd (crowd.py), each as after an operation that had begun, and none before one that had returned. lanes:
+    these two of each lane.
+    """
+    mqlite.system.directory.boot_id = lambda: seed
+    counts: list[int] = []
+
+    def recalled(*arguments: Any) -> Any:
+        found = _recalled(*arguments)
+        counts.append(found[1].count if found is not None else 0)
+        return found
+
+    mqlite.log.lmdb.recalled = recalled
+    broker = mqlite.open(store)
+    problems = broker.check()
+    if problems:
+        return Verdict("check", detail="; ".join(problems)[:1000])
+    for lane, (begun, returned) in lanes.items():
+        queue = broker.queue(f"lane {lane}")
+        bodies = [message.body.decode() for message in queue.browse()]
+        _, states = lane_states(program, int(lane), count)
+        alike = [number for number, state in enumerate(states) if state == bodies]
+        if not any(returned <= number <= begun for number in alike):
+            return Verdict("lost" if alike and alike[0] < returned else "contents", detail=f"lane {lane}: {alike}, not {returned} to {begun}")
+        queue.put(b"next")
+        if [queue.get(timeout=0) for _ in range(len(bodies) + 1)] != [*(body.encode() for body in bodies), b"next"]:
+            return Verdict("messages after it was opened")
+    problems = broker.check()
+    broker.close()
+    if problems:
+        return Verdict("check after more operations", detail="; ".join(problems)[:1000])
+    return Verdict("whole", recalled=sum(counts))
 
 
 def _verified_here(directory: str) -> list[str]:
@@ -327,6 +378,7 @@ def _verdict_of_next_recovery(store: str, seed: str, digest: str, into: str) -> 
 QUESTIONS = {
     "store": _verdict_of_store,
     "raw": _verdict_of_raw,
+    "lanes": _verdict_of_lanes,
     "copy": _verdict_of_copy,
     "next backup": _verdict_of_next_backup,
     "next recovery": _verdict_of_next_recovery,

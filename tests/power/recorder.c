@@ -25,8 +25,8 @@
  *   P  a page that is mapped shared and writable was found changed: the kernel may write it at any time
  *   M  a mark: flags is its kind, offset its number
  *
- * Pages of maps are looked at with each other record, and when the file is locked or unlocked with flock. What
- * changes twice in between is seen once. A call and its record are made under one lock, so the order of the
+ * Pages of maps are looked at with each other record, and when the file is locked or unlocked with flock; before a file is
+ * flushed, all pages of it that the process has mapped. What changes twice in between is seen once. A call and its record are made under one lock, so the order of the
  * records is that of the calls, of whatever thread or process. A call that cannot be recorded aborts the process.
  */
 #define _GNU_SOURCE
@@ -211,8 +211,9 @@ static const char *resolved(int directory, const char *path, char *whole) {
 }
 
 /* ---------------------------------------------------------------- maps */
-/* What this process has not touched has no entry in its page tables, and was changed by others, who look, too. */
-static void look_at(struct map *map) {
+/* What this process has not touched has no entry in its page tables, and was changed by others, who look, too. whole:
+ * look at that as well. */
+static void look_at(struct map *map, int whole) {
     enum { CHUNK = 512 };
     static uint64_t entries[CHUNK];
     struct stat found;
@@ -226,7 +227,7 @@ static void look_at(struct map *map) {
         size_t place = at / PAGE % CHUNK;
         if (!place) {
             off_t start = (off_t)((uintptr_t)(map->base + at) / PAGE * sizeof entries[0]);
-            if (tables < 0 || syscall(SYS_pread64, tables, entries, sizeof entries, start) != sizeof entries)
+            if (whole || tables < 0 || syscall(SYS_pread64, tables, entries, sizeof entries, start) != sizeof entries)
                 memset(entries, 0xff, sizeof entries); /* unknown: look at all */
         }
         if (entries[place] >> 62 && memcmp(map->base + at, map->shadow + at, PAGE)) { /* present, or swapped out */
@@ -241,7 +242,14 @@ static void look_at(struct map *map) {
 static void look(void) {
     for (int i = 0; i < MAPS; i++)
         if (maps[i].base)
-            look_at(&maps[i]);
+            look_at(&maps[i], 0);
+}
+
+/* Before a file is flushed: also what others have stored in it and not looked at yet. */
+static void look_whole(uint64_t inode) {
+    for (int i = 0; i < MAPS; i++)
+        if (maps[i].base && maps[i].inode == inode)
+            look_at(&maps[i], 1);
 }
 
 static void add_map(char *base, size_t length, int fd, uint64_t inode, off_t offset) {
@@ -296,7 +304,7 @@ int munmap(void *address, size_t length) {
         lock();
         for (int i = 0; i < MAPS; i++) {
             if (maps[i].base == address) {
-                look_at(&maps[i]);
+                look_at(&maps[i], 0);
                 syscall(SYS_munmap, maps[i].shadow, maps[i].length);
                 syscall(SYS_close, maps[i].file);
                 maps[i].base = NULL;
@@ -562,6 +570,8 @@ FALLOCATE(fallocate64)
         if (!inode && !name)                                                                      \
             return real(fd);                                                                      \
         enter();                                                                                  \
+        if (inode)                                                                                \
+            look_whole(inode);                                                                    \
         int result = real(fd);                                                                    \
         if (!result)                                                                              \
             record(name ? 'D' : 'F', 0, inode, 0, name, name ? strlen(name) : 0);                 \

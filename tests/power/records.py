@@ -14,8 +14,9 @@ _U64 = struct.Struct("=Q")
 
 #: Kinds of mark: a call for operation n begins; it has returned; all up to n must survive a power cut; the store was
 #: closed by all, with all up to n; a process was killed in operation n;
-#: only the maps were looked at; a compaction begins; copy number n of the store begins; it has returned.
-BEGUN, RETURNED, SYNCED, CLOSED, KILLED, LOOKED, COMPACTS, COPIES, COPIED = range(1, 10)
+#: only the maps were looked at; a compaction begins; copy number n of the store begins; it has returned; the front is about
+#: to be flushed, and n is the crc32 of its file; of one lane of several (n >> 32), its operation n begins; it has returned.
+BEGUN, RETURNED, SYNCED, CLOSED, KILLED, LOOKED, COMPACTS, COPIES, COPIED, FLUSHES, LANE_BEGUN, LANE_RETURNED = range(1, 13)
 
 #: A name in a folder: (folder, name). Folder 0 is the directory that was recorded, those in it have negative numbers.
 Name = tuple[int, str]

@@ -6,7 +6,7 @@
     recording.remove()
 
 The process reads a line of JSON for each program and answers with one. Programs are the functions `alone`,
-`together`, `again`, `compact`, `make`, `back_up`, `recover` and `raw` below.
+`together`, `again`, `compact`, `make`, `back_up`, `recover` and `raw` below, and `crowd` (crowd.py).
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ import mqlite
 import mqlite.backup
 import mqlite.compaction
 import mqlite.log.front
+import mqlite.log.lmdb
 import mqlite.log.space
 import mqlite.system.copying
 import mqlite.system.directory
 from mqlite.durability import checkpoint
 
 from . import raw_tree
-from .program import Store, digest_of, history, more_operations
+from .crowd import Lines, crowd, mark, watch_flushes
+from .program import PASSING, Store, digest_of, history, more_operations
 from .records import (
     BEGUN,
     CLOSED,
@@ -118,32 +120,33 @@ class Stage:
 
 
 # ---------------------------------------------------------------------- inside the stage
-def _mark(kind: int, number: int) -> None:
-    ctypes.CDLL(None).power_mark(kind, ctypes.c_long(number))
-
-
 def _run(store: Store, operations: list[Any], models: list[Any], number: int) -> None:
     """Operation `number`, with its marks."""
-    _mark(BEGUN, number)
+    mark(BEGUN, number)
     store.do(operations[number - 1], models[number - 1])
-    _mark(RETURNED, number)
+    mark(RETURNED, number)
 
 
-def _look_inside(level: str) -> None:
-    """Have maps looked at inside of transactions, too, as the kernel may write a page before it is complete."""
+def _look_inside(level: str, seed: str = "") -> Lines | None:
+    """Have maps looked at inside of transactions, too, as the kernel may write a page before it is complete; and, where
+    most pass by and wait for the disk, between lines of the front.
+    """
+    rnd, look = random.Random(0), ctypes.CDLL(None).power_mark
     if level == "process":
-        rnd, look = random.Random(0), ctypes.CDLL(None).power_mark
 
         def profile(frame: object, event: str, function: Any) -> None:
             if event == "c_return" and function.__name__ in ("put", "putmulti", "delete", "replace") and rnd.random() < 0.1:
                 look(LOOKED, ctypes.c_long(0))
 
         sys.setprofile(profile)
+    elif level == "full" and seed.startswith(PASSING):
+        return Lines()
+    return None
 
 
 def _synced(store: Store, number: int) -> None:
     store.sync()
-    _mark(SYNCED, number)
+    mark(SYNCED, number)
 
 
 def _hurry() -> None:
@@ -152,25 +155,27 @@ def _hurry() -> None:
 
 
 def alone(
-    store: str, level: str, seed: str, count: int, sync_every: int = 17, close_every: int = 70, hurry: bool = False
+    store: str, level: str, seed: str, count: int, sync_every: int = 17, close_every: int = 70, hurry: bool = False, front: str = "",
 ) -> dict[str, Any]:
-    """One process; it syncs now and then, and closes the store and opens it again."""
+    """One process; it syncs now and then, and closes the store and opens it again. front: see `watch_flushes`."""
     operations, models = history(seed, count)
+    if front:
+        watch_flushes(front)
     if hurry:
         _hurry()
     opened = Store(store, durability=level)
-    _mark(SYNCED, 0)
-    _look_inside(level)
+    mark(SYNCED, 0)
+    _look_inside(level, seed)
     for number in range(1, count + 1):
         _run(opened, operations, models, number)
         if number % sync_every == 0:
             _synced(opened, number)
         if number % close_every == 0:
             opened.close()
-            _mark(CLOSED, number)
+            mark(CLOSED, number)
             opened = Store(store, durability=level)
     opened.close()
-    _mark(CLOSED, count)
+    mark(CLOSED, count)
     return {}
 
 
@@ -178,7 +183,7 @@ def _worker(talk: Any, store: str, level: str, operations: list[Any], models: li
     """One of several processes; does what it is told."""
     opened = Store(store, durability=level)
     shim = ctypes.CDLL(None)
-    _look_inside(level)
+    lines = _look_inside(level, models[0].seed)
     talk.say("open")
     while True:
         match talk.hear():
@@ -188,8 +193,14 @@ def _worker(talk: Any, store: str, level: str, operations: list[Any], models: li
                 _synced(opened, number)
             case ["kill at", call, torn]:
                 shim.power_kill_at(ctypes.c_long(call), torn)
+            case ["kill at line", line]:
+                assert lines is not None
+                lines.kill_at(line)
             case ["calls"]:
                 talk.say(shim.power_calls())
+                continue
+            case ["lines"]:
+                talk.say(lines and lines.done)
                 continue
             case ["is it", *numbers]:
                 found = opened.contents()
@@ -204,14 +215,17 @@ def _worker(talk: Any, store: str, level: str, operations: list[Any], models: li
 
 def together(
     store: str, level: str, seed: str, count: int, processes: int = 3, sync_every: int = 13,
-    kill_in: str = "", kill_at: int = 0, torn: int = 0, after: int = 30, hurry: bool = False,
+    kill_in: str = "", kill_at: int = 0, torn: int = 0, after: int = 30, hurry: bool = False, front: str = "",
 ) -> dict[str, Any]:
     """Several processes that take turns. kill_in: "sync" or "do"; that call of one process, in the middle of the run, is
-    its last: it is killed at recorded call number kill_at; others then do `after` operations more. Tells how many calls
-    there were where nobody was killed.
+    its last: it is killed at recorded call number kill_at; others then do `after` operations more. "front": the same in
+    "do", at that line of the front. Tells how many calls, or lines, there were where nobody was killed. front: see
+    `watch_flushes`.
     """
     if hurry:
         _hurry()
+    if front:
+        watch_flushes(front)
     rnd = random.Random(seed)
     operations, models = history(seed, count)
     told: dict[str, Any] = {"killed": False}
@@ -223,7 +237,7 @@ def together(
         workers.append(children.fork(_worker, store, level, operations, models))
         workers[-1].hear()
     synced = workers[0]
-    _mark(SYNCED, 0)
+    mark(SYNCED, 0)
 
     def ask(worker: Any, *what: Any) -> Any:
         worker.say(what)
@@ -238,6 +252,8 @@ def together(
         try:
             if kills and kill_in == "do":
                 ask(worker, "kill at", kill_at, torn)
+            if kills and kill_in == "front":
+                ask(worker, "kill at line", kill_at)
             ask(worker, "do", number)
             done = number
             if kills and kill_in == "sync":
@@ -246,11 +262,11 @@ def together(
                 ask(worker, "sync", number)
                 synced = worker
             if kills:
-                told["calls"] = ask(worker, "calls")
-                ask(worker, "kill at", 0, 0)
+                told["calls"] = ask(worker, "lines" if kill_in == "front" else "calls")
+                ask(worker, *(("kill at line", 0) if kill_in == "front" else ("kill at", 0, 0)))
                 doomed = -1
         except (EOFError, BrokenPipeError):
-            _mark(KILLED, number)
+            mark(KILLED, number)
             told["killed"] = True
             worker.wait()
             workers.remove(worker)
@@ -261,34 +277,42 @@ def together(
     for worker in workers:
         ask(worker, "close", done)
         worker.end()
-    _mark(CLOSED, done)
+    mark(CLOSED, done)
     return told
 
 
 def again(store: str, level: str, seed: str, count: int, boot: str, more: int) -> dict[str, Any]:
     """After a power cut: open the store, do a probe and `more` operations, and close it. Tells in which of the states up
-    to `count` it was, which is state 0 in this recording.
+    to `count` it was, which is state 0 in this recording, and how many records of the front were recalled.
     """
     mqlite.system.directory.boot_id = lambda: boot
+    recalled, counts = mqlite.log.lmdb.recalled, [0]
+
+    def count_recalled(*arguments: Any) -> Any:
+        found = recalled(*arguments)
+        counts.append(found[1].count if found is not None else 0)
+        return found
+
+    mqlite.log.lmdb.recalled = count_recalled
     try:
         opened = Store(store, durability=level)
     except mqlite.StoreCorrupted as error:
         return {"refused": str(error)}
     _, models = history(seed, count)
-    _mark(BEGUN, 1)
+    mark(BEGUN, 1)
     state, model = opened.recognise(models)
     number = int("a" in models[state].lanes)
-    _mark(RETURNED, number)
+    mark(RETURNED, number)
     for operation, before in more_operations(model, boot, more):
         number += 1
-        _mark(BEGUN, number)
+        mark(BEGUN, number)
         opened.do(operation, before)
-        _mark(RETURNED, number)
+        mark(RETURNED, number)
         if number == more // 2:
             _synced(opened, number)
     opened.close()
-    _mark(CLOSED, number)
-    return {"state": state}
+    mark(CLOSED, number)
+    return {"state": state, "recalled": counts[-1]}
 
 
 def compact(store: str, level: str, seed: str, count: int, compact_every: int) -> dict[str, Any]:
@@ -298,24 +322,24 @@ def compact(store: str, level: str, seed: str, count: int, compact_every: int) -
     operations, models = history(seed, count)
     opened = Store(store, durability=level)
     smaller = 0
-    _mark(SYNCED, 0)
+    mark(SYNCED, 0)
     _look_inside(level)
     for number in range(1, count + 1):
         _run(opened, operations, models, number)
         if number % compact_every == 0:
-            _mark(COMPACTS, number)
+            mark(COMPACTS, number)
             before, after = opened.broker.compact()
-            _mark(SYNCED, number)
+            mark(SYNCED, number)
             smaller += after < before
     opened.close()
-    _mark(CLOSED, count)
+    mark(CLOSED, count)
     return {"smaller": smaller}
 
 
 def make(store: str, level: str) -> dict[str, Any]:
     """Make a store, and close it."""
     Store(store, durability=level).close()
-    _mark(CLOSED, 0)
+    mark(CLOSED, 0)
     return {}
 
 
@@ -327,7 +351,7 @@ def back_up(store: str, level: str, seed: str, copies: list[str | None], before:
     mqlite.system.copying.CHUNK, mqlite.backup.FLUSHED_BYTES = 24 << 10, 64 << 10  # several of each
     operations, models = history(seed, 1000)
     opened = Store(os.path.join(store, "app"), durability=level)
-    _mark(SYNCED, 0)
+    mark(SYNCED, 0)
     wanted, done = threading.Semaphore(before), threading.Semaphore(0)
     told: dict[str, Any] = {"operations": 0, "raised": []}
     ends = False
@@ -362,15 +386,15 @@ def back_up(store: str, level: str, seed: str, copies: list[str | None], before:
             shutil.copytree(os.path.join(store, "copy-1"), target + ".part")
             for name in (*os.listdir(target + ".part"), "", os.pardir):
                 _flush(os.path.join(target + ".part", name))
-        _mark(COPIES, number)
+        mark(COPIES, number)
         opened.broker.backup(target, progress=write_meanwhile, durability=of_copy)
-        _mark(COPIED, number)
+        mark(COPIED, number)
         write_meanwhile(0, 0)
     ends = True
     wanted.release()
     thread.join()
     opened.close()
-    _mark(CLOSED, told["operations"])
+    mark(CLOSED, told["operations"])
     if told["raised"]:
         raise AssertionError(told["raised"][0])
     return {"operations": told["operations"]}
@@ -384,9 +408,9 @@ def _flush(path: str) -> None:
 
 def recover(store: str, level: str) -> dict[str, Any]:
     """What can be saved of store "app" goes into "saved". Tells the digest of what that is."""
-    _mark(COPIES, 1)
+    mark(COPIES, 1)
     found = mqlite.recover(os.path.join(store, "app"), into=os.path.join(store, "saved"), durability=level)
-    _mark(COPIED, 1)
+    mark(COPIED, 1)
     looked_at = os.path.join(store, os.pardir, "looked at")  # a copy, since what looks at it writes to it
     shutil.copytree(os.path.join(store, "saved"), looked_at)
     opened = Store(looked_at, max_store_bytes=None)
@@ -397,13 +421,13 @@ def recover(store: str, level: str) -> dict[str, Any]:
 
 def raw(store: str, seed: str, count: int, sync: bool) -> dict[str, Any]:
     """LMDB alone; see raw_tree.py."""
-    raw_tree.run(os.path.join(store, "data.mdb"), seed, count, sync, lambda number: _mark(BEGUN, number), lambda number: _mark(RETURNED, number))
+    raw_tree.run(os.path.join(store, "data.mdb"), seed, count, sync, lambda number: mark(BEGUN, number), lambda number: mark(RETURNED, number))
     return {}
 
 
 def _serve() -> None:
     mqlite.log.front.FEWEST = 1  # or the front is open for a few of the operations only
-    programs = {function.__name__: function for function in (alone, together, again, compact, make, back_up, recover, raw)}
+    programs = {function.__name__: function for function in (alone, together, crowd, again, compact, make, back_up, recover, raw)}
     for line in sys.stdin:
         asked = json.loads(line)
         program, records, folders = programs[asked.pop("program")], asked.pop("records"), asked.pop("folders")

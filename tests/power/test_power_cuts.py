@@ -8,45 +8,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
 
 from mqlite.checks import LEVELS
 
-from .cuts import Image, images
-from .examiner import Examiner, of, promised, wrong
-from .records import COMPACTS, KILLED, PAGE, SECTOR, SYNCED
+from .cuts import images
+from .examiner import Examiner, of
+from .records import COMPACTS, PAGE, SECTOR, SYNCED
 from .stage import Recording, Stage
+from .sweeps import cut_after_kills, cut_alone, cut_twice, outcomes
 
 UNITS = pytest.mark.parametrize("unit", [PAGE, SECTOR], ids=["pages", "sectors"])
 AT_EACH_LEVEL = pytest.mark.parametrize("level", LEVELS)
-
-
-def outcomes(examiner: Examiner, found: Iterable[Image], level: str, seed: str, models: dict[str, Any]) -> Counter[str]:
-    """How many images came to what; fails where one of them is not as it should be."""
-    counted: Counter[str] = Counter()
-    failures = []
-    for number, image in enumerate(found):
-        verdict = examiner.examine(image, f"{seed} {number}", models=models, level=level, twice=number % 5 == 0)
-        counted[verdict.outcome] += 1
-        problem = wrong(image, verdict, level)
-        if problem:
-            failures.append(f"seed {seed!r}, image {number} at record {image.where}: {problem}")
-    print(f"{level}, seed {seed!r}: {dict(counted)}")
-    assert counted, "no image at all"
-    assert not failures, f"{len(failures)} of {counted.total()} images: " + "\n".join(failures[:3])
-    return counted
-
-
-def cut_alone(
-    stage: Stage, examiner: Examiner, level: str, seed: str, unit: int, count: int, operations: int, **how: Any
-) -> Counter[str]:
-    recording = stage.record("alone", level=level, seed=seed, count=operations, **how)
-    recording.remove()
-    found = images(recording.entries, random.Random(seed), count, unit)
-    return outcomes(examiner, found, level, seed, of(seed, operations))
 
 
 # ---------------------------------------------------------------------- the simulation itself
@@ -94,46 +68,9 @@ def test_a_power_cut_after_a_process_was_killed_leaves_a_state_that_was_promised
     cut_after_kills(stage, examiner, level, kill_in, kills=7, count=8)
 
 
-def cut_after_kills(stage: Stage, examiner: Examiner, level: str, kill_in: str, kills: int, count: int) -> None:
-    """One of three processes is killed in an operation, or in `sync`, others go on, then the power goes."""
-    seed = f"killed in {kill_in} {level}"
-    recording = stage.record("together", level=level, seed=seed, count=80, kill_in=kill_in)
-    recording.remove()
-    calls = recording.told["calls"]
-    killed_at = []
-    for call in sorted({1 + place * (calls - 1) // (kills - 1) for place in range(kills)} if calls else ()):
-        recording = stage.record("together", level=level, seed=seed, count=80, kill_in=kill_in, kill_at=call, torn=call % 2)
-        recording.remove()
-        if not recording.told["killed"]:  # the process that was chosen makes fewer calls
-            continue
-        killed_at.append(call)
-        killed = next(at for at, entry in enumerate(recording.entries) if entry.op == "M" and entry.flags == KILLED)
-        rnd = random.Random(f"{seed} {call}")
-        outcomes(examiner, images(recording.entries, rnd, count, rnd.choice((PAGE, SECTOR)), first=killed), level, f"{seed} {call}", of(seed, 80))
-    assert killed_at or (level, kill_in) == ("full", "sync"), "nobody was killed"
-
-
 @AT_EACH_LEVEL
 def test_a_power_cut_while_a_store_is_opened_after_another_loses_nothing_more(stage: Stage, examiner: Examiner, level: str) -> None:
     cut_twice(stage, examiner, level, times=4, count=12)
-
-
-def cut_twice(stage: Stage, examiner: Examiner, level: str, times: int, count: int) -> None:
-    seed, operations, more = f"twice {level}", 100, 12
-    recording = stage.record("alone", level=level, seed=seed, count=operations)
-    recording.remove()
-    for number, image in enumerate(images(recording.entries, random.Random(seed), times, PAGE)):
-        boot = f"{seed} {number}"
-        second = stage.record("again", image.files, level=level, seed=seed, count=operations, boot=boot, more=more)
-        second.remove()
-        if "refused" in second.told:
-            assert level == "process", second.told["refused"]
-            continue
-        state = second.told["state"]
-        assert promised(image, level) <= state <= image.begun, f"image {number} at {image.where}: state {state}"
-        rnd = random.Random(boot)
-        found = images(second.entries, rnd, count, rnd.choice((PAGE, SECTOR)), base=second.base)
-        outcomes(examiner, found, level, boot, of(seed, operations, (state, boot, more)))
 
 
 # ---------------------------------------------------------------------- a store that is made

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from crash.front_points import always_open
+from crash.front_points import LEVELS, always_open
 from crash.kill_points import sweep_seed
 from interrupting import interrupted_at, learn
 
 import mqlite
-from mqlite.log import front
+from mqlite.log import front_records as records
 
-LEVEL = "process"
 GUARD = 60.0
 HANGS = 30
 #: More points than any of the calls has.
@@ -87,7 +86,7 @@ def _full_and_in_the_tree(queue: mqlite.Queue[Any], hands: Hands) -> None:
     _three_in_the_tree(queue, hands)
     words: Any = queue._engine.log.front.words
     other = mqlite.Queue[Any](f"filler of {queue.name}", queue._channel.store.path)
-    while words[front.HEAD] + 400 < front.END:
+    while words[records.HEAD] + 400 < records.END:
         other.put("x")
     other.close()
 
@@ -95,7 +94,7 @@ def _full_and_in_the_tree(queue: mqlite.Queue[Any], hands: Hands) -> None:
 def _almost_full(queue: mqlite.Queue[Any], hands: Hands) -> None:
     _three_indexed(queue, hands)
     words: Any = queue._engine.log.front.words
-    while words[front.HEAD] + 200 < front.END:
+    while words[records.HEAD] + 200 < records.END:
         queue.put(_body(queue, "x"), priority=8)
         _take_first(queue)
 
@@ -192,11 +191,11 @@ def _judge(call: str, returned: bool, left: list[Any], holds: list[str]) -> None
         assert holds == old[:1]
 
 
-def _sweep(call: str, kind: str, points: Any, path: str, children: Any) -> int:
+def _sweep(call: str, kind: str, level: str, points: Any, path: str, children: Any) -> int:
     """Interrupt the call at each of the points; how many interrupts struck."""
     small = CASES[call][2]
     with always_open(small):
-        mqlite.Queue[Any]("kept", path, durability="process").close()  # loads all of the package
+        mqlite.Queue[Any]("kept", path, durability=level).close()  # loads all of the package
         learn()
         for struck_times, point in enumerate(points):
             names = [f"{kind} {point}", f"other {kind} {point}"]
@@ -237,16 +236,18 @@ def _some_points(seed: int) -> list[int]:
     return [*points, END]
 
 
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("call", CASES)
-def test_after_an_interrupt_at_some_points_messages_pass_by_still(call: str, path: str, children: Any) -> None:
+def test_after_an_interrupt_at_some_points_messages_pass_by_still(call: str, level: str, path: str, children: Any) -> None:
     seed = sweep_seed()
-    assert _sweep(call, KINDS[seed % 2], _some_points(seed), path, children) > 2
+    assert _sweep(call, KINDS[seed % 2], level, _some_points(seed), path, children) > 2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("call", CASES)
-def test_after_an_interrupt_at_every_point_messages_pass_by_still(call: str, kind: str, path: str, children: Any) -> None:
+def test_after_an_interrupt_at_every_point_messages_pass_by_still(call: str, kind: str, level: str, path: str, children: Any) -> None:
     stride = int(os.environ.get("MQLITE_SWEEP_STRIDE", "9"))  # 1: every point; else every n-th, beginning anywhere
-    assert _sweep(call, kind, range(1 + sweep_seed() % stride, END + stride, stride), path, children) > 1
+    assert _sweep(call, kind, level, range(1 + sweep_seed() % stride, END + stride, stride), path, children) > 1

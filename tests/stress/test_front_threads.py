@@ -1,8 +1,9 @@
-"""Threads that put and take singly while others fold the front and fork: all messages are accounted for."""
+"""Threads, and processes, that put and take singly while others fold the front and fork: all messages are accounted for."""
 
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import os
 import random
 import signal
@@ -15,12 +16,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from crash.front_points import LEVELS, always_open
 from crash.kill_points import sweep_seed
 
 import mqlite
 from mqlite.log import front
+from mqlite.wake import fifo
 
-LEVEL = "process"
 HANGS = 60
 THREADS = 8
 
@@ -133,7 +135,8 @@ def _text(body: Any) -> str:
     return body.decode() if isinstance(body, bytes) else body
 
 
-def _storm(seconds: float, path: str, children: Any) -> None:
+def _storm(seconds: float, level: str, path: str, children: Any) -> None:
+    mqlite.open(path, durability=level).close()
     with mock.patch.object(front, "FEWEST", 1):
         child = children.fork(_stormed, path, seconds, sweep_seed())
         errors, wrong, numbers, count, forks = child.hear(seconds + HANGS)
@@ -142,13 +145,128 @@ def _storm(seconds: float, path: str, children: Any) -> None:
     assert errors == []
     assert wrong == {}, "body: times taken too often"
     assert numbers == [0, 0, 0, 0]
-    assert count > 100 * seconds
+    assert count > (100 if level == "process" else 10) * seconds
 
 
-def test_threads_that_pass_by_lose_nothing(path: str, children: Any) -> None:
-    _storm(2, path, children)
+@pytest.mark.parametrize("level", LEVELS)
+def test_threads_that_pass_by_lose_nothing(level: str, path: str, children: Any) -> None:
+    _storm(2, level, path, children)
 
 
 @pytest.mark.slow
-def test_threads_that_pass_by_for_long_lose_nothing(path: str, children: Any) -> None:
-    _storm(10, path, children)
+@pytest.mark.parametrize("level", LEVELS)
+def test_threads_that_pass_by_for_long_lose_nothing(level: str, path: str, children: Any) -> None:
+    _storm(10, level, path, children)
+
+
+# ---------------------------------------------------------------------- processes
+PUTTERS, TAKERS, PROCESSES = 2, 3, 3
+_flush = os.fdatasync
+
+
+def _lasts(fd: int) -> None:
+    """A flush of a disk, which in memory there is none of."""
+    time.sleep(random.choice((0, 0.0005, 0.002)))
+    _flush(fd)
+
+
+def _one_of_many(talk: Any, path: str, number: int, count: int, seed: int) -> None:
+    """Puts so many messages, and takes what comes until each thread has got an end. Nobody looks by himself."""
+    faulthandler.dump_traceback_later(2 * HANGS, exit=True)
+    chance = random.Random(seed + number)
+    fifo.HEDGE = 10 * HANGS
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+    errors: list[str] = []
+    taken: list[str] = []
+
+    def put(putter: int) -> None:
+        for each in range(count):
+            body: Any = f"{number}-{putter}-{each}"
+            queue.put(body.encode() if each % 2 else body, priority=each % 3 // 2)
+
+    def take(with_get: bool) -> None:
+        body = ""
+        while body != "end":
+            if with_get:
+                body = _text(queue.get(timeout=HANGS))
+            else:
+                [message] = queue.receive(timeout=HANGS)
+                body = _text(message.body)
+                if message.delivery_count:
+                    errors.append(f"{body} was delivered before")
+                message.ack()
+            taken.append(body)
+
+    def run(function: Callable[[Any], None], argument: Any) -> None:
+        try:
+            function(argument)
+        except BaseException:
+            errors.append(traceback.format_exc())
+
+    putters = [threading.Thread(target=run, args=(put, each)) for each in range(PUTTERS)]
+    takers = [threading.Thread(target=run, args=(take, chance.random() < 0.5)) for _ in range(TAKERS)]
+    for thread in (*takers, *putters):
+        thread.start()
+    for thread in putters:
+        thread.join()
+    talk.say("put")
+    for thread in takers:
+        thread.join()
+    queue.close()
+    talk.say([taken, errors])
+
+
+def _put_until_killed(talk: Any, path: str) -> None:
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+    for number in itertools.count():
+        queue.put(f"killed {number}")
+        talk.say(number)
+
+
+def _crowd(count: int, level: str, path: str, children: Any) -> None:
+    seed = sweep_seed()
+    chance = random.Random(seed)
+    mqlite.open(path, durability=level).close()
+    with always_open(), mock.patch.object(os, "fdatasync", _lasts):
+        crowd = [children.fork(_one_of_many, path, number, count, seed) for number in range(PROCESSES)]
+        victim = children.fork(_put_until_killed, path)
+    returned = -1
+    for _ in range(chance.randrange(count)):
+        returned = victim.hear()
+    victim.kill()
+    while True:
+        try:
+            returned = victim.hear()
+        except EOFError:
+            break
+    for child in crowd:
+        assert child.hear(2 * HANGS) == "put"
+    queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
+    for _ in range(PROCESSES * TAKERS):
+        queue.put("end", priority=-1)
+    taken: Counter[str] = Counter()
+    for child in crowd:
+        found, errors = child.hear(2 * HANGS)
+        taken.update(found)
+        assert errors == []
+        child.end()
+    expected = Counter(f"{number}-{putter}-{each}" for number in range(PROCESSES) for putter in range(PUTTERS) for each in range(count))
+    expected.update([f"killed {number}" for number in range(returned + 1)] + ["end"] * PROCESSES * TAKERS)
+    taken.subtract(expected)
+    wrong = {body: times for body, times in taken.items() if times}
+    assert wrong in ({}, {f"killed {returned + 1}": 1}), "body: times taken too often"
+    stats = queue.stats()
+    assert (stats.ready, stats.claimed, stats.dead, queue.unfinished_tasks) == (0, 0, 0, 0)
+    assert queue.check() == []
+    queue.close()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_processes_that_pass_by_lose_nothing_and_nobody_sleeps_beside_a_message(level: str, path: str, children: Any) -> None:
+    _crowd(100, level, path, children)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_processes_that_pass_by_for_long_lose_nothing_and_nobody_sleeps_beside_a_message(level: str, path: str, children: Any) -> None:
+    _crowd(1000, level, path, children)

@@ -13,13 +13,20 @@ from unit.test_damaged_messages import flip_a_bit
 
 import mqlite
 import mqlite.log.front
+from mqlite import disk_store
 from mqlite.engine.passing import Passing
 from mqlite.log.front import HEAD, OPEN, RUN, START, Front
 from mqlite.system import environment
 from mqlite.waiting import Waiters
 
-LEVEL = "process"
 GUARD = 60.0
+
+
+@pytest.fixture(autouse=True, params=["process", "full"])
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Messages pass by at these two."""
+    monkeypatch.setattr(disk_store, "DEFAULT_DURABILITY", request.param)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

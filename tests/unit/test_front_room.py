@@ -9,15 +9,16 @@ import pytest
 import mqlite
 import mqlite.log.front
 import mqlite.log.space
-from mqlite.log.front import FOLD_PAGES, MOST_RUNS
+from mqlite.log.front import BROUGHT_BYTES
+from mqlite.log.front_file import END, FOLD_PAGES, HEAD, MOST_RUNS, OPEN
 from mqlite.log.space import RESERVE_PAGES
 from mqlite.system.control import ROOM
 
 
-@pytest.fixture
-def broker(path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(params=["process", "full"])
+def broker(path: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(mqlite.log.front, "FEWEST", 1)
-    with mqlite.open(path, durability="process", max_store_bytes=1 << 30) as opened:
+    with mqlite.open(path, durability=request.param, max_store_bytes=1 << 30) as opened:
         yield opened
         assert opened.check() == []
 
@@ -43,7 +44,7 @@ def test_settled_ones_among_others_that_are_not_take_no_pages_of_their_own(broke
     assert front is not None
     queue.put(b"")
     held = []
-    while front.words[mqlite.log.front.HEAD] < mqlite.log.front.END - mqlite.log.front.BROUGHT_BYTES:
+    while front.words[HEAD] < END - BROUGHT_BYTES:
         held.append(queue.receive(1, timeout=0)[0])
         queue.receive(1, timeout=0)[0].ack()
     assert len(held) > 900
@@ -64,7 +65,7 @@ def test_messages_of_many_ranks_are_brought_for_no_more_ranks_than_are_counted(b
     ranks: dict[int, set[int]] = {}
     for number in range(500):
         assert queue.get(timeout=0) == number // 2
-        ranks.setdefault(front.words[mqlite.log.front.OPEN], set()).add(number // 2)
+        ranks.setdefault(front.words[OPEN], set()).add(number // 2)
     assert max(map(len, ranks.values())) <= MOST_RUNS + 1  # a get that opens the front is made without it
 
 

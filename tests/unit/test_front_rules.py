@@ -17,8 +17,14 @@ from mqlite.log import front as fronts
 from mqlite.log import lmdb as logs
 from mqlite.system.control import FRONT
 
-LEVEL = "process"
 GUARD = 20.0
+
+
+@pytest.fixture(autouse=True, params=["process", "full"])
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Messages pass by at these two."""
+    monkeypatch.setattr(disk_store, "DEFAULT_DURABILITY", request.param)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
