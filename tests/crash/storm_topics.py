@@ -305,7 +305,8 @@ class TopicStorm(Storm):
         for _ in range(2):  # wills that found no room come when the store is opened the next time
             handles = Handles(self._path)
             broker, topics = handles.broker, handles.topics
-            assert broker.check() == []
+            problems = broker.check()
+            assert problems == [], problems
             for place in PLACES:
                 taker = handles.place(place)
                 events += self._drained(taker, place)
@@ -322,7 +323,8 @@ class TopicStorm(Storm):
             kept = {m.id for m in topic.retained()}
             stats = topic.stats()
             assert stats.stored <= (stats.retained if name == LOG else 0) + len(kept), (name, stats)
-        assert broker.check() == []
+        problems = broker.check()
+        assert problems == [], problems
         broker.close()
         books = Books(events, self._deaths)
         words: dict[str, int] = defaultdict(int)

@@ -12,6 +12,8 @@ from crash.kill_points import sweep_seed
 
 #: Points of each script that the short run takes.
 SOME = 25
+#: And the long run, of the level at which there are the most; others in each run.
+MANY = 150
 
 
 def _swept(name: str, level: str, folder: Path, children: Any, most: int | None) -> None:
@@ -28,7 +30,13 @@ def test_a_process_killed_at_some_points_of_the_front_leaves_each_message_in_one
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_process_killed_at_every_point_of_the_front_leaves_each_message_in_one_state(name: str, level: str, tmp_path: Path, children: Any) -> None:
-    _swept(name, level, tmp_path, children, None)
+def test_a_process_killed_at_every_point_of_the_front_leaves_each_message_in_one_state(name: str, tmp_path: Path, children: Any) -> None:
+    _swept(name, "process", tmp_path, children, None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_process_killed_at_many_points_of_the_front_at_full_leaves_each_message_in_one_state(name: str, tmp_path: Path, children: Any) -> None:
+    _swept(name, "full", tmp_path, children, MANY)
