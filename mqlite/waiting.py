@@ -388,6 +388,12 @@ class Waiters:
 
     def ring_any(self, queue: int, kind: Kind, waiting: list[Waiting]) -> None:
         """Ring the first of these that can be reached; they were read after the change that they wait for."""
+        if not self._ring_first(queue, kind, waiting) and len(waiting) == RUNG_FROM:  # so many that are gone
+            with self._claims.read() as c:
+                everybody = list(c.waiting(queue, kind))
+            self._ring_first(queue, kind, everybody)
+
+    def _ring_first(self, queue: int, kind: Kind, waiting: list[Waiting]) -> bool:
         one_step = self._claims.lock if self._claims.ring_unseats else contextlib.nullcontext()
         with one_step:  # else the new row of one that has woken and registered again would go, and it would sleep on
             for w in waiting:
@@ -395,9 +401,8 @@ class Waiters:
                     if self._claims.ring_unseats:
                         with self._claims.write() as c:
                             c.leave(queue, kind, w.sleeper, w.owner)
-                    return
-        if len(waiting) == RUNG_FROM:  # so many that are gone: ask for all
-            self.ring_all(queue, kind)
+                    return True
+        return False
 
     def _ring_next(self, queue: int, kind: Kind, sleeper: int, owner: int) -> None:
         """Ring the sleeper that is registered behind this one."""
