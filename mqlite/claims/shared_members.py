@@ -15,11 +15,13 @@ class SharedMembers(SharedReading):
     """These changes. Each ends what this process knows of the claims (known.py), unless it says otherwise."""
 
     _is_changed = False
+    _is_known = True  # what it changes is in what this process knows, too
 
     @property
     def _changing(self) -> Any:
-        """The transaction, to be changed in a way that `_known` does not follow."""
-        raise NotImplementedError
+        """The transaction, to be changed in a way that this process does not follow in what it knows."""
+        self._is_known = False
+        return self._txn
 
     def set_seat(self, queue: int, seat: tuple[int, int] | None) -> None:
         """Set who has the queue for himself."""

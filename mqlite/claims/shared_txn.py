@@ -122,12 +122,6 @@ class SharedTxn(SharedMembers):
         """Nothing was changed."""
         self._txn.abort()
 
-    @property
-    def _changing(self) -> Any:
-        """The transaction, to be changed in a way that `_known` does not follow."""
-        self._is_known = False
-        return self._txn
-
     def _drop_postponed(self) -> None:
         """Those that are known now, before the snapshot of the log is opened [8]: that of a message which is settled
         after it must still be met, or the message would be claimed out of the snapshot.
