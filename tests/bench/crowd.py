@@ -135,14 +135,18 @@ def _opened(kind: str, where: Any) -> Any:
     return RawLmdb(where) if kind == RAW else Ours(where)
 
 
-def produce_singly(parent: Any, kind: str, where: Any) -> None:
+def _produce(parent: Any, kind: str, where: Any, finish: Callable[[Any], object]) -> None:
     contender = _opened(kind, where)
     parent.send("ready")
     while count := parent.recv():
         for _ in range(count):
             contender.put(BODY)
-        contender.put(STOP)
+        finish(contender)
     contender.close()
+
+
+def produce_singly(parent: Any, kind: str, where: Any) -> None:
+    _produce(parent, kind, where, lambda contender: contender.put(STOP))
 
 
 def consume_singly(parent: Any, kind: str, where: Any) -> None:
@@ -243,13 +247,7 @@ def processes(settings: Settings) -> Result:
 
 
 def put_singly(parent: Any, kind: str, where: Any) -> None:
-    contender = _opened(kind, where)
-    parent.send("ready")
-    while count := parent.recv():
-        for _ in range(count):
-            contender.put(BODY)
-        parent.send(time.monotonic())
-    contender.close()
+    _produce(parent, kind, where, lambda _: parent.send(time.monotonic()))
 
 
 def processes_put(settings: Settings) -> Result:

@@ -493,16 +493,21 @@ def struck(talk: Any, folder: str, level: str, one_in: int, names: list[str]) ->
     talk.say(None)
 
 
-def main() -> None:
-    folder, level, one_in, *names = sys.argv[1:]
+def reported(striking: Callable[..., None], *arguments: Any) -> str | int:
+    """What a process of its own says is printed, so that its crash is told from a failure. Returns how it ended."""
     children = Children()
-    child = children.fork(struck, folder, level, int(one_in), names)  # so that a crash of the process is told from a failure
+    child = children.fork(striking, *arguments)
     with contextlib.suppress(EOFError):
         while (found := child.hear(120.0)) is not None:
             print(json.dumps(found), flush=True)
     code = child.wait()
     children.kill_all()
-    sys.exit(f"the process that was struck ended with {code}" if code else 0)
+    return f"the process that was struck ended with {code}" if code else 0
+
+
+def main() -> None:
+    folder, level, one_in, *names = sys.argv[1:]
+    sys.exit(reported(struck, folder, level, int(one_in), names))
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from crash.children import Children
-from crash.fault_points import CONTENT, WAYS, Scenario, Stricken, Things, Way, witness
+from crash.fault_points import CONTENT, WAYS, Scenario, Stricken, Things, Way, reported, witness
 from crash.front_points import always_open
 
 from mqlite.log.front_file import HEAD, LOST, OPEN, START
@@ -130,14 +128,7 @@ def struck(talk: Any, folder: str, one_in: int) -> None:
 
 def main() -> None:
     folder, one_in = sys.argv[1:]
-    children = Children()
-    child = children.fork(struck, folder, int(one_in))
-    with contextlib.suppress(EOFError):
-        while (found := child.hear(120.0)) is not None:
-            print(json.dumps(found), flush=True)
-    code = child.wait()
-    children.kill_all()
-    sys.exit(f"the process that was struck ended with {code}" if code else 0)
+    sys.exit(reported(struck, folder, int(one_in)))
 
 
 if __name__ == "__main__":

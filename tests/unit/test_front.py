@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fixture_types import InThread
+from front_things import front_of
 from unit.test_damaged_messages import flip_a_bit
 
 import mqlite
@@ -43,12 +44,6 @@ def queue(disk_queue: mqlite.Queue[Any]) -> mqlite.Queue[Any]:
     disk_queue.put("second")
     assert disk_queue.get() == "second"
     return disk_queue
-
-
-def front_of(queue: mqlite.Queue[Any]) -> Front:
-    front = queue._engine.log.front
-    assert front is not None
-    return front
 
 
 def is_open(queue: mqlite.Queue[Any]) -> bool:

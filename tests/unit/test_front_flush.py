@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fixture_types import Eventually, InThread
+from front_things import drained, front_of
 
 import mqlite
 import mqlite.log.front
@@ -61,7 +62,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 def words_of(queue: mqlite.Queue[Any]) -> Any:
-    return queue._engine.log.front.words
+    return front_of(queue).words
 
 
 def warm(queue: mqlite.Queue[Any]) -> mqlite.Queue[Any]:
@@ -103,17 +104,6 @@ def put_behind(queue: mqlite.Queue[Any], in_thread: InThread, eventually: Eventu
     futures = [in_thread(queue.put, body) for body in bodies]
     eventually(lambda: words_of(queue)[SEQ] == before + len(bodies))
     return futures
-
-
-def drained(queue: mqlite.Queue[Any]) -> list[Any]:
-    found = []
-    while True:
-        try:
-            [message] = queue.receive(timeout=0)
-        except mqlite.Empty:
-            return found
-        found.append(message.body)
-        message.ack()
 
 
 def passing_by(talk: Any, path: str, disk: Disk) -> None:
@@ -344,7 +334,7 @@ def test_an_ack_of_which_the_store_is_closed_before_it_waits_has_acked(path: str
     queue = warm(mqlite.Queue[Any]("q", path))
     queue.put(b"acked")
     [message] = queue.receive(timeout=0)
-    front = queue._engine.log.front
+    front = front_of(queue)
     passing: Any = queue._engine.passing
     flush_settled = passing._flush_settled
 
@@ -382,7 +372,7 @@ def test_a_fork_while_a_thread_waits_leaves_both_sides_right(
 
 def test_a_forked_child_flushes_through_descriptors_of_its_own(queue: mqlite.Queue[Any], children: Any) -> None:
     """The kernel tells each of them of what it could not write, and once only."""
-    flushes: Any = queue._engine.log.front.flushes
+    flushes: Any = front_of(queue).flushes
     files = (flushes._file, flushes._file_under_l)
     for file in files:
         os.lseek(file.fd, 7, os.SEEK_SET)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from fixture_types import Eventually, InThread
-from unit.test_front_flush import GUARD, Disk, disk, drained, warm, words_of
+from front_things import drained
+from unit.test_front_flush import GUARD, Disk, disk, warm, words_of
 
 import mqlite
 import mqlite.log.front

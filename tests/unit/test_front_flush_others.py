@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from fixture_types import InThread
-from unit.test_front_flush import GUARD, Disk, disk, drained, warm, words_of
+from front_things import drained
+from unit.test_front_flush import GUARD, Disk, disk, warm, words_of
 from unit.test_front_flush_fails import FAILS, is_given_up, queue, struck
 
 import mqlite

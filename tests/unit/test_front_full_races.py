@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from fixture_types import InThread
+from front_things import front_of
 
 import mqlite
 import mqlite.log.front
-from mqlite.log.front import Front
 from mqlite.log.front_file import FAILED, HEAD, LOST, OPEN
 from mqlite.log.front_flush import Flushes
 
@@ -42,12 +42,6 @@ def queue(broker: mqlite.Broker) -> mqlite.Queue[Any]:
         queue.get()
     assert front_of(queue).words[OPEN]
     return queue
-
-
-def front_of(queue: mqlite.Queue[Any]) -> Front:
-    front = queue._engine.log.front
-    assert front is not None
-    return front
 
 
 def await_one_on_the_bench(queue: mqlite.Queue[Any]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from fixture_types import InThread
+from front_things import front_of
 
 import mqlite
-from mqlite.log.front import FEWEST, MOST, Front
+from mqlite.log.front import FEWEST, MOST
 from mqlite.log.front_file import NEEDED, OPEN, RUN
 
 GUARD = 60.0
@@ -20,12 +21,6 @@ WITH_FRONT = pytest.mark.parametrize("durability", ["full", "process"])
 @pytest.fixture
 def open_queue(path: str) -> Callable[[str], mqlite.Queue[Any]]:
     return lambda durability: mqlite.Queue("q", path, durability=durability)
-
-
-def front_of(queue: mqlite.Queue[Any]) -> Front:
-    front = queue._engine.log.front
-    assert isinstance(front, Front)
-    return front
 
 
 @WITH_FRONT

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from front_things import drained
 from interrupting import interrupted_at
 
 import mqlite
@@ -38,17 +39,6 @@ def opened(queue: mqlite.Queue[Any]) -> fronts.Front:
     queue.qsize()
     front.words[fronts.RUN], front.words[fronts.NEEDED] = 99, 1
     return front
-
-
-def drained(queue: mqlite.Queue[Any]) -> list[Any]:
-    found = []
-    while True:
-        try:
-            [message] = queue.receive(timeout=0)
-        except mqlite.Empty:
-            return found
-        found.append(message.body)
-        message.ack()
 
 
 def test_messages_are_brought_under_the_lock_of_the_claims(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
