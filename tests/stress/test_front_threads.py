@@ -20,7 +20,7 @@ from crash.front_points import LEVELS, always_open
 from crash.kill_points import sweep_seed
 
 import mqlite
-from mqlite.log import front
+from mqlite.log import front, front_flush
 from mqlite.wake import fifo
 
 HANGS = 60
@@ -174,7 +174,7 @@ def _one_of_many(talk: Any, path: str, number: int, count: int, seed: int) -> No
     """Puts so many messages, and takes what comes until each thread has got an end. Nobody looks by himself."""
     faulthandler.dump_traceback_later(2 * HANGS, exit=True)
     chance = random.Random(seed + number)
-    fifo.HEDGE = 10 * HANGS
+    fifo.HEDGE = front_flush.HEDGE = 10 * HANGS
     queue: mqlite.Queue[Any] = mqlite.Queue("q", path)
     errors: list[str] = []
     taken: list[str] = []
