@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from typing import Any
 
+from front_things import slow_flush
+
 import mqlite
-
-_flush = os.fdatasync
-
-
-def lasts(fd: int) -> None:
-    """A flush of a disk; in memory there is none."""
-    time.sleep(0.0005)
-    _flush(fd)
 
 
 def accompany(talk: Any, path: str) -> None:
     """Two threads put, take and settle in queues of their own until it is told to end; it says what is wrong then."""
-    os.fdatasync = lasts
+    os.fdatasync = slow_flush
     over, wrong = threading.Event(), list[str]()
     broker = mqlite.open(path)
 

@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 from crash.front_points import LEVELS, always_open
 from crash.kill_points import sweep_seed
+from front_things import slow_flush
 
 import mqlite
 from mqlite.log import front, front_flush
@@ -161,14 +162,6 @@ def test_threads_that_pass_by_for_long_lose_nothing(level: str, path: str, child
 
 # ---------------------------------------------------------------------- processes
 PUTTERS, TAKERS, PROCESSES = 2, 3, 3
-_flush = os.fdatasync
-
-
-def _lasts(fd: int) -> None:
-    """A flush of a disk, which in memory there is none of."""
-    time.sleep(random.choice((0, 0.0005, 0.002)))
-    _flush(fd)
-
 
 def _one_of_many(talk: Any, path: str, number: int, count: int, seed: int) -> None:
     """Puts so many messages, and takes what comes until each thread has got an end. Nobody looks by himself."""
@@ -227,7 +220,7 @@ def _crowd(count: int, level: str, path: str, children: Any) -> None:
     seed = sweep_seed()
     chance = random.Random(seed)
     mqlite.open(path, durability=level).close()
-    with always_open(), mock.patch.object(os, "fdatasync", _lasts):
+    with always_open(), mock.patch.object(os, "fdatasync", slow_flush):
         crowd = [children.fork(_one_of_many, path, number, count, seed) for number in range(PROCESSES)]
         victim = children.fork(_put_until_killed, path)
     returned = -1
