@@ -132,6 +132,11 @@ class DiskStore:
     def _take_over(self, epoch: int, contents: Contents) -> None:
         self.claims.take_over(epoch, contents.held, contents.passed, contents.tasks)
 
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether each commit does."""
+        return self._environment.level.sync
+
     def sync(self) -> None:
         """Return when everything that was committed before the call survives a power cut. Raises StoreError."""
         self.log.sync()

@@ -48,6 +48,7 @@ class MemoryStore:
     """The parts of an in-memory store, under the one lock of its log."""
 
     in_memory = True
+    waits_for_disk = False
     path: str | None = None
 
     def __init__(self, clock: Clock) -> None:

@@ -18,7 +18,11 @@ from .message import rank_of
 from .receipt import Receipt
 from .waiting import Interrupt
 
-MAX_GROUP = 1000
+#: So many messages are one commit at most: where it waits for the disk, and where it does not. Meanwhile nobody else
+#: commits; so a consumer with prefetch=64 in another process waited 1.7 us for each message with groups of 1,000, and
+#: waits 0.7 us with groups of 256 (130,000 messages a second from one to the other, and 155,000). Smaller ones cost the
+#: producer more: 4.1 us for each message with 100, 3.0 us with 256 and more.
+MAX_GROUP, MAX_QUICK_GROUP = 1000, 256
 #: rank, body as it is stored, when it was put, what else is said of it, and what becomes of it
 Buffered = tuple[int, Any, int, Said, Receipt]
 
@@ -44,6 +48,7 @@ class Producer(Handle):
         self._name = channel.state.name
         self.priority = priority
         self.max_buffered = max_buffered
+        self._most = MAX_GROUP if channel.store.waits_for_disk else MAX_QUICK_GROUP
         self._reset()
         channel.store.handles.add(self)
         _producers.add(self)
@@ -143,7 +148,7 @@ class Producer(Handle):
                 self._changed.wait_for(lambda: self._buffer or self._closed)
                 if not self._buffer:
                     return
-                group = [self._buffer.popleft() for _ in range(min(MAX_GROUP, len(self._buffer)))]
+                group = [self._buffer.popleft() for _ in range(min(self._most, len(self._buffer)))]
                 self._committing = len(group)
             self._commit(group)
 
