@@ -29,6 +29,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from _thread import get_ident
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -80,7 +81,7 @@ FEWEST, MOST = 8, 1024
 #: other threads hold messages that they claimed before, each of which needs a commit to be settled.
 _SPARE = 16
 #: How often a thread lets others go on before it waits for the lock, for about a second in all; for how many seconds,
-#: at first and at most.
+#: at first and at most, unless many do.
 _TRIES, _PAUSE, _LONGEST = 1000, 50e-6, 1e-3
 #: Seconds, at most, for each thread that pauses: so looking takes a part of the processor only, however many do. (3,000
 #: threads get as many messages in 2 to 4 s instead of 5 to 100.)
@@ -129,7 +130,7 @@ class Front(Records):
         self.lock = self._environment.write_lock
         self._know_nothing(0)
         self._is_over = False
-        self._pausing: list[None] = []  # as long as there are threads that let others finish
+        self._pausing: set[int] = set()  # threads that let others finish
         if self.flushes is not None:
             self.flushes.after_fork()
 
@@ -175,16 +176,16 @@ class Front(Records):
         """
         if not self.lock.locked():
             return
-        pause, pausing = _PAUSE, self._pausing
-        pausing.append(None)
+        pause, pausing, own = _PAUSE, self._pausing, get_ident()
         try:
+            pausing.add(own)
             for _ in range(_TRIES):
                 time.sleep(pause)
                 if not self.lock.locked():
                     return
                 pause = min(2 * pause, max(_LONGEST, len(pausing) * _EACH))
         finally:
-            pausing.pop()
+            pausing.discard(own)
 
     # ------------------------------------------------------------------ under L
     def take_gate(self) -> None:

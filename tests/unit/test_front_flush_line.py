@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -9,10 +12,11 @@ from typing import Any
 import pytest
 from fixture_types import Eventually, InThread
 from front_things import drained, front_of
-from unit.test_front_flush import GUARD, Disk, disk, put_behind, put_held, queue
+from unit.test_front_flush import GUARD, Disk, disk, passing_by, put_behind, put_held, queue, warm, words_of
 
 import mqlite
 from mqlite.log import front_flush
+from mqlite.log.front_file import EPOCH, HEAD, START
 from mqlite.log.front_flush import Flushes
 
 __all__ = ["disk", "put_held", "queue"]
@@ -38,6 +42,26 @@ def before_leading(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
 
     monkeypatch.setattr(Flushes, "_follow", following)
     return acts
+
+
+class Line(deque[Any]):
+    """The line of who waits, in which something is done by a thread of that name as soon as it stands there."""
+
+    def __init__(self, name: str, act: Callable[[], None]) -> None:
+        self._name, self._act = name, act
+
+    def append(self, waiter: Any) -> None:
+        super().append(waiter)
+        if threading.current_thread().name == self._name:
+            self._act()
+
+
+def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        threading.current_thread().name = name
+        return function(*arguments)
+
+    return run
 
 
 def in_line(queue: mqlite.Queue[Any], count: int, eventually: Eventually) -> None:
@@ -122,3 +146,134 @@ def test_a_flush_that_fails_wakes_all_in_line(
     assert {type(put.exception(GUARD)) for put in puts} == {mqlite.StoreError}
     disk.release()
     assert drained(queue) == []
+
+
+def test_who_is_told_to_lead_when_he_does_not_wait_any_more_hands_that_on(
+    queue: mqlite.Queue[Any],
+    disk: Disk,
+    put_held: Callable[[Any], Future[int]],
+    in_thread: InThread,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """He came into line just when the flush was over, and another process answers all between two steps of who led."""
+    flushes: Any = front_of(queue).flushes
+    stands, may_look, looked, may_tell = (threading.Event() for _ in range(4))
+    is_over = Flushes._is_over
+
+    def stand() -> None:
+        stands.set()
+        assert may_look.wait(GUARD)
+
+    def looking(self: Flushes, *what: int) -> bool:
+        found = is_over(self, *what)
+        if threading.current_thread().name == "leads" and stands.is_set() and not found and not looked.is_set():
+            looked.set()
+            assert may_tell.wait(GUARD)
+        return found
+
+    flushes._line = Line("second", stand)
+    monkeypatch.setattr(Flushes, "_is_over", looking)
+    disk.hold()
+    first = in_thread(named("leads", queue.put), "first")
+    assert disk.begun.wait(GUARD)
+    second = in_thread(named("second", queue.put), "second")
+    assert stands.wait(GUARD)
+    third = in_thread(queue.put, "third")
+    in_line(queue, 2, eventually)
+    disk.release()
+    assert looked.wait(GUARD)
+    flushed_elsewhere(queue)
+    may_look.set()
+    assert second.result(GUARD) > 0
+    may_tell.set()
+    assert first.result(GUARD) > 0
+    assert third.result(GUARD) > 0
+    assert len(drained(queue)) == 3
+
+
+def test_who_is_interrupted_when_he_has_come_into_line_keeps_nobody_waiting(
+    queue: mqlite.Queue[Any],
+    disk: Disk,
+    put_held: Callable[[Any], Future[int]],
+    in_thread: InThread,
+    eventually: Eventually,
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    flushes: Any = front_of(queue).flushes
+    flushes._line = Line("interrupted", interrupt)
+    first = put_held("first")
+    [second] = put_behind(queue, in_thread, eventually, "second")
+    in_line(queue, 1, eventually)
+    with pytest.raises(KeyboardInterrupt):
+        in_thread(named("interrupted", queue.put), "interrupted").result(GUARD)
+    eventually(lambda: not all(waiter.is_gone for waiter in list(flushes._line)))  # the second stands there again
+    disk.release()
+    assert first.result(GUARD) > 0
+    assert second.result(GUARD) > 0
+
+
+def test_two_threads_do_not_flush_at_once_though_both_found_nobody_at_it(
+    queue: mqlite.Queue[Any], disk: Disk, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one of them is not told of what could not be written: the kernel says it once for each descriptor."""
+    both = threading.Barrier(2, timeout=GUARD)
+    lead, flush = Flushes._lead, disk.fdatasync
+    tried, flushing, most = threading.Event(), list[int](), list[int]()
+
+    def leading(self: Flushes) -> None:
+        if not both.broken and not tried.is_set():
+            both.wait()
+            tried.set()
+        lead(self)
+
+    def counted(fd: int) -> None:
+        flushing.append(fd)
+        most.append(len(flushing))
+        tried.wait(GUARD)
+        threading.Event().wait(0.05)  # in which the other one would come
+        flush(fd)
+        flushing.pop()
+
+    monkeypatch.setattr(Flushes, "_lead", leading)
+    monkeypatch.setattr(os, "fdatasync", counted)
+    puts = [in_thread(queue.put, body) for body in ("a", "b")]
+    assert all(put.result(GUARD) > 0 for put in puts)
+    assert max(most) == 1
+
+
+def test_a_put_that_is_about_to_flush_when_the_store_is_closed_and_used_on_by_others_has_put(
+    path: str, disk: Disk, children: Any, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who closes brings it to the tree; then there is another epoch, whose flush is none of his."""
+    mqlite.open(path, durability="full").close()
+    other = children.fork(passing_by, path, disk)
+    assert other.hear() == "ready"
+    queue = warm(mqlite.Queue[Any]("q", path))
+    words = words_of(queue)
+    parked, may_go_on = threading.Event(), threading.Event()
+    flush = Flushes._flush
+
+    def parking(self: Flushes) -> None:
+        if threading.current_thread().name == "late":
+            parked.set()
+            assert may_go_on.wait(GUARD)
+        flush(self)
+
+    monkeypatch.setattr(Flushes, "_flush", parking)
+    put = in_thread(named("late", queue.put), "late")
+    assert parked.wait(GUARD)
+    epoch = words[EPOCH]
+    queue.close()
+    for body in ("theirs", "theirs, too"):
+        other.say(["put", body])
+        assert other.hear() is True
+    assert words[EPOCH] != epoch
+    assert words[HEAD] > START
+    may_go_on.set()
+    assert put.result(GUARD) > 0
+    other.kill()
+    with mqlite.Queue[Any]("q", path) as again:
+        assert drained(again) == ["late", "theirs", "theirs, too"]

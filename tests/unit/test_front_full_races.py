@@ -101,7 +101,7 @@ def test_a_kill_while_unflushed_messages_are_taken_out_leaves_a_put_that_raises_
                 raise KilledHereError
             words[place] = word
 
-    flushes._is_led = True
+    flushes._leading.acquire()
     put = in_thread(queue.put, "precious")
     while words[HEAD] == head:
         threading.Event().wait(0.001)
