@@ -21,6 +21,7 @@ from mqlite.log.front_flush import Flushes
 
 __all__ = ["disk", "put_held", "queue"]
 LEVEL = "full"
+PutsInLine = Callable[..., list[Future[int]]]
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,20 @@ def in_line(queue: mqlite.Queue[Any], count: int, eventually: Eventually) -> Non
     eventually(lambda: len(flushes._line) == count)
 
 
+@pytest.fixture
+def puts_in_line(
+    queue: mqlite.Queue[Any], put_held: Callable[[Any], Future[int]], in_thread: InThread, eventually: Eventually
+) -> PutsInLine:
+    """puts_in_line(body, *others): futures of puts, of which the first flushes still, and the others stand in line."""
+
+    def put(body: Any, *others: Any) -> list[Future[int]]:
+        puts = [put_held(body), *put_behind(queue, in_thread, eventually, *others)]
+        in_line(queue, len(others), eventually)
+        return puts
+
+    return put
+
+
 def flushed_elsewhere(queue: mqlite.Queue[Any]) -> None:
     """As by another process."""
     front = front_of(queue)
@@ -79,15 +94,9 @@ def flushed_elsewhere(queue: mqlite.Queue[Any]) -> None:
 
 
 def test_who_was_to_lead_and_is_answered_by_another_process_wakes_the_others(
-    queue: mqlite.Queue[Any],
-    disk: Disk,
-    put_held: Callable[[Any], Future[int]],
-    before_leading: list[Callable[[], None]],
-    in_thread: InThread,
-    eventually: Eventually,
+    queue: mqlite.Queue[Any], disk: Disk, puts_in_line: PutsInLine, before_leading: list[Callable[[], None]]
 ) -> None:
-    puts = [put_held("leads"), *put_behind(queue, in_thread, eventually, "is to lead", "third", "fourth")]
-    in_line(queue, 3, eventually)
+    puts = puts_in_line("leads", "is to lead", "third", "fourth")
     before_leading.append(lambda: flushed_elsewhere(queue))
     disk.release()
     assert len({put.result(GUARD) for put in puts}) == 4
@@ -96,18 +105,12 @@ def test_who_was_to_lead_and_is_answered_by_another_process_wakes_the_others(
 
 
 def test_who_was_to_lead_and_is_interrupted_leaves_that_to_the_next(
-    queue: mqlite.Queue[Any],
-    disk: Disk,
-    put_held: Callable[[Any], Future[int]],
-    before_leading: list[Callable[[], None]],
-    in_thread: InThread,
-    eventually: Eventually,
+    queue: mqlite.Queue[Any], disk: Disk, puts_in_line: PutsInLine, before_leading: list[Callable[[], None]]
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    puts = [put_held("leads"), *put_behind(queue, in_thread, eventually, "second", "third", "fourth")]
-    in_line(queue, 3, eventually)
+    puts = puts_in_line("leads", "second", "third", "fourth")
     before_leading.append(interrupt)
     disk.release()
     outcomes = [type(put.exception(GUARD)) for put in puts]
@@ -134,14 +137,9 @@ def test_who_comes_into_line_when_the_flush_is_over_flushes_himself(
 
 
 def test_a_flush_that_fails_wakes_all_in_line(
-    queue: mqlite.Queue[Any],
-    disk: Disk,
-    put_held: Callable[[Any], Future[int]],
-    in_thread: InThread,
-    eventually: Eventually,
+    queue: mqlite.Queue[Any], disk: Disk, puts_in_line: PutsInLine
 ) -> None:
-    puts = [put_held("leads"), *put_behind(queue, in_thread, eventually, "second", "third")]
-    in_line(queue, 2, eventually)
+    puts = puts_in_line("leads", "second", "third")
     disk.release(fails=True)
     assert {type(put.exception(GUARD)) for put in puts} == {mqlite.StoreError}
     disk.release()
@@ -149,12 +147,7 @@ def test_a_flush_that_fails_wakes_all_in_line(
 
 
 def test_who_is_told_to_lead_when_he_does_not_wait_any_more_hands_that_on(
-    queue: mqlite.Queue[Any],
-    disk: Disk,
-    put_held: Callable[[Any], Future[int]],
-    in_thread: InThread,
-    eventually: Eventually,
-    monkeypatch: pytest.MonkeyPatch,
+    queue: mqlite.Queue[Any], disk: Disk, in_thread: InThread, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """He came into line just when the flush was over, and another process answers all between two steps of who led."""
     flushes: Any = front_of(queue).flushes
@@ -193,20 +186,14 @@ def test_who_is_told_to_lead_when_he_does_not_wait_any_more_hands_that_on(
 
 
 def test_who_is_interrupted_when_he_has_come_into_line_keeps_nobody_waiting(
-    queue: mqlite.Queue[Any],
-    disk: Disk,
-    put_held: Callable[[Any], Future[int]],
-    in_thread: InThread,
-    eventually: Eventually,
+    queue: mqlite.Queue[Any], disk: Disk, puts_in_line: PutsInLine, in_thread: InThread, eventually: Eventually
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     flushes: Any = front_of(queue).flushes
     flushes._line = Line("interrupted", interrupt)
-    first = put_held("first")
-    [second] = put_behind(queue, in_thread, eventually, "second")
-    in_line(queue, 1, eventually)
+    first, second = puts_in_line("first", "second")
     with pytest.raises(KeyboardInterrupt):
         in_thread(named("interrupted", queue.put), "interrupted").result(GUARD)
     eventually(lambda: not all(waiter.is_gone for waiter in list(flushes._line)))  # the second stands there again
