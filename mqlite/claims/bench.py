@@ -94,18 +94,23 @@ class Bench:
 
     def leave(self, place: int) -> None:
         """The place is free."""
+        self._words[place] = 0
+        self._forget_free()
+
+    def leave_all(self, owner: int) -> None:
+        """No thread of that process sits here, nor was it killed while one sat down."""
+        for _, place, waiting in self._taken():
+            if waiting.owner == owner:
+                self._words[place] = 0
+        self._forget_free()
+
+    def _forget_free(self) -> None:
+        """Behind the last who sits here nobody need look."""
         words = self._words
-        words[place] = 0
         used = words[UP_TO]
         while used and not words[FIRST + PLACE_WORDS * (used - 1)]:
             used -= 1
         words[UP_TO] = used
-
-    def leave_all(self, owner: int) -> None:
-        """No thread of that process sits here."""
-        for _, place, waiting in self._taken():
-            if waiting.owner == owner:
-                self.leave(place)
 
     # ------------------------------------------------------------------ the end
     def close(self) -> None:

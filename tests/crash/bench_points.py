@@ -96,7 +96,7 @@ class BenchSweep:
         while ended < SLEEPERS:
             ended += self._survivor.hear(GUARD) == "end"
         queue._engine.takeback.notice_changes()
-        until(places.is_empty, "somebody sits there still")
+        until(places.is_empty, f"somebody sits there still: {places.everybody()}")
         queue.close()
         return passed
 

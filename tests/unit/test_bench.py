@@ -106,6 +106,14 @@ def test_those_of_one_process_leave_together(bench: Bench) -> None:
     assert bench.is_empty()
 
 
+def test_a_kill_between_the_stores_of_one_who_sits_down_leaves_nothing_when_his_process_has_left() -> None:
+    bench, words = made()
+    words[FIRST + 2], words[UP_TO] = 7, 1  # the owner, and the place in use, without the queue
+    assert bench.everybody() == []
+    bench.leave_all(7)
+    assert bench.is_empty()
+
+
 def test_in_any_order_up_to_is_behind_the_last_who_sits() -> None:
     chance = random.Random(5)
     bench, words = made()
