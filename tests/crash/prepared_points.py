@@ -20,6 +20,7 @@ from typing import Any
 
 from crash.children import Children
 from crash.kill_points import EVERY_WRITE, GUARD, Sweep, arm_lines, arm_writes
+from front_things import drained
 from prepared_things import Busy
 
 import mqlite
@@ -149,15 +150,9 @@ class Play:
 
 
 def _taken(queue: Queue, place: str) -> list[str]:
-    found = []
-    while True:
-        try:
-            [message] = queue.receive(timeout=0)
-        except mqlite.Empty:
-            return found
-        assert message.body == "x"
-        found.append(place)
-        message.ack()
+    found = drained(queue)
+    assert set(found) <= {"x"}
+    return [place] * len(found)
 
 
 class PreparedSweep(Sweep):
