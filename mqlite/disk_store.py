@@ -120,7 +120,7 @@ class DiskStore:
         if words[FRONT] == _WITHOUT:
             return
         try:
-            front = self.log.open_front(path, words[SESSION], self._take_over, TASK)
+            front = self.log.open_front(path, words[SESSION], self._take_over, self.claims.let_go, TASK)
         except StoreError:
             if words[FRONT]:
                 raise

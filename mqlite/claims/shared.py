@@ -188,6 +188,14 @@ class SharedClaims:
                 c.add_tasks(queue, owner, count)
             c.note_taken_over(epoch)
 
+    def let_go(self, rows: Mapping[int, Sequence[Position]]) -> None:
+        """Under L: rows of messages that were settled in the front, and have left the tree, go, by queue. They have no
+        group, and are nobody's tasks. May be done again. [34]
+        """
+        with self.lock, self.guard, self.write() as c:
+            for queue, positions in rows.items():
+                c.drop_settled(queue, list(positions))
+
     def is_undisturbed(self, commit: int) -> bool:
         """Whether rows that this process made in that commit are as it made them. For who holds L, which who revokes
         a row takes first.

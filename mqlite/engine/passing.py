@@ -16,18 +16,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from ..claims import Row, Shut, Waiting
+from ..claims import TASK, Row, Shut, Waiting
+from ..claims.runs import stretches
 from ..claims.shared import SharedClaims
 from ..codecs import BYTES, Payload
 from ..errors import MqliteError
 from ..log import format as fmt
 from ..log.front import Front
-from ..log.front_file import HEAD, MOST_BODY_BYTES, NEEDED, OPEN, RUN, TOTAL
+from ..log.front_file import HEAD, MOST_AT_ONCE_BYTES, MOST_BODY_BYTES, NEEDED, OPEN, RUN, TOTAL
 from ..log.front_flush import Flushes
 from ..log.front_records import Lane
+from ..log.front_removals import Stretch
+from ..message import Position
 from ..system.control import CLAIMS
 from .catalog import QueueState
 from .sitting import Sitting
@@ -43,6 +46,17 @@ new_row: Callable[[type[Row], tuple[int, ...]], Row] = tuple.__new__
 NO_COMMIT = -3
 
 
+class Removal(NamedTuple):
+    """Messages of one queue that are settled together: their places in ascending order, and as stretches of neighbours;
+    bytes of all; the first commit of the claims that made any of them somebody's.
+    """
+
+    positions: list[Position]
+    stretches: list[Stretch]
+    size_bytes: int
+    commit: int
+
+
 class Passing(Sitting):
     """The short way of one engine. Free for any thread."""
 
@@ -51,6 +65,7 @@ class Passing(Sitting):
         self._calm = engine.aftermath.calm
         self._last_commit = claims.last_commit  # for who has let go of L: the words may be gone with the store
         self._wall_ns = engine.clock.wall_ns
+        self._seen_epoch, self._seen_commit = 0, 0  # an epoch, and the last commit of the claims when it was seen first
 
     # ------------------------------------------------------------------ in
     def put(self, queue: QueueState, rank: int, payload: Payload) -> int:
@@ -83,7 +98,7 @@ class Passing(Sitting):
                 if stored and flushes is None and not self._bench.is_empty():
                     self._choose(number, called)
             if stored and flushes is not None:
-                flushes.wait_for_put(end, epoch)
+                flushes.wait_for_record(end, epoch)
                 if not self._bench.is_empty():
                     self._choose_one(number, called)
             if called:
@@ -187,6 +202,79 @@ class Passing(Sitting):
             self._aftermath.look_after(number)
             raise
         return True
+
+    def removal_of(self, claims: list[Claim]) -> Removal | None:
+        """What to say of these, which end together, to `remove` them; None where that takes more than it can say."""
+        if len(claims) > 1 and self._front.flushes is None:  # nobody waits for the disk: a commit costs no more
+            return None
+        queue, epoch, last = claims[0].queue, self._front.words[OPEN], None
+        # where messages age, a position may come again while a row is left there
+        if queue.topic or queue.prepared_for or queue.options.aging is not None:
+            return None
+        for claim in claims:
+            if claim.row is not last:
+                last = claim.row
+                if last.group or last.flags & TASK:
+                    return None
+            # not twice, and not what is in the front itself
+            if claim.queue is not queue or (claim.epoch and (not claim.at or claim.epoch == epoch)):
+                return None
+        raws = [claim.raw for claim in claims]
+        size = sum(map(len, raws))
+        if size > MOST_AT_ONCE_BYTES or not all(map(fmt.is_unmarked, raws)):
+            return None
+        positions = sorted([claim.position for claim in claims])
+        return Removal(positions, stretches(positions), size, min([claim.commit for claim in claims]))
+
+    def remove(self, claims: list[Claim], removal: Removal) -> bool:
+        """Messages of the tree that this process holds by rows leave the queue: said here, for the next fold. False:
+        the general way is to be taken. Raises LeaseLost. [34]
+        """
+        if self._is_shut():
+            return False
+        front, queue, flushes = self._front, claims[0].queue, self._front.flushes
+        number = queue.id
+        try:
+            if front.lock.locked():
+                front.let_others_finish()
+            with front.lock, front.guard:
+                if not front.enter() or not self._are_in_tree(number, removal):
+                    return False
+                self._engine.check_rows(claims)
+                if not self._note_removed(queue, claims, removal) and not (
+                    front.turn() and self._note_removed(queue, claims, removal)
+                ):
+                    return False
+                end, epoch = front.words[HEAD], front.epoch
+            if flushes is not None:
+                flushes.wait_for_record(end, epoch, "nothing is settled")
+            if self._calm.get(number) != self._last_commit():
+                self._aftermath.look_after(number)
+        except BaseException:
+            self._let_go_unflushed()
+            self._aftermath.look_after(number)
+            raise
+        return True
+
+    def _are_in_tree(self, queue: int, removal: Removal) -> bool:
+        """Under L. No commit changes the tree while the front is open: what was claimed in it is there still."""
+        front = self._front
+        if self._seen_epoch != front.epoch:
+            self._seen_epoch, self._seen_commit = front.epoch, self._words[CLAIMS]
+        if removal.commit > self._seen_commit:
+            return True
+        with self._engine.log.glance() as snapshot:
+            return snapshot.has_all(queue, removal.positions)
+
+    def _note_removed(self, queue: QueueState, claims: list[Claim], removal: Removal) -> bool:
+        """Under L; False where there is no room."""
+        front = self._front
+        lane = front.lane(queue.id, queue.version)
+        if lane is None:
+            return False
+        for claim in claims:  # before it is said: an interrupt leaves none that can be settled here once more
+            claim.at, claim.epoch = 0, front.epoch
+        return front.remove(lane, removal.stretches, len(claims), removal.size_bytes)
 
     # ------------------------------------------------------------------ to the disk
     def _flush_settled(self, flushes: Flushes, gone: int, epoch: int, at: int) -> None:

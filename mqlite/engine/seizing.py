@@ -38,7 +38,7 @@ class Pass(NamedTuple):
 
 ANYBODY = Pass()
 REMOVER = Pass(unchecked=True)
-#: What `_claim_once` gives where the front is to be folded first.
+#: What `_claim_once` gives where the front hides something, and is to be folded first.
 NOT_FOLDED: Any = ()
 _NOT_HELD: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 #: Of who does not wait. It is never taken.
@@ -69,7 +69,7 @@ class Seizing(Picking):
     ) -> Any:
         """One commit of the claims. None, and nothing done, where owners came or went whom nobody here has
         looked at, or where delayed messages are due and are to be claimed in their order, too. NOT_FOLDED where
-        messages are in the front, unless `still`: then L is held meanwhile. [29]
+        messages are in the front, unless `still`: then L is held meanwhile. [29] [34]
         """
         owner = self.presence.owner  # before C, which joining takes
         group = self.claims.group
@@ -80,7 +80,7 @@ class Seizing(Picking):
                 return found
         folded = self.log.folded() if still else _NOT_HELD
         with folded, self.claims.lock, self.claims.guard, self.claims.write() as c:
-            if not self.log.is_folded():
+            if not self.log.hides_nothing():
                 return NOT_FOLDED
             found = follow = coming = None
             in_line: InLine | None = None

@@ -68,7 +68,7 @@ class Settling(Parts):
 
     def check_claims(self, txn: Snapshot, claims: Iterable[Claim]) -> None:
         """Under L: all these claims are valid, or LeaseLost. [3]"""
-        self._check_rows(claims)
+        self.check_rows(claims)
         by_queue: dict[QueueState, list[Position]] = {}
         for claim in claims:
             by_queue.setdefault(claim.queue, []).append(claim.position)
@@ -93,7 +93,7 @@ class Settling(Parts):
             return False
         return replay.is_void(txn, claim.queue)
 
-    def _check_rows(self, claims: Iterable[Claim]) -> None:
+    def check_rows(self, claims: Iterable[Claim]) -> None:
         """The rows of `check_claims`. No snapshot where nothing was committed since these were made that may have
         revoked any.
         """
@@ -108,7 +108,7 @@ class Settling(Parts):
     def _check_row(self, claim: Claim) -> None:
         """The same of one."""
         if not self.claims.is_undisturbed(claim.commit):
-            self._check_rows((claim,))
+            self.check_rows((claim,))
 
     @staticmethod
     def _lost(claim: Claim) -> LeaseLost:
@@ -137,9 +137,13 @@ class Settling(Parts):
     # ------------------------------------------------------------------ removed
     def ack(self, claims: list[Claim]) -> None:
         """Remove all these messages in one commit, or none. Raises LeaseLost. [10]"""
-        first = claims[0]
-        if first.at and len(claims) == 1 and self.passing is not None and self.passing.settle(first):
-            return
+        first, passing, removal = claims[0], self.passing, None
+        if passing is not None:
+            if first.at and len(claims) == 1 and passing.settle(first):
+                return
+            removal = passing.removal_of(claims)
+            if removal is not None and passing.remove(claims, removal):
+                return
         queue = first.queue
         # of a queue in which messages age, a position may come again while a row is left there
         postponable = self.claims.postpones and not queue.topic and not first.row.group and queue.options.aging is None
@@ -156,7 +160,7 @@ class Settling(Parts):
                 for claim in claims:
                     txn.remove(claim.queue.id, claim.position)
             else:
-                self._check_rows(claims)
+                self.check_rows(claims)
                 if len(claims) == 1:
                     if txn.remove(queue.id, claims[0].position) is None:
                         raise self._taken_away(txn, claims[0])
@@ -166,6 +170,8 @@ class Settling(Parts):
                 txn.note_settled_alone()
                 txn.notes.append((SETTLED_ALONE, first))
             else:
+                if removal is not None:
+                    txn.note_plain()
                 txn.notes.append((SETTLED, claims[:]))
 
         self.log.write(op)

@@ -97,7 +97,7 @@ class Wish:
 def _supply(engine: Seizing, c: Any, queue: QueueState) -> Supply | None:
     """Under C: as much as all claimers of the transaction want of a queue, and no more: bodies may be long."""
     line = c.line(queue.id, engine.presence.generation)
-    if line is None or not engine.log.is_folded():
+    if line is None or not engine.log.hides_nothing():
         return None
     # after C: it shows every key up to the highest that it shows
     count = sum(wish.queue.id == queue.id for wish in c.operations)

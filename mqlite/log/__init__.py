@@ -308,8 +308,8 @@ class Log(Protocol):
     def folded(self) -> AbstractContextManager[Any]:
         """Hold L for a block, in which nothing passes by."""
 
-    def is_folded(self) -> bool:
-        """For who holds C: whether nothing passes by that was there before he had it."""
+    def hides_nothing(self) -> bool:
+        """For who holds C: whether nothing that he would miss here passes by, and was there before he had it. [34]"""
 
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int

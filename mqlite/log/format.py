@@ -71,7 +71,7 @@ from ..errors import MessageCorrupted, StoreCorrupted
 from ..message import Due, Marks, Position, Record
 from . import Definition
 
-FORMAT = 7
+FORMAT = 8
 
 STORE_KEY = b"\x01"
 DEFINITION = b"\x02"

@@ -19,6 +19,10 @@ gone by then, not at all.
      a fold that is cut short anywhere is done again by whoever is next under L, and nothing is done twice.
 [31] Messages of a queue are claimed here in the order of their places. `horizon` is the place up to which those of the
      tree were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
+[34] Messages of the tree that rows hold may be settled here. Their rows go after them, in the same fold, before the
+     front is empty: so until then no claimer meets them, and who finds nothing but such settlements here may make rows
+     for others. `removals_end` says where these end; it is never ahead of the head, and equal only where there is
+     nothing else.
 
 What is done with one message is in front_records.py. The bytes are drawn in front_file.py. After a reboot recalling.py
 brings back what is in it.
@@ -30,10 +34,11 @@ import mmap
 import os
 import time
 from _thread import get_ident
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from ..errors import MqliteError
+from ..message import Position
 from ..system.environment import Environment
 from . import format as fmt
 from .front_contents import Contents, contents_of
@@ -59,6 +64,10 @@ from .front_file import (
     NEEDED,
     OPEN,
     PREPARED,
+    REMOVALS_END,
+    REMOVED_BYTES,
+    REMOVED_RANK,
+    REMOVED_SEQ,
     RUN,
     RUNS,
     SEQ,
@@ -69,6 +78,7 @@ from .front_file import (
     SLOTS,
     SPARE,
     START,
+    STRETCHES,
     TOTAL,
 )
 from .front_flush import Flushes
@@ -94,6 +104,8 @@ BROUGHT, BROUGHT_BYTES = 128, AREA_BYTES // 4
 TakeOver = Callable[[int, Contents], None]
 #: store(epoch, contents): the rest goes to the tree, once for each epoch.
 Store = Callable[[int, Contents], None]
+#: let_go(rows): the rows of messages that have left the tree go, too, by queue; may be done again.
+LetGo = Callable[[Mapping[int, Sequence[Position]]], None]
 
 
 class Front(Records):
@@ -109,6 +121,7 @@ class Front(Records):
         has_room: Callable[[int], bool],
         store: Store,
         take_over: TakeOver,
+        let_go: LetGo,
         task_flag: int,
         flushed: bool,
     ) -> None:
@@ -118,6 +131,7 @@ class Front(Records):
         self._has_room = has_room
         self._store = store
         self._take_over = take_over
+        self._let_go = let_go
         self._task_flag = task_flag
         self.flushes = None
         self.after_fork()
@@ -241,6 +255,7 @@ class Front(Records):
             words[place] = 0
         words[SEQ], words[RUNS] = seq, 0
         words[BASE], words[SETTLING], words[SETTLED_SUM] = base, 0, 0
+        words[REMOVALS_END], words[REMOVED_BYTES], words[STRETCHES] = START, 0, 0
         # the lower half tells it from one that a power cut took back, whose records may lie behind those of this one
         words[EPOCH] = epoch = (max(words[EPOCH], folded) >> 32) + 1 << 32 | int.from_bytes(os.urandom(4))
         words[FLUSHED] = START
@@ -264,6 +279,14 @@ class Front(Records):
     def is_empty(self) -> bool:
         """Whether nothing is in it. Free for anybody: true for what had returned before the call."""
         return bool(self.words[HEAD] == START)
+
+    def hides_nothing(self) -> bool:
+        """Whether nothing is in it that claimers would miss in the tree. For who holds C: nothing that was put before
+        he had it.
+        """
+        words = self.words
+        end = words[REMOVALS_END]  # before the head: it never goes back while that goes on
+        return bool(words[HEAD] in (START, end))
 
     def shut(self) -> None:
         """Nobody may pass by until `reopen`, or, if this process is killed, until the next fold."""
@@ -319,6 +342,7 @@ class Front(Records):
             if not words[place]:
                 words[place + TOTAL] = total
                 words[place + HORIZON_RANK] = words[place + HORIZON_SEQ] = words[place + LAST_RANK] = 0
+                words[place + REMOVED_RANK] = words[place + REMOVED_SEQ] = 0
                 words[place] = number + 1
                 return place
         return 0
@@ -339,6 +363,9 @@ class Front(Records):
         if contents.held or contents.tasks:
             self._take_over(epoch, contents)
         self._store(epoch, contents)
+        rows = contents.rows()
+        if rows:
+            self._let_go(rows)
         words[FLUSHED], words[FLUSHED_GONE] = ALL, words[GONE]
         words[HEAD] = START
         if contents.count >= FEWEST:

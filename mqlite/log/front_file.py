@@ -5,11 +5,12 @@ The file `log.front`. Integers of the header are words of the machine, those of 
     0       8192   words: magic, session, epoch, open (the epoch, or 0), head, last seq, plain operations in a row, how
                    many of these open the front, runs, the last transaction of the tree, which record was settled last,
                    the sum of the checksums of those that are, messages ever settled here; then from word 64 on, 8 for
-                   each queue: number + 1, messages stored, horizon (rank, seq), the rank that was put last; from
-                   word 512 on, who waits for a message (claims/bench.py)
+                   each queue: number + 1, messages stored, horizon (rank, seq), the rank that was put last, the place
+                   behind which the last stretch of removals ends (rank + 1, seq); from word 512 on, who waits for a
+                   message (claims/bench.py)
     8192    ...    records, each at a multiple of 16, up to `head`:
                    epoch u64 | size of the value u32 | state u8 | flags u8 | 0 u16 | token, owner, deadline u64 |
-                   key and value as they are in the tree
+                   key and value as they are in the tree, or a removal (front_removals.py)
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ MOST_BODY_BYTES = AREA_BYTES // 16
 MOST_RUNS = 64
 #: Pages of the log that removals of one fold may take: a leaf is a quarter full at least.
 GONE_PAGES = 4 * AREA_BYTES // PAGE + 2 * MOST_RUNS
+#: Messages of the tree that rows hold, and that one fold takes out: no more bytes of them in all, no more in one record
+#: (what is larger gains little by one flush instead of two), and no more stretches of neighbours.
+MOST_REMOVED_BYTES, MOST_AT_ONCE_BYTES, MOST_STRETCHES = AREA_BYTES, AREA_BYTES // 8, 128
+#: Pages of the log that these may take.
+REMOVAL_PAGES = 4 * MOST_REMOVED_BYTES // PAGE + 4 * MOST_STRETCHES
 #: Pages of the log that one fold may take, besides half of the reserve at the very worst (space.py).
-FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE
+FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE + REMOVAL_PAGES
 
 MAGIC_WORD = 0x6D716C66726F0001
 MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM, GONE = range(13)
@@ -40,15 +46,18 @@ MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTL
 FLUSHED, FLUSHED_GONE, FAILED, LOST, LOST_HEAD, PREPARED = range(13, 19)
 #: How many more folds may have little to do before the front opens more seldom.
 SPARE = 19
+#: Of the removals (front_removals.py): where those end before which there is nothing else; bytes of the messages, and
+#: stretches.
+REMOVALS_END, REMOVED_BYTES, STRETCHES = 20, 21, 22
 #: FLUSHED where all of the epoch is in the tree.
 ALL = 1 << 62
 SLOTS, SLOT_WORDS, ALL_SLOTS = 64, 8, 56
-QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK = range(5)
+QUEUE, TOTAL, HORIZON_RANK, HORIZON_SEQ, LAST_RANK, REMOVED_RANK, REMOVED_SEQ = range(7)
 BENCH = SLOTS + SLOT_WORDS * ALL_SLOTS
 #: The rank of a horizon behind everything.
 ENDLESS = 1 << 32
 
-READY, CLAIMED, DONE = 1, 2, 3
+READY, CLAIMED, DONE, REMOVED = 1, 2, 3, 4
 #: Flags of a record, besides those of a claim: its message is in the tree, too.
 BROUGHT_HERE = 0x80
 START = 8192

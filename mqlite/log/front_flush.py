@@ -112,14 +112,14 @@ class Flushes:
         self._took = 0.0
         self._is_shared, self._came = False, 0
 
-    def wait_for_put(self, end: int, epoch: int) -> None:
-        """Return when what was put before `end` is on the disk, and to be had. Under no lock. Raises StoreError: then
-        it is not there.
+    def wait_for_record(self, end: int, epoch: int, so: str = "the message is not stored") -> None:
+        """Return when what was appended before `end` is on the disk, and to be had. Under no lock. Raises StoreError,
+        which says `so`: then it is not there.
         """
         words = self._words
         self._wait(FLUSHED, end, epoch)
         if words[LOST] == epoch and end > words[LOST_HEAD]:
-            raise self.failed("the message is not stored")
+            raise self.failed(so)
 
     def wait_for_settled(self, gone: int, epoch: int) -> bool:
         """Return when the settlement of that number is on the disk. Under no lock. False where a flush has failed."""

@@ -33,16 +33,24 @@ from .front_file import (
     KEY_AT,
     LAST_RANK,
     MOST_BODY_BYTES,
+    MOST_REMOVED_BYTES,
     MOST_RUNS,
+    MOST_STRETCHES,
     NEW,
     READY,
     RECORD,
+    REMOVALS_END,
+    REMOVED,
+    REMOVED_BYTES,
+    REMOVED_RANK,
+    REMOVED_SEQ,
     RUNS,
     SEQ,
     SETTLED_SUM,
     SETTLING,
     START,
     STATE,
+    STRETCHES,
     TERMS,
     TERMS_AT,
     TOTAL,
@@ -51,6 +59,7 @@ from .front_file import (
     mapped,
     record_bytes,
 )
+from .front_removals import Stretch, packed
 
 if TYPE_CHECKING:
     from .front_flush import Flushes
@@ -236,6 +245,39 @@ class Records:
         TERMS.pack_into(self._area, at + TERMS_AT, 0, owner, 0)
         self._area[at + FLAGS] = self._area[at + FLAGS] & BROUGHT_HERE | flags
         return self.finish(lane_slot, at)
+
+    def remove(self, lane: Lane, stretches: list[Stretch], count: int, size_bytes: int) -> bool:
+        """Messages of the tree, so many, of so many bytes, that somebody holds by rows, are settled, and gone. False
+        where there is no room. [34]
+        """
+        words, at, slot = self.words, self.words[HEAD], lane.slot
+        last, neighbours = stretches[0]
+        first = last - neighbours + 1
+        goes_on = first - 1 == (words[slot + REMOVED_RANK] - 1 << 64 | words[slot + REMOVED_SEQ])
+        more = len(stretches) - goes_on
+        key = fmt.message_key(lane.prefix, first)
+        value = packed(self.epoch, key, stretches)
+        end = at + record_bytes(len(value))
+        if (
+            end > END
+            or words[STRETCHES] + more > MOST_STRETCHES
+            or words[REMOVED_BYTES] + size_bytes > MOST_REMOVED_BYTES
+        ):
+            return False
+        words[STRETCHES] += more
+        words[REMOVED_BYTES] += size_bytes
+        self._area[at : at + VALUE_AT + len(value)] = (
+            RECORD.pack(self.epoch, len(value), REMOVED, 0, 0, 0, 0, 0) + key + value
+        )
+        is_alone = words[REMOVALS_END] == at
+        words[HEAD] = end
+        if is_alone:  # behind the head: a kill in between says that there is more than there is
+            words[REMOVALS_END] = end
+        words[slot + TOTAL] -= count
+        words[GONE] += count
+        last = stretches[-1][0]
+        words[slot + REMOVED_RANK], words[slot + REMOVED_SEQ] = (last >> 64) + 1, last & _LOW
+        return True
 
     def has(self, epoch: int) -> bool:
         """Whether what came in that epoch is here still, and not in the tree."""

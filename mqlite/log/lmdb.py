@@ -20,7 +20,7 @@ from . import batch as batches
 from . import format as fmt
 from .alone import Alone
 from .folding import FoldTxn
-from .front import Front, TakeOver
+from .front import Front, LetGo, TakeOver
 from .front_contents import Contents
 from .lmdb_reading import Known, LmdbLogGlance, LmdbSnapshot
 from .lmdb_txn import LmdbTxn
@@ -113,13 +113,13 @@ class LmdbLog:
         except OSError as error:
             raise StoreError(f"{path!r} cannot be read or emptied ({error.strerror}): check the disk") from error
 
-    def open_front(self, path: str, session: int, take_over: TakeOver, task_flag: int) -> Front:
+    def open_front(self, path: str, session: int, take_over: TakeOver, let_go: LetGo, task_flag: int) -> Front:
         """Let plain messages pass by from now on. Raises StoreFull, StoreError. The caller is alone in opening the
         store.
         """
         environment = self._environment
         flushed = environment.level.sync
-        front = Front(path, environment, self._space.has_room, self._store_front, take_over, task_flag, flushed)
+        front = Front(path, environment, self._space.has_room, self._store_front, take_over, let_go, task_flag, flushed)
         with environment.gated():
             with LmdbLogGlance(environment) as glance:
                 folded = glance.folded_epoch()
@@ -147,9 +147,9 @@ class LmdbLog:
         """Hold L, with an empty front, for a block."""
         return _NOT_HELD if self.front is None else self._environment.gated()
 
-    def is_folded(self) -> bool:
-        """Whether nothing is in the front. For who holds C: nothing that was put before he had it."""
-        return self.front is None or self.front.is_empty()
+    def hides_nothing(self) -> bool:
+        """See Front."""
+        return self.front is None or self.front.hides_nothing()
 
     def passed(self) -> int:
         """A number that grows with every message that comes or goes without a commit."""

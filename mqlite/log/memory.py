@@ -96,7 +96,7 @@ class MemoryLog(MemoryRecords, MemoryRows, MemoryTopics):
         """Under its lock."""
         return self.lock
 
-    def is_folded(self) -> bool:
+    def hides_nothing(self) -> bool:
         """Always."""
         return True
 

@@ -14,7 +14,7 @@ Where each operation was flushed before it returned, the first of these is enoug
 that is whole is what somebody was about to store, or to settle, and no other epoch has the same number. But the number
 and the message are not on one page always, and behind a new number there may be an old message of the same size, which
 matches its checksum. Such a one has no later seq than those before it. What is brought from the tree was flushed before
-it could be settled.
+it could be settled. The checksum of a removal covers the number of its epoch (front_removals.py).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from .front_file import (
     DONE,
     END,
     EPOCH,
-    FIXED_BYTES,
     HEAD,
     KEY_AT,
     MAGIC,
     MAGIC_WORD,
     READY,
+    REMOVED,
     SESSION,
     SETTLED_SUM,
     SETTLING,
@@ -47,17 +47,29 @@ from .front_file import (
     VALUE_AT,
     record_bytes,
 )
+from .front_removals import is_whole as is_removal_whole
+from .front_removals import positions_in
 
 
 class Found(NamedTuple):
     """A record that is whole. end: where the next one is."""
 
     epoch: int
-    is_done: bool
+    state: int
     is_brought: bool
     key: bytes
     value: bytes
     end: int
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its message is settled."""
+        return self.state == DONE
+
+    @property
+    def is_put(self) -> bool:
+        """Whether its message is not in the tree."""
+        return not self.is_brought and self.state != REMOVED
 
     @property
     def seq(self) -> int:
@@ -108,7 +120,7 @@ def recalled(area: bytes, transaction: int, folded: int, last_seq: int, flushed:
     last = 0
     while at < head:
         found = _record_at(area, at)
-        if found is None or found.epoch != epoch or not (found.is_brought or found.seq > last_seq):
+        if found is None or found.epoch != epoch or (found.is_put and found.seq <= last_seq):
             if flushed:  # nobody was told that it is stored, nor any that is behind it
                 return epoch, contents
             return None
@@ -116,7 +128,7 @@ def recalled(area: bytes, transaction: int, folded: int, last_seq: int, flushed:
             settled += fmt.sum_of(found.value)
             if at == settling:
                 last = fmt.sum_of(found.value)
-        if not found.is_brought:
+        if found.is_put:
             last_seq = found.seq
         _add(contents, found)
         at = found.end
@@ -135,11 +147,14 @@ def saved(area: bytes, folded: int) -> tuple[dict[bytes, bytes], set[bytes]]:
     settled: set[bytes] = set()
     last_seq = 0
     for found in whole if epoch > folded else ():
-        if found.epoch != epoch or not (found.is_brought or found.seq > last_seq):
+        if found.epoch != epoch or (found.is_put and found.seq <= last_seq):
             continue
-        if not found.is_brought:
+        if found.is_put:
             last_seq = found.seq
-        if not found.is_done:
+        if found.state == REMOVED:
+            prefix = found.key[: -fmt.POSITION_BYTES]
+            settled.update(fmt.message_key(prefix, position) for position in positions_in(found.value))
+        elif not found.is_done:
             messages[found.key] = found.value
         elif found.is_brought:
             settled.add(found.key)
@@ -148,7 +163,7 @@ def saved(area: bytes, folded: int) -> tuple[dict[bytes, bytes], set[bytes]]:
 
 def _all_records(area: bytes) -> Iterator[Found]:
     at = START
-    while at + FIXED_BYTES <= len(area):
+    while at + VALUE_AT <= len(area):
         found = _record_at(area, at)
         if found is not None:
             yield found
@@ -157,21 +172,26 @@ def _all_records(area: bytes) -> Iterator[Found]:
 
 def _record_at(area: bytes, at: int) -> Found | None:
     """The record there, if it is whole."""
-    if at + FIXED_BYTES > len(area):
+    if at + VALUE_AT > len(area):
         return None
     epoch, size, state, flags = BRIEF.unpack_from(area, at)
     end = at + VALUE_AT + size
-    if end > len(area) or state not in (READY, CLAIMED, DONE):
+    if end > len(area) or state not in (READY, CLAIMED, DONE, REMOVED):
         return None
     key, value = area[at + KEY_AT : at + VALUE_AT], area[at + VALUE_AT : end]
-    if not key.startswith(fmt.MESSAGE) or not fmt.is_whole(key, value):
+    if not key.startswith(fmt.MESSAGE):
         return None
-    return Found(epoch, state == DONE, bool(flags & BROUGHT_HERE), key, value, at + record_bytes(size))
+    if not (is_removal_whole(epoch, key, value) if state == REMOVED else fmt.is_whole(key, value)):
+        return None
+    return Found(epoch, state, bool(flags & BROUGHT_HERE), key, value, at + record_bytes(size))
 
 
 def _add(contents: Contents, found: Found) -> None:
     contents.count += found.is_done or not found.is_brought
     share = contents.shares.setdefault(int.from_bytes(found.key[1:5], "big"), Share())
+    if found.state == REMOVED:
+        share.gone += positions_in(found.value)  # nobody has rows any more
+        return
     if found.is_brought:
         if found.is_done:
             share.gone.append(fmt.position_of(found.key))

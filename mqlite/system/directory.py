@@ -44,7 +44,7 @@ from .control import SESSION, Control
 from .mounts import network_filesystem
 from .pages import DataFile, newest_meta
 
-FORMAT = 7
+FORMAT = 8
 MIN_STORE_BYTES = 16 << 20
 _TO_DO = "restore it from a backup, or save what is whole with mqlite.recover(path, into=...)"
 

@@ -42,7 +42,7 @@ def _codes() -> dict[Any, bool]:
             found[function.__code__] = True
     for each in (Passing.put, Passing._choose, Passing._choose_one, Passing._call, Passing.sit, Passing.get_up, Passing.pass_on):
         found[each.__code__] = False
-    for flush in (Flushes.wait_for_put, Flushes._wait, Flushes._flush, Flushes._note):  # at "full", before who sits there is called
+    for flush in (Flushes.wait_for_record, Flushes._wait, Flushes._flush, Flushes._note):  # at "full", before who sits there is called
         found[flush.__code__] = True
     for other in (Waiters.wait, Waiters._wait_on_bench, Waiters._may_sit, Waiters._get_up, Waiters._pass_on):
         found[other.__code__] = False

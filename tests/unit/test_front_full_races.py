@@ -72,7 +72,7 @@ def test_who_sat_down_since_another_was_seen_to_wait_is_rung_after_an_interrupt(
         monkeypatch.setattr(engine.presence.bell, "ring", lambda owner, who: rung.append(who) or ring(owner, who))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Flushes, "wait_for_put", interrupted)
+    monkeypatch.setattr(Flushes, "wait_for_record", interrupted)
     with pytest.raises(KeyboardInterrupt):
         queue.put("two")
     assert rung == [waiting[0].sleeper]
