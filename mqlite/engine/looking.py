@@ -13,7 +13,7 @@ from ..claims import Shut
 from ..claims.known import Line
 from ..claims.shared import SharedClaims
 from ..log.front import BROUGHT, BROUGHT_BYTES, Front
-from ..log.front_file import END, HEAD, MOST_RECORDS, NEEDED, OPEN, RUN, TOTAL
+from ..log.front_file import END, HEAD, MOST_RECORDS, NEEDED, OPEN, REMOVED_BYTES, RUN, TOTAL
 from ..log.front_records import Lane
 from ..message import Position
 from ..system.control import CLAIMS
@@ -109,7 +109,7 @@ class Looking:
     def _bring(self, queue: QueueState, lane: Lane) -> bool:
         """Under L: the next messages of the tree, under C. False where none can be brought."""
         front, claims = self._front, self._claims
-        if END - front.words[HEAD] < BROUGHT_BYTES:
+        if END - front.words[HEAD] - front.words[REMOVED_BYTES] < BROUGHT_BYTES:
             return front.turn()
         number, total = queue.id, front.words[lane.slot + TOTAL]
         is_done = False

@@ -26,7 +26,7 @@ from ..codecs import BYTES, Payload
 from ..errors import MqliteError
 from ..log import format as fmt
 from ..log.front import Front
-from ..log.front_file import HEAD, MOST_AT_ONCE_BYTES, MOST_BODY_BYTES, NEEDED, OPEN, RUN, TOTAL
+from ..log.front_file import HEAD, MOST_BODY_BYTES, MOST_REMOVED_BYTES, MOST_RUNS, NEEDED, OPEN, RUN, TOTAL, VALUE_AT
 from ..log.front_flush import Flushes
 from ..log.front_records import Lane
 from ..log.front_removals import Stretch
@@ -47,14 +47,18 @@ NO_COMMIT = -3
 
 
 class Removal(NamedTuple):
-    """Messages of one queue that are settled together: their places in ascending order, and as stretches of neighbours;
-    bytes of all; the first commit of the claims that made any of them somebody's.
+    """Messages of one queue that are settled together.
+
+    positions: in ascending order; stretches: the same, of neighbours; size_bytes: what they would take in the front.
+    commit: the first of the claims that made any of them somebody's. epoch: the last one of the front in which any was
+    claimed there, or 0: as long as that goes on, it has no row.
     """
 
     positions: list[Position]
     stretches: list[Stretch]
     size_bytes: int
     commit: int
+    epoch: int
 
 
 class Passing(Sitting):
@@ -207,7 +211,7 @@ class Passing(Sitting):
         """What to say of these, which end together, to `remove` them; None where that takes more than it can say."""
         if len(claims) > 1 and self._front.flushes is None:  # nobody waits for the disk: a commit costs no more
             return None
-        queue, epoch, last = claims[0].queue, self._front.words[OPEN], None
+        queue, last, epoch = claims[0].queue, None, 0
         # where messages age, a position may come again while a row is left there
         if queue.topic or queue.prepared_for or queue.options.aging is not None:
             return None
@@ -216,15 +220,19 @@ class Passing(Sitting):
                 last = claim.row
                 if last.group or last.flags & TASK:
                     return None
-            # not twice, and not what is in the front itself
-            if claim.queue is not queue or (claim.epoch and (not claim.at or claim.epoch == epoch)):
+            if claim.queue is not queue:
                 return None
+            if claim.epoch > epoch:
+                epoch = claim.epoch
         raws = [claim.raw for claim in claims]
-        size = sum(map(len, raws))
-        if size > MOST_AT_ONCE_BYTES or not all(map(fmt.is_unmarked, raws)):
+        size = sum(map(len, raws)) + VALUE_AT * len(raws)
+        if size > MOST_REMOVED_BYTES or not all(map(fmt.is_unmarked, raws)):
             return None
         positions = sorted([claim.position for claim in claims])
-        return Removal(positions, stretches(positions), size, min([claim.commit for claim in claims]))
+        neighbours = stretches(positions)
+        if len(neighbours) > MOST_RUNS:
+            return None
+        return Removal(positions, neighbours, size, min([claim.commit for claim in claims]), epoch)
 
     def remove(self, claims: list[Claim], removal: Removal) -> bool:
         """Messages of the tree that this process holds by rows leave the queue: said here, for the next fold. False:
@@ -238,7 +246,9 @@ class Passing(Sitting):
             if front.lock.locked():
                 front.let_others_finish()
             with front.lock, front.guard:
-                if not front.enter() or not self._are_in_tree(number, removal):
+                if not front.enter() or front.epoch == removal.epoch or not self._are_in_tree(number, removal):
+                    return False
+                if any([claim.epoch and not claim.at for claim in claims]):  # it was said already, perhaps a moment ago
                     return False
                 self._engine.check_rows(claims)
                 if not self._note_removed(queue, claims, removal) and not (
@@ -272,7 +282,7 @@ class Passing(Sitting):
         lane = front.lane(queue.id, queue.version)
         if lane is None:
             return False
-        for claim in claims:  # before it is said: an interrupt leaves none that can be settled here once more
+        for claim in claims:  # before it is said: an interrupt leaves none of which it can be said once more
             claim.at, claim.epoch = 0, front.epoch
         return front.remove(lane, removal.stretches, len(claims), removal.size_bytes)
 

@@ -9,7 +9,7 @@ from typing import Any
 from . import counting
 from . import format as fmt
 from .front_contents import Contents, Share
-from .front_file import GONE_PAGES, REMOVAL_PAGES
+from .front_file import GONE_PAGES
 from .lmdb_txn import LmdbTxn
 
 #: Places that are looked for at once: where a few of them are claimed still, most are neighbours.
@@ -39,10 +39,8 @@ class FoldTxn(LmdbTxn):
         for queue, share in contents.shares.items():
             if share.keys or share.removed[0]:
                 self._take_in(queue, share)
-        self._take_out(
-            {queue: sorted(share.gone) for queue, share in contents.shares.items() if share.gone}, GONE_PAGES
-        )
-        self._take_out({queue: sorted(held) for queue, held in contents.rows().items()}, REMOVAL_PAGES)
+        gone = {queue: sorted(share.gone + share.rows) for queue, share in contents.shares.items()}
+        self._take_out({queue: places for queue, places in gone.items() if places})
         if contents.last_seq:
             self.next_seq()
             self._seq = max(self._seq - 1, contents.last_seq)
@@ -77,13 +75,13 @@ class FoldTxn(LmdbTxn):
             counters.removed_sum += total
             self._removed_from.add(queue)
 
-    def _take_out(self, gone: dict[int, list[int]], pages: int) -> None:
+    def _take_out(self, gone: dict[int, list[int]]) -> None:
         """Messages that were settled in the front. They lie among those that were brought with them, or in few
         stretches, so on few pages, however many they are: these are counted, and not each message.
         """
         if not gone:
             return
-        self._usage.store(0, pages // 4)
+        self._usage.store(0, GONE_PAGES // 4)
         usage: Any = self._usage
         self._usage = _Counted()  # type: ignore[assignment]
         for queue, places in gone.items():

@@ -78,7 +78,6 @@ from .front_file import (
     SLOTS,
     SPARE,
     START,
-    STRETCHES,
     TOTAL,
 )
 from .front_flush import Flushes
@@ -255,7 +254,7 @@ class Front(Records):
             words[place] = 0
         words[SEQ], words[RUNS] = seq, 0
         words[BASE], words[SETTLING], words[SETTLED_SUM] = base, 0, 0
-        words[REMOVALS_END], words[REMOVED_BYTES], words[STRETCHES] = START, 0, 0
+        words[REMOVALS_END], words[REMOVED_BYTES] = START, 0
         # the lower half tells it from one that a power cut took back, whose records may lie behind those of this one
         words[EPOCH] = epoch = (max(words[EPOCH], folded) >> 32) + 1 << 32 | int.from_bytes(os.urandom(4))
         words[FLUSHED] = START

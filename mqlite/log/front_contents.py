@@ -40,7 +40,8 @@ class Held(NamedTuple):
 @attrs.define(eq=False)
 class Share:
     """What a fold brings to one queue. keys, values: to be stored; removed: of what came and went, how many, bytes,
-    sum of the checksums; gone: places of messages of the tree that were settled here; rows: of those that rows hold.
+    sum of the checksums; gone: places of messages of the tree that were settled here; rows: of others, which rows
+    hold.
     """
 
     keys: list[bytes] = attrs.field(factory=list)

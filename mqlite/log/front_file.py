@@ -28,17 +28,17 @@ from . import format as fmt
 AREA_BYTES = 256 << 10
 #: Larger ones gain nothing here.
 MOST_BODY_BYTES = AREA_BYTES // 16
-#: Ends of ranks that one fold may store to, and ranks from which it may remove: each may take pages of its own.
+#: Ends of ranks that one fold may store to, and ranks and stretches from which it may remove: each may take pages of
+#: its own.
 MOST_RUNS = 64
-#: Pages of the log that removals of one fold may take: a leaf is a quarter full at least.
+#: Pages of the log that removals of one fold may take, which are of no more bytes than the area: a leaf is a quarter
+#: full at least.
 GONE_PAGES = 4 * AREA_BYTES // PAGE + 2 * MOST_RUNS
-#: Messages of the tree that rows hold, and that one fold takes out: no more bytes of them in all, no more in one record
-#: (what is larger gains little by one flush instead of two), and no more stretches of neighbours.
-MOST_REMOVED_BYTES, MOST_AT_ONCE_BYTES, MOST_STRETCHES = AREA_BYTES, AREA_BYTES // 8, 128
-#: Pages of the log that these may take.
-REMOVAL_PAGES = 4 * MOST_REMOVED_BYTES // PAGE + 4 * MOST_STRETCHES
+#: Bytes of messages of the tree that are settled by one record, at most: what is larger gains little by one flush
+#: instead of two.
+MOST_REMOVED_BYTES = AREA_BYTES // 8
 #: Pages of the log that one fold may take, besides half of the reserve at the very worst (space.py).
-FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE + REMOVAL_PAGES
+FOLD_PAGES = 64 + 8 * MOST_RUNS + 3 * 2 * AREA_BYTES // PAGE
 
 MAGIC_WORD = 0x6D716C66726F0001
 MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTLED_SUM, GONE = range(13)
@@ -46,9 +46,8 @@ MAGIC, SESSION, EPOCH, OPEN, HEAD, SEQ, RUN, NEEDED, RUNS, BASE, SETTLING, SETTL
 FLUSHED, FLUSHED_GONE, FAILED, LOST, LOST_HEAD, PREPARED = range(13, 19)
 #: How many more folds may have little to do before the front opens more seldom.
 SPARE = 19
-#: Of the removals (front_removals.py): where those end before which there is nothing else; bytes of the messages, and
-#: stretches.
-REMOVALS_END, REMOVED_BYTES, STRETCHES = 20, 21, 22
+#: Of the removals (front_removals.py): where those end before which there is nothing else; bytes of the messages.
+REMOVALS_END, REMOVED_BYTES = 20, 21
 #: FLUSHED where all of the epoch is in the tree.
 ALL = 1 << 62
 SLOTS, SLOT_WORDS, ALL_SLOTS = 64, 8, 56

@@ -33,9 +33,7 @@ from .front_file import (
     KEY_AT,
     LAST_RANK,
     MOST_BODY_BYTES,
-    MOST_REMOVED_BYTES,
     MOST_RUNS,
-    MOST_STRETCHES,
     NEW,
     READY,
     RECORD,
@@ -50,7 +48,6 @@ from .front_file import (
     SETTLING,
     START,
     STATE,
-    STRETCHES,
     TERMS,
     TERMS_AT,
     TOTAL,
@@ -138,7 +135,7 @@ class Records:
         """
         words = self.words
         at = words[HEAD]
-        room = END - at
+        room = END - at - words[REMOVED_BYTES]
         brought, runs, rank = 0, words[RUNS], b""
         for key, value in zip(found.keys, found.raws, strict=True):
             size = len(value)
@@ -247,8 +244,8 @@ class Records:
         return self.finish(lane_slot, at)
 
     def remove(self, lane: Lane, stretches: list[Stretch], count: int, size_bytes: int) -> bool:
-        """Messages of the tree, so many, of so many bytes, that somebody holds by rows, are settled, and gone. False
-        where there is no room. [34]
+        """Messages of the tree, so many, that somebody holds by rows, are settled, and gone. size_bytes: what they
+        would take here: no more leave the tree with a fold than fit in here. False where there is no room. [34]
         """
         words, at, slot = self.words, self.words[HEAD], lane.slot
         last, neighbours = stretches[0]
@@ -258,13 +255,9 @@ class Records:
         key = fmt.message_key(lane.prefix, first)
         value = packed(self.epoch, key, stretches)
         end = at + record_bytes(len(value))
-        if (
-            end > END
-            or words[STRETCHES] + more > MOST_STRETCHES
-            or words[REMOVED_BYTES] + size_bytes > MOST_REMOVED_BYTES
-        ):
+        if end + words[REMOVED_BYTES] + size_bytes > END or words[RUNS] + more > MOST_RUNS:
             return False
-        words[STRETCHES] += more
+        words[RUNS] += more
         words[REMOVED_BYTES] += size_bytes
         self._area[at : at + VALUE_AT + len(value)] = (
             RECORD.pack(self.epoch, len(value), REMOVED, 0, 0, 0, 0, 0) + key + value

@@ -64,12 +64,20 @@ def _two_held_of_all(things: Things) -> None:
         things.held[:0] = things.queue.receive(timeout=0)
 
 
+def _three_in_rows(things: Things) -> None:
+    things.queue.put_many([0, 1, 2])
+    things.held[:0] = things.queue.receive(3, timeout=0)
+    things.broker.queue("warm").put("opens it")
+
+
 SCENARIOS = [
     Passing("put that passes by", lambda t: t.queue.put("new"), _some),
     Passing("put that passes by first", lambda t: t.queue.put("new"), _nothing, first=True),
     Passing("put behind many", lambda t: t.queue.put("new"), _two_held),
     Passing("ack that passes by", lambda t: t.held[0].ack(), _two_held),
     Passing("ack of what was brought", lambda t: t.held[0].ack(), _one_brought),
+    Passing("ack of what rows hold", lambda t: t.held[0].ack(), _three_in_rows),
+    Passing("ack_many of what rows hold", lambda t: t.queue.ack_many(t.held), _three_in_rows),
     Passing("receive that passes by", lambda t: t.queue.receive(timeout=0), _two_held),
     Passing("fold", lambda t: t.queue.qsize(), _two_held),
     Passing("put_many behind what passed by", lambda t: t.queue.put_many(["new", "newer"]), _two_held),

@@ -29,10 +29,10 @@ from crash.kill_points import SHARED
 import mqlite
 from mqlite.claims.shared import SharedClaims
 from mqlite.engine import looking, passing, sitting
-from mqlite.log import folding, front, front_flush, front_records, lmdb
+from mqlite.log import folding, front, front_contents, front_flush, front_records, front_removals, lmdb
 
 GUARD = 60.0
-PUT, RECEIVE, ACK, NACK, RELEASE, GET, OTHER = "put", "receive", "ack", "nack", "release", "get", "other"
+PUT, RECEIVE, ACK, ACK_MANY, NACK, RELEASE, GET, OTHER = "put", "receive", "ack", "ack_many", "nack", "release", "get", "other"
 #: What a message may have become: it is not there, or there with so many failed deliveries.
 GONE = -1
 #: A small area: it is full after some ten messages, and one or two are brought at once.
@@ -68,6 +68,7 @@ class Hands:
     def __init__(self, talk: Any, queues: dict[str, mqlite.Queue[Any]]) -> None:
         self._talk = talk
         self.queues = queues
+        self._consumers: dict[str, mqlite.Consumer[Any]] = {}
 
     def _told(self, what: str, key: Any, carry_out: Callable[[], Any], of: Callable[[Any], Any] = lambda result: None) -> Any:
         self._talk.say([what, key])
@@ -82,11 +83,23 @@ class Hands:
         [message] = self._told(RECEIVE, queue, lambda: self.queues[queue].receive(timeout=0), lambda found: [_text(found[0].body), found[0].delivery_count])
         return message
 
+    def prefetched(self, queue: str) -> mqlite.Message:
+        """The next one, of three that are claimed together by rows."""
+        if queue not in self._consumers:
+            self._consumers[queue] = self.queues[queue].consumer(prefetch=3)
+        take = self._consumers[queue].receive
+        message = self._told(RECEIVE, queue, lambda: take(timeout=0), lambda found: [_text(found.body), found.delivery_count])
+        assert isinstance(message, mqlite.Message)
+        return message
+
     def get(self, queue: str) -> Any:
         return self._told(GET, queue, lambda: self.queues[queue].get(timeout=0), _text)
 
     def ack(self, message: mqlite.Message) -> None:
         self._told(ACK, _text(message.body), message.ack)
+
+    def ack_many(self, queue: str, messages: list[mqlite.Message]) -> None:
+        self._told(ACK_MANY, [_text(message.body) for message in messages], lambda: self.queues[queue].ack_many(messages))
 
     def nack(self, message: mqlite.Message) -> None:
         self._told(NACK, _text(message.body), message.nack)
@@ -213,6 +226,37 @@ def _tasks(h: Hands) -> None:
     h.other(lambda: b.unfinished_tasks, 2)
 
 
+def _rows(h: Hands) -> None:
+    """What was claimed by rows is settled, one by one and together, among puts, and folds, and others that claim."""
+    held = [h.prefetched("a") for _ in range(2)]
+    h.ack(held.pop(0))
+    h.put("a", "low", -5)
+    h.ack(h.prefetched("a"))
+    h.ack(h.prefetched("a"))  # of the next three
+    h.ack_many("a", [held.pop(), h.prefetched("a")])
+    h.other(lambda: h.queues["a"].stats().dead, 0)
+    h.ack(h.prefetched("a"))
+    h.ack(h.prefetched("b"))
+    h.put("a", "high", 5)
+    h.ack(h.prefetched("b"))
+    h.nack(h.prefetched("b"))
+    h.ack(h.receive("a"))
+    h.ack(h.prefetched("b"))
+    h.prefetched("b")
+
+
+def _rows_full(h: Hands) -> None:
+    """There is no room for the settlements of all, nor for what is put among them."""
+    for number in range(13):
+        h.ack(h.prefetched("a"))
+        if number in (6, 9):
+            h.put("a", f"low {number}", -5)
+        if number % 2:
+            h.ack(h.prefetched("b"))
+    h.ack_many("b", [h.prefetched("b") for _ in range(2)])
+    h.prefetched("a")
+
+
 Script = Callable[[Hands], None]
 #: name -> (script, messages of "a" and "b" that are in the tree before, whether the area is small)
 SCRIPTS: dict[str, tuple[Script, int, bool]] = {
@@ -222,6 +266,8 @@ SCRIPTS: dict[str, tuple[Script, int, bool]] = {
     "given back": (_given_back, 0, False),
     "folded": (_folded, 0, False),
     "tasks": (_tasks, 0, False),
+    "rows": (_rows, 6, False),
+    "rows, full": (_rows_full, 18, True),
 }
 
 
@@ -229,7 +275,7 @@ SCRIPTS: dict[str, tuple[Script, int, bool]] = {
 def _codes() -> dict[Any, bool]:
     """Code whose lines are points; whether its stores are, too: those into the file of the front."""
     found: dict[Any, bool] = {}
-    with_stores, others = (front, front_records, front_flush), (folding, looking, sitting, passing)
+    with_stores, others = (front, front_records, front_flush), (folding, front_contents, front_removals, looking, sitting, passing)
     for module, stores in [*((module, True) for module in with_stores), *((module, False) for module in others)]:
         for thing in vars(module).values():
             functions = vars(thing).values() if isinstance(thing, type) else [thing]
@@ -237,7 +283,7 @@ def _codes() -> dict[Any, bool]:
                 code = getattr(function, "__code__", None)
                 if code is not None and code.co_filename == module.__file__:
                     found[code] = stores
-    for function in (SharedClaims.take_over, lmdb.LmdbLog._store_front):
+    for function in (SharedClaims.take_over, SharedClaims.let_go, lmdb.LmdbLog._store_front):
         found[function.__code__] = False
     return found
 
@@ -340,10 +386,11 @@ class Books:
             self.states[result] = {GONE}
         elif what in (RECEIVE, GET):
             self.unsure.append((what, key))
-        elif what in (ACK, NACK, RELEASE):
-            count = self._held.pop(key)
-            after = {ACK: GONE, NACK: count + 1, RELEASE: count}[what]
-            self.states[key] = {after} if returned else {after, count + 1}
+        elif what in (ACK, ACK_MANY, NACK, RELEASE):
+            for body in key if what == ACK_MANY else [key]:
+                count = self._held.pop(body)
+                after = {NACK: count + 1, RELEASE: count}.get(what, GONE)
+                self.states[body] = {after} if returned else {after, count + 1}
 
     def _check_first(self, queue: str, body: str) -> None:
         ready = [place for key, place in self.places.items() if place[0] == queue and self.states[key] != {GONE} and key not in self._held]

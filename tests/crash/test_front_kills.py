@@ -19,7 +19,8 @@ MANY = 150
 def _swept(name: str, level: str, folder: Path, children: Any, most: int | None) -> None:
     chance = random.Random(sweep_seed())
     sweep = FrontSweep(str(folder), children, chance, level)
-    kill_at_points(sweep, name, most, chance, passing_by="take_over" if level == "process" else "front_flush.py")
+    passing_by = "let_go" if name.startswith("rows") else "take_over" if level == "process" else "front_flush.py"
+    kill_at_points(sweep, name, most, chance, passing_by=passing_by)
 
 
 @pytest.mark.parametrize("level", LEVELS)

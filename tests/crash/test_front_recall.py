@@ -94,8 +94,27 @@ def leave_brought_ones(talk: Any, path: str) -> None:
     talk.hear(GUARD)
 
 
+def leave_those_in_rows(talk: Any, path: str) -> None:
+    """The same with messages that were claimed by rows."""
+    broker = opened(path)
+    queue = broker.queue("q")
+    queue.put_many(list(range(COUNT)))
+    for number in (COUNT, COUNT + 1):
+        queue.put(number)
+    messages = queue.receive(8, timeout=0)
+    queue.ack_many(messages[2:5])
+    for number in (6, 1, 0):
+        messages[number].ack()
+    talk.say([COUNT + 2, words(path)[layout.HEAD] > layout.START])
+    talk.hear(GUARD)
+
+
 BROUGHT_LEFT = [number for number in range(5, COUNT + 2) if number != 6]
-LEAVES = pytest.mark.parametrize(("leave", "left"), [(leave_new_ones, NEW_LEFT), (leave_brought_ones, BROUGHT_LEFT)], ids=["new", "brought"])
+LEAVES = pytest.mark.parametrize(
+    ("leave", "left"),
+    [(leave_new_ones, NEW_LEFT), (leave_brought_ones, BROUGHT_LEFT), (leave_those_in_rows, BROUGHT_LEFT)],
+    ids=["new", "brought", "in rows"],
+)
 
 
 def killed(children: Any, path: str, leave: Any) -> int:
@@ -374,6 +393,19 @@ def test_what_was_put_before_a_torn_record_is_recalled_and_nothing_behind_it(pat
         assert broker.check() == []
         assert queue.put("next") == behind + 1
         assert [queue.get(timeout=0) for _ in range(behind + 1)] == [*range(behind), "next"]
+        assert broker.check() == []
+
+
+@AT_FULL
+@pytest.mark.parametrize("torn", TORN)
+def test_a_torn_settlement_of_what_rows_hold_is_none_and_nothing_behind_it_is_recalled(path: str, children: Any, reboot: Callable[[], None], torn: str) -> None:
+    killed(children, path, leave_those_in_rows)
+    before = records(path)
+    assert len(before) == 4
+    spoil(path, *TORN[torn](before[2] - (20 if torn == "its value" else 0)))
+    reboot()
+    with opened(path) as broker:
+        assert [message.body for message in broker.queue("q").browse()] == [0, 1, *BROUGHT_LEFT]
         assert broker.check() == []
 
 

@@ -82,6 +82,11 @@ def _three_in_the_tree(queue: mqlite.Queue[Any], hands: Hands) -> None:
     assert queue.qsize() == 3
 
 
+def _two_in_rows(queue: mqlite.Queue[Any], hands: Hands) -> None:
+    _three_in_the_tree(queue, hands)
+    hands.extend(queue.receive(2, timeout=0))
+
+
 def _full_and_in_the_tree(queue: mqlite.Queue[Any], hands: Hands) -> None:
     _three_in_the_tree(queue, hands)
     words: Any = queue._engine.log.front.words
@@ -109,6 +114,8 @@ CASES: dict[str, tuple[Call, Call, bool]] = {
     "receive what is in the tree": (_three_in_the_tree, _receive, False),
     "receive, full, what is in the tree": (_full_and_in_the_tree, _receive, True),
     "ack": (_one_held, lambda queue, hands: hands[0].ack(), False),
+    "ack of what rows hold": (_two_in_rows, lambda queue, hands: hands[0].ack(), False),
+    "ack_many of what rows hold": (_two_in_rows, lambda queue, hands: queue.ack_many(hands), False),
     "get": (_three_indexed, _get, False),
     "get what is in the tree": (_three_in_the_tree, _get, False),
     "fold": (_one_held, lambda queue, hands: queue.qsize(), False),
