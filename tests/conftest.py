@@ -56,7 +56,7 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """The level of durability of the stores that a test makes without naming one: another for each test, the same in each run,
     for nobody above the log may see a difference. Test modules that are about a level say `LEVEL = "full"`.
     """
-    level = getattr(request.module, "LEVEL", LEVELS[zlib.crc32(request.node.nodeid.encode()) % 3])
+    level = getattr(request, "param", None) or getattr(request.module, "LEVEL", LEVELS[zlib.crc32(request.node.nodeid.encode()) % 3])
     monkeypatch.setattr(disk_store, "DEFAULT_DURABILITY", level)
     print(f"level of durability: {level}")
     return str(level)

@@ -248,7 +248,7 @@ class Passing(Sitting):
             with front.lock, front.guard:
                 if not front.enter() or front.epoch == removal.epoch or not self._are_in_tree(number, removal):
                     return False
-                if any([claim.epoch and not claim.at for claim in claims]):  # it was said already, perhaps a moment ago
+                if any(claim.epoch and not claim.at for claim in claims):  # it was said already, perhaps a moment ago
                     return False
                 self._engine.check_rows(claims)
                 if not self._note_removed(queue, claims, removal) and not (

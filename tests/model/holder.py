@@ -6,16 +6,20 @@
     ["ack" | "nack" | "release", now_ns, id]
     ["close"]                             leaves in good order
 
+MQLITE_TEST_FEWEST in its environment: how many plain operations in a row have messages pass by (log/front.py).
+
 The time is told by the parent, so that its deadlines mean the same to both.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
 import mqlite
+import mqlite.log.front
 from mqlite.channel import Channel
 from mqlite.store import open_store
 
@@ -39,6 +43,7 @@ def open_queue(path: str | None, clock: ToldClock, **options: Any) -> mqlite.Que
 
 
 def main() -> None:
+    mqlite.log.front.FEWEST = int(os.environ.get("MQLITE_TEST_FEWEST", mqlite.log.front.FEWEST))
     clock = ToldClock()
     queue: mqlite.Queue[Any] | None = None
     consumers: list[mqlite.Consumer] = []

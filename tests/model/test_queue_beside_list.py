@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+import mqlite.log.front
+
 BOUNDED = settings(
     deadline=None,
     database=None,
@@ -31,6 +33,17 @@ def test_a_queue_on_disk_does_what_a_list_would_through_closing_kills_and_crashe
 ) -> None:
     machine.QueueOnDiskBesideList.holder_class = holder_class
     run_state_machine_as_test(machine.QueueOnDiskBesideList, settings=settings(BOUNDED, max_examples=25))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("level", ["full", "process"], indirect=True)
+def test_a_queue_whose_messages_pass_by_the_tree_does_what_a_list_would(
+    machine: ModuleType, holder_class: Any, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqlite.log.front, "FEWEST", 0)
+    monkeypatch.setenv("MQLITE_TEST_FEWEST", "0")
+    machine.QueueLeftAloneBesideList.holder_class = holder_class
+    run_state_machine_as_test(machine.QueueLeftAloneBesideList, settings=settings(BOUNDED, max_examples=60))
 
 
 @pytest.mark.timeout(600)

@@ -50,7 +50,7 @@ class Lines:
         if event == "line":
             self.done += 1
             found = frame.f_locals
-            if self.done == self._fatal and "seq" in found and found["words"][SEQ] == found["seq"] and found["words"][HEAD] == found["at"]:
+            if self.done == self._fatal and {"seq", "words"} <= found.keys() and found["words"][SEQ] == found["seq"] and found["words"][HEAD] == found["at"]:
                 self._fatal += 1  # here it leaves an id that nothing ever has, which is no state of the model
             if self.done == self._fatal:
                 mark(LOOKED, 0)  # what is stored in a map survives the process

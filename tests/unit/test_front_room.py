@@ -10,7 +10,7 @@ import mqlite
 import mqlite.log.front
 import mqlite.log.space
 from mqlite.log.front import BROUGHT_BYTES
-from mqlite.log.front_file import END, FOLD_PAGES, HEAD, MOST_RUNS, OPEN
+from mqlite.log.front_file import END, FOLD_PAGES, HEAD, MOST_RUNS, OPEN, RUNS
 from mqlite.log.space import RESERVE_PAGES
 from mqlite.system.control import ROOM
 
@@ -53,6 +53,28 @@ def test_settled_ones_among_others_that_are_not_take_no_pages_of_their_own(broke
     assert queue.stats().claimed == len(held)
     for message in held:
         message.ack()
+
+
+def test_settled_ones_all_over_a_large_tree_take_no_more_pages_than_are_counted(broker: mqlite.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which rows hold, beside as many as fit in that were brought."""
+    queue, other = broker.queue("q"), broker.queue("other")
+    queue.put_many([b"x" * 1000] * 4000)
+    other.put_many([b""] * 2000)
+    front = broker._store.engine.log.front
+    assert front is not None
+    held = queue.receive(4000, timeout=0)
+    other.put(b"")
+    while front.words[HEAD] < END - BROUGHT_BYTES - 1100 * MOST_RUNS:
+        other.receive(1, timeout=0)[0].ack()
+    epoch, settled = front.words[OPEN], 0
+    while front.words[RUNS] < MOST_RUNS:
+        held[60 * settled].ack()
+        settled += 1
+    assert settled > MOST_RUNS // 2
+    assert front.words[OPEN] == epoch
+    assert used_by_the_next_fold(broker, monkeypatch) < FOLD_PAGES + RESERVE_PAGES // 2
+    monkeypatch.undo()
+    assert queue.stats().claimed == 4000 - settled
 
 
 def test_messages_of_many_ranks_are_brought_for_no_more_ranks_than_are_counted(broker: mqlite.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
