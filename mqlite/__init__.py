@@ -41,6 +41,7 @@ The map of the package, from the top; each floor uses only those below it:
       log/alone.py                      one plain message in or out, where nobody else writes
       log/front.py folding.py           plain messages that come and go before they reach the tree; how they get there
       log/front_records.py front_flush.py  what is done with one of them; one flush for all that wait for the disk
+      log/front_removals.py               what is said there of messages of the tree that rows hold
       log/front_file.py front_contents.py  the bytes of that; what is in it
       log/recalling.py                  what another boot has left in it
       claims/memory.py shared.py (shared_*.py)  in sorted containers; in LMDB, for one boot
