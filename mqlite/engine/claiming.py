@@ -48,7 +48,24 @@ class Claiming(Seizing):
         flags = STARTED | AUTO if auto else STARTED
         given = count if started is None else started
         if not entry.waits and self._claim(queue, count, flags, given, NO_SEAT, into, entry):
-            return  # most often; the rest is for who finds nothing (1 us)
+            return
+        self._receive_later(queue, count, timeout, interrupt, into, flags, given, entry, enough)
+
+    def _receive_later(
+        self,
+        queue: QueueState,
+        count: int,
+        timeout: float | None,
+        interrupt: Interrupt,
+        into: list[Claim],
+        flags: int,
+        given: int,
+        entry: Pass,
+        enough: Callable[[], bool],
+    ) -> None:
+        """For who found nothing, or needs the seat: not of `receive`, whose arguments a function in it would make
+        slower (1 us).
+        """
 
         def attempt(seat: Seat) -> bool | None:
             if seat.expected is None and enough():
