@@ -80,7 +80,7 @@ class Looking:
                 return None  # somebody has to be told of it, or another's is over
             found = front.first(lane)
             if found is not None:
-                return *found, deadline_ns
+                return found[0], found[1], deadline_ns
             if front.is_exhausted(lane):
                 return False
             if not self._bring(queue, lane):

@@ -7,6 +7,7 @@ change done or not done.
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from struct import Struct
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -211,7 +212,7 @@ class Records:
     def key_and_value(self, at: int) -> tuple[bytes, bytes]:
         """The message of a record, as it is in the tree."""
         area = self._area
-        size = BRIEF.unpack_from(area, at)[1]
+        (size,) = SIZE.unpack_from(area, at + SIZE_AT)
         value_at = at + VALUE_AT
         return area[at + KEY_AT : value_at], area[value_at : value_at + size]
 
@@ -225,7 +226,7 @@ class Records:
     def is_held(self, at: int, token: int, owner: int) -> bool:
         """Whether it is that claim still."""
         area = self._area
-        return area[at + STATE] == CLAIMED and TERMS.unpack_from(area, at + TERMS_AT)[:2] == (token, owner)
+        return area[at + STATE] == CLAIMED and HOLDER.unpack_from(area, at + TERMS_AT) == (token, owner)
 
     def finish(self, lane_slot: int, at: int) -> int:
         """It is settled, and gone: the how manyth."""
@@ -283,3 +284,6 @@ class Records:
 
 
 _LOW = (1 << 64) - 1
+#: Parts of BRIEF and of TERMS.
+SIZE, SIZE_AT = CRC, 8
+HOLDER = Struct(">QQ")
