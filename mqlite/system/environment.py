@@ -32,7 +32,7 @@ import lmdb
 
 from ..errors import Closed, MqliteError, StoreError, StoreFull
 from .blocks import no_room, preallocate, remove, reserve, written_again
-from .gate import Gated
+from .gate import UNLOCK, Gated, flock_quickly
 from .level import Level
 from .quiet import hold
 from .translation import MAX_READERS, translated
@@ -289,7 +289,10 @@ class Environment(Gated):
             self._writing = None
         if self._broken:
             self._mend()
-        if self._gated:
+        if self._is_quick:
+            flock_quickly(self._gate, UNLOCK)  # `_open_gate`, without a call (0.1 us of each message)
+            self._gated = self._is_quick = False
+        elif self._gated:
             self._open_gate()
 
     def begin_read(self, held: list[None]) -> lmdb.Transaction:

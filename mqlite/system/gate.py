@@ -12,10 +12,10 @@ import fcntl
 
 from ..errors import StoreError
 
-_flock, _LOCK, _UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
+_flock, _LOCK, UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
 #: 0, or -1 where another process has it. To be called once to lock and once to unlock for each message that comes or
 #: goes, so without a function around it.
-_flock_quickly, _AT_ONCE = ctypes.PyDLL(None).flock, fcntl.LOCK_EX | fcntl.LOCK_NB
+flock_quickly, _AT_ONCE = ctypes.PyDLL(None).flock, fcntl.LOCK_EX | fcntl.LOCK_NB
 #: How often who is quick tries again to have the gate, before he waits for it: some 10 us.
 _TRIES = 30
 
@@ -44,9 +44,9 @@ class Gated:
         if not self.is_open:
             return False
         self._gated = self._is_quick = True
-        if _flock_quickly(self._gate, _AT_ONCE):
+        if flock_quickly(self._gate, _AT_ONCE):
             for _ in range(_TRIES):
-                if not _flock_quickly(self._gate, _AT_ONCE):
+                if not flock_quickly(self._gate, _AT_ONCE):
                     return True
             self.lock_gate()
         return True
@@ -65,7 +65,7 @@ class Gated:
     def _open_gate(self) -> None:
         if self._gate >= 0:
             if self._is_quick:
-                _flock_quickly(self._gate, _UNLOCK)
+                flock_quickly(self._gate, UNLOCK)
             else:
-                _flock(self._gate, _UNLOCK)
+                _flock(self._gate, UNLOCK)
         self._gated = self._is_quick = False
