@@ -69,7 +69,8 @@ class Lane:
 
     slot: where its words begin. version: of its settings in the tree. in_line: nothing in the tree has a group,
     expires, or waits for its time. heap: what may be first in line, once somebody here claims. commit, deadline_ns: the
-    commit of the claims as of which nothing but the line decides, and no row times out before.
+    commit of the claims as of which nothing but the line decides, and no row times out before. horizon: as it was at
+    least; it does not come nearer in an epoch. (0.15 us of each message that is claimed)
     """
 
     number: int
@@ -80,6 +81,7 @@ class Lane:
     heap: list[tuple[Position, int]] | None = None
     commit: int = -2
     deadline_ns: int = 0
+    horizon: Position = 0
 
 
 class Records:
@@ -182,18 +184,19 @@ class Records:
 
     def first(self, lane: Lane) -> tuple[Position, int] | None:
         """(place, where it is) of what is first in line; None where nothing is, or the tree is to be asked first."""
-        words, area = self.words, self._area
-        head = words[self._until]
+        area, head = self._area, self.words[self._until]
         if self._seen < head:  # others have put
             self._gather(self._heaps, self._seen, head)
             self._seen = head
-        heap, slot = lane.heap, lane.slot
+        heap = lane.heap
         assert heap is not None
         while heap:
             found = heap[0]
             if area[found[1] + STATE] == READY:
-                if found[0] > words[slot + HORIZON_RANK] << 64 | words[slot + HORIZON_SEQ]:
-                    return None
+                if found[0] > lane.horizon:
+                    lane.horizon = self.horizon(lane)
+                    if found[0] > lane.horizon:
+                        return None
                 return found
             heappop(heap)
         return None
