@@ -238,8 +238,9 @@ class Records:
         area[at + STATE] = DONE
         words[SETTLED_SUM] += CRC.unpack_from(area, at + VALUE_AT)[0]
         words[lane_slot + TOTAL] -= 1
-        words[GONE] = gone = words[GONE] + 1
-        return int(gone)
+        gone: int = words[GONE] + 1
+        words[GONE] = gone
+        return gone
 
     def take(self, lane_slot: int, at: int, owner: int, flags: int) -> int:
         """It is somebody's, settled, and gone, at once: an interrupt leaves none that nobody has."""
