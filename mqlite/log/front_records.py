@@ -17,7 +17,6 @@ from ..message import Position
 from . import InLine
 from . import format as fmt
 from .front_file import (
-    BRIEF,
     BROUGHT_HERE,
     CLAIMED,
     CRC,
