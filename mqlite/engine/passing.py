@@ -133,17 +133,20 @@ class Passing(Sitting):
         if front.lock.locked():
             front.let_others_finish()
         try:
-            with front.lock, front.guard:
-                found = self._first(queue)
-                if not found:
-                    return None if found is None else False
-                position, at, deadline_ns = found
-                key, raw = front.key_and_value(at)
-                row = new_row(Row, (self._claims.new_token(), owner, deadline_ns, flags, 0, 1, 0))
-                claim = Claim(queue, position, row, raw, NO_COMMIT)
-                claim.at, claim.epoch = at, front.epoch
-                into.append(claim)  # before it is claimed: an interrupt leaves none that nobody holds
-                front.claim(at, row.token, owner, deadline_ns, flags)
+            with front.lock:
+                try:
+                    found = self._first(queue)
+                    if not found:
+                        return None if found is None else False
+                    position, at, deadline_ns = found
+                    key, raw = front.key_and_value(at)
+                    row = new_row(Row, (self._claims.new_token(), owner, deadline_ns, flags, 0, 1, 0))
+                    claim = Claim(queue, position, row, raw, NO_COMMIT)
+                    claim.at, claim.epoch = at, front.epoch
+                    into.append(claim)  # before it is claimed: an interrupt leaves none that nobody holds
+                    front.claim(at, row.token, owner, deadline_ns, flags)
+                finally:
+                    front.guard.leave()
         except BaseException:
             self._let_go()
             raise
@@ -164,15 +167,18 @@ class Passing(Sitting):
         try:
             if front.lock.locked():
                 front.let_others_finish()
-            with front.lock, front.guard:
-                found = self._first(queue)
-                if not found:
-                    return found
-                at = found[1]
-                fields = _fields(*front.key_and_value(at))
-                if fields is None or fields[0][0] != BYTES:
-                    return None
-                gone, epoch = front.take(front.lanes[number].slot, at, owner, flags), front.epoch
+            with front.lock:
+                try:
+                    found = self._first(queue)
+                    if not found:
+                        return found
+                    at = found[1]
+                    fields = _fields(*front.key_and_value(at))
+                    if fields is None or fields[0][0] != BYTES:
+                        return None
+                    gone, epoch = front.take(front.lanes[number].slot, at, owner, flags), front.epoch
+                finally:
+                    front.guard.leave()
             if flushes is not None:
                 self._flush_settled(flushes, gone, epoch, at)
             if self._calm.get(number) != self._last_commit():
@@ -193,10 +199,17 @@ class Passing(Sitting):
         try:
             if front.lock.locked():
                 front.let_others_finish()
-            with front.lock, front.guard:
-                if not front.enter() or front.epoch != claim.epoch or not front.is_held(claim.at, row.token, row.owner):
-                    return False
-                gone = front.finish(front.lanes[number].slot, claim.at)  # there since it was claimed
+            with front.lock:
+                try:
+                    if (
+                        not front.enter()
+                        or front.epoch != claim.epoch
+                        or not front.is_held(claim.at, row.token, row.owner)
+                    ):
+                        return False
+                    gone = front.finish(front.lanes[number].slot, claim.at)  # there since it was claimed
+                finally:
+                    front.guard.leave()
             if flushes is not None:
                 self._flush_settled(flushes, gone, claim.epoch, claim.at)
             if self._calm.get(number) != self._last_commit():

@@ -35,7 +35,6 @@ import os
 import time
 from _thread import get_ident
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 
 from ..errors import MqliteError
 from ..message import Position
@@ -139,7 +138,7 @@ class Front(Records):
 
     def after_fork(self) -> None:
         """In a forked child: nothing is known."""
-        self.guard: AbstractContextManager[None] = self._environment
+        self.guard = self._environment
         self.lock = self._environment.write_lock
         self._know_nothing(0)
         self._is_over = False

@@ -275,13 +275,19 @@ class Environment(Gated):
             self.end_read(held, snapshot)
 
     def __enter__(self) -> None:
-        """Guard a write transaction, see __exit__."""
+        """Guard a write transaction, see `leave`."""
 
     def __exit__(self, kind: object, error: object, where: object) -> None:
-        """Abort a write transaction that an interrupt (Ctrl-C) left open.
+        self.leave()
+
+    def leave(self) -> None:
+        """Abort a write transaction that an interrupt (Ctrl-C) left open, and open the gate.
 
         LMDB's write mutex belongs to the thread that began, so nobody else could end
         it; this runs in that thread, before it lets go of `write_lock`.
+
+        Who claims or settles one message calls it in a `finally` of his own: to enter and leave the guard takes 0.15 us
+        more.
         """
         if self._writing is not None:
             with contextlib.suppress(lmdb.Error):
