@@ -48,7 +48,7 @@ class Claiming(Seizing):
         flags = STARTED | AUTO if auto else STARTED
         given = count if started is None else started
         if not entry.waits and self._claim(queue, count, flags, given, NO_SEAT, into, entry):
-            return
+            return  # most often
         self._receive_later(queue, count, timeout, interrupt, into, flags, given, entry, enough)
 
     def _receive_later(
@@ -63,8 +63,8 @@ class Claiming(Seizing):
         entry: Pass,
         enough: Callable[[], bool],
     ) -> None:
-        """For who found nothing, or needs the seat: not of `receive`, whose arguments a function in it would make
-        slower (1 us).
+        """The rest of `receive`, for who found nothing or waits for the seat. Not in it: a function that is made there
+        slows every call down, also where it is not made. (0.15 us; to make it, 1 us)
         """
 
         def attempt(seat: Seat) -> bool | None:

@@ -143,7 +143,9 @@ class Settling(Parts):
         self._remove(claims)
 
     def _remove(self, claims: list[Claim]) -> None:
-        """Not of `ack`, whose variables a function in it would make slower (0.2 us)."""
+        """The rest of `ack`. Not in it: the functions that are made here would slow down also what the front settles.
+        (0.15 us)
+        """
         first, passing, removal = claims[0], self.passing, None
         if passing is not None:
             removal = passing.removal_of(claims)

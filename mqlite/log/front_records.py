@@ -287,6 +287,5 @@ class Records:
 
 
 _LOW = (1 << 64) - 1
-#: Parts of BRIEF and of TERMS.
-SIZE, SIZE_AT = CRC, 8
-HOLDER = Struct(">QQ")
+#: Of a BRIEF and of TERMS, what is asked for each message.
+SIZE, SIZE_AT, HOLDER = Struct(">I"), 8, Struct(">QQ")
