@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fixture_types import InThread
-from front_things import front_of
+from front_things import drained, front_of
 from unit.test_damaged_messages import flip_a_bit
 
 import mqlite
@@ -120,6 +120,19 @@ def test_what_is_brought_is_here_before_anybody_else_can_claim_it(queue: mqlite.
         assert message.body == number
         message.ack()
     assert max(brought) > START
+
+
+def test_what_is_put_after_a_fold_comes_behind_what_the_fold_left_in_the_tree(queue: mqlite.Queue[Any]) -> None:
+    """Although the tree had nothing for claimers before."""
+    queue.put(0)
+    assert drained(queue) == [0]
+    for number in range(1, 300):
+        queue.put(number)
+    assert queue.qsize() == 299
+    assert front_of(queue).is_empty()  # who counts folds it
+    queue.put(300)
+    assert is_open(queue)
+    assert drained(queue) == list(range(1, 301))
 
 
 def test_the_queue_goes_on_behind_a_damaged_message_that_was_brought(path: str) -> None:
