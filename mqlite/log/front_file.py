@@ -62,12 +62,14 @@ BROUGHT_HERE = 0x80
 START = 8192
 END = START + AREA_BYTES
 RECORD = struct.Struct(">QIBBHQQQ")
-#: Of a message that was put, and that nobody has claimed.
-NEW = struct.Struct(">QIB27x")
+#: Of one that nobody has claimed: as it is put, and as it is brought or removed, with flags.
+NEW, UNCLAIMED = struct.Struct(">QIB27x"), struct.Struct(">QIBB26x")
 BRIEF = struct.Struct(">QIBB")
 TERMS = struct.Struct(">QQQ")
-#: What BRIEF says, and the key: queue, rank, seq.
-WHOLE = struct.Struct(">QIBB26xxIIQ")
+#: What BRIEF says, and the key: queue, rank, seq. INDEXED: without epoch and flags.
+WHOLE, INDEXED = struct.Struct(">QIBB26xxIIQ"), struct.Struct(">8xIB28xIIQ")
+#: Of a BRIEF and of TERMS, what is asked for each message.
+SIZE, SIZE_AT, HOLDER = struct.Struct(">I"), 8, struct.Struct(">QQ")
 STATE, FLAGS, TERMS_AT, KEY_AT = 12, 13, 16, RECORD.size
 VALUE_AT = KEY_AT + fmt.MESSAGE_KEY_BYTES
 #: Of a record without its body.

@@ -7,7 +7,6 @@ change done or not done.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from struct import Struct
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -28,15 +27,16 @@ from .front_file import (
     FLUSHED,
     GONE,
     HEAD,
+    HOLDER,
     HORIZON_RANK,
     HORIZON_SEQ,
+    INDEXED,
     KEY_AT,
     LAST_RANK,
     MOST_BODY_BYTES,
     MOST_RUNS,
     NEW,
     READY,
-    RECORD,
     REMOVALS_END,
     REMOVED,
     REMOVED_BYTES,
@@ -46,13 +46,15 @@ from .front_file import (
     SEQ,
     SETTLED_SUM,
     SETTLING,
+    SIZE,
+    SIZE_AT,
     START,
     STATE,
     TERMS,
     TERMS_AT,
     TOTAL,
+    UNCLAIMED,
     VALUE_AT,
-    WHOLE,
     mapped,
     record_bytes,
 )
@@ -135,27 +137,26 @@ class Records:
         """Messages of the tree, found behind the horizon when so many were asked for: they are here, too. The front is
         shut meanwhile. False where the first of them cannot pass by.
         """
-        words = self.words
-        at = words[HEAD]
-        room = END - at - words[REMOVED_BYTES]
-        brought, runs, rank = 0, words[RUNS], b""
+        words, area, epoch = self.words, self._area, self.epoch
+        head = at = words[HEAD]
+        runs, rank, room_ends = words[RUNS], b"", END - words[REMOVED_BYTES]
+        places: list[int] = []
         for key, value in zip(found.keys, found.raws, strict=True):
             size = len(value)
-            room -= record_bytes(size)
+            end = at + (VALUE_AT + size + 15 & -16)
             if key[: fmt.RANK_END] != rank:
                 runs, rank = runs + 1, key[: fmt.RANK_END]
             if (
-                room < 0
+                end > room_ends
                 or runs > MOST_RUNS
-                or size > fmt.HEADER_BYTES + MOST_BODY_BYTES
-                or size < fmt.HEADER_BYTES
+                or not fmt.HEADER_BYTES <= size <= fmt.HEADER_BYTES + MOST_BODY_BYTES
                 or not fmt.is_unmarked(value)
             ):
                 break
-            brief = RECORD.pack(self.epoch, size, READY, BROUGHT_HERE, 0, 0, 0, 0)
-            self._area[at : at + VALUE_AT + size] = brief + key + value
-            at += record_bytes(size)
-            brought, words[RUNS] = brought + 1, runs
+            area[at : at + VALUE_AT + size] = UNCLAIMED.pack(epoch, size, READY, BROUGHT_HERE) + key + value
+            places.append(at)
+            at, words[RUNS] = end, runs
+        brought = len(places)
         if len(found.positions) < count and brought == len(found.positions):
             words[lane.slot + HORIZON_RANK] = ENDLESS
         elif brought:
@@ -164,6 +165,10 @@ class Records:
         else:
             return False
         words[HEAD] = at
+        if lane.heap is not None and self._seen == head and self.flushes is None:
+            for entry in zip(found.positions, places, strict=False):  # not read again by `_gather`: 0.3 us each
+                heappush(lane.heap, entry)
+            self._seen = at
         return True
 
     def index(self, lane: Lane) -> None:
@@ -202,9 +207,9 @@ class Records:
 
     def _gather(self, heaps: dict[int, list[tuple[Position, int]]], at: int, head: int) -> None:
         """Index what may be claimed there. Twice is once."""
-        area, read = self._area, WHOLE.unpack_from
+        area, read = self._area, INDEXED.unpack_from
         while at < head:
-            _, size, state, _, queue, rank, seq = read(area, at)
+            size, state, queue, rank, seq = read(area, at)
             if state == READY:
                 heap = heaps.get(queue)
                 if heap is not None:
@@ -263,9 +268,7 @@ class Records:
             return False
         words[RUNS] += more
         words[REMOVED_BYTES] += size_bytes
-        self._area[at : at + VALUE_AT + len(value)] = (
-            RECORD.pack(self.epoch, len(value), REMOVED, 0, 0, 0, 0, 0) + key + value
-        )
+        self._area[at : at + VALUE_AT + len(value)] = UNCLAIMED.pack(self.epoch, len(value), REMOVED, 0) + key + value
         is_alone = words[REMOVALS_END] == at
         words[HEAD] = end
         if is_alone:  # behind the head: a kill in between says that there is more than there is
@@ -287,5 +290,3 @@ class Records:
 
 
 _LOW = (1 << 64) - 1
-#: Of a BRIEF and of TERMS, what is asked for each message.
-SIZE, SIZE_AT, HOLDER = Struct(">I"), 8, Struct(">QQ")
