@@ -221,6 +221,8 @@ class Seizing(Picking):
             if returned is None and not c.has_room():
                 if into:
                     break
+                if not self.log.is_folded():  # what was settled there has rows still [34]
+                    return NOT_FOLDED, None
                 raise StoreFull(
                     "too many messages of this store are claimed and not settled, or given back and not taken: "
                     "settle or take some before claiming more"

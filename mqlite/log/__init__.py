@@ -311,6 +311,9 @@ class Log(Protocol):
     def hides_nothing(self) -> bool:
         """For who holds C: whether nothing that he would miss here passes by, and was there before he had it. [34]"""
 
+    def is_folded(self) -> bool:
+        """Whether nothing at all passes by at the moment."""
+
     def first_in_line(
         self, queue: int, version: int, cursor: Callable[[int], Position | None], count: int
     ) -> InLine | None:

@@ -147,6 +147,10 @@ class LmdbLog:
         """Hold L, with an empty front, for a block."""
         return _NOT_HELD if self.front is None else self._environment.gated()
 
+    def is_folded(self) -> bool:
+        """Whether the front is empty."""
+        return self.front is None or self.front.is_empty()
+
     def hides_nothing(self) -> bool:
         """See Front."""
         return self.front is None or self.front.hides_nothing()
@@ -159,7 +163,7 @@ class LmdbLog:
         """All that returned before the call is in the tree. Under no lock. Cost: 0.2 us; where messages are in the
         front, 50 us, and 1.5 us for each.
         """
-        if self.front is not None and not self.front.is_empty():
+        if not self.is_folded():
             with self._environment.gated():  # whose beginning it is
                 pass
 

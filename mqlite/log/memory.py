@@ -100,6 +100,8 @@ class MemoryLog(MemoryRecords, MemoryRows, MemoryTopics):
         """Always."""
         return True
 
+    is_folded = hides_nothing
+
     def read(self) -> MemoryLog:
         """The log itself, under its lock."""
         return self

@@ -15,7 +15,7 @@ from hand_clock import HandClock, timed_queue
 import mqlite
 import mqlite.log.front
 from mqlite import disk_store
-from mqlite.claims import Kind
+from mqlite.claims import Kind, shared_txn
 from mqlite.engine.passing import Passing
 from mqlite.engine.steps import Claim
 from mqlite.log import front_removals as removals
@@ -159,6 +159,21 @@ def test_what_is_put_before_them_comes_first(queue: mqlite.Queue[Any]) -> None:
     assert not is_hidden(queue)
     held[1].ack()
     assert queue.get(timeout=0) == 3
+
+
+def test_where_there_is_no_room_for_more_claims_those_of_settled_messages_make_some(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_txn, "MAX_ENTRIES", 60)
+    with mqlite.Queue[Any]("q", path) as queue:
+        queue.put_many(range(100))
+        held = queue.receive(100, timeout=0)
+        assert 30 < len(held) < 60
+        with pytest.raises(mqlite.StoreFull):
+            queue.receive(2, timeout=0)
+        open_front(queue)
+        for message in held[:5]:
+            message.ack()
+        assert front_of(queue).words[HEAD] > START
+        assert queue.receive(2, timeout=0)[0].body == len(held)
 
 
 def test_what_is_given_back_comes_again_and_what_was_settled_does_not(queue: mqlite.Queue[Any]) -> None:
