@@ -83,24 +83,27 @@ class Passing(Sitting):
         try:
             if front.lock.locked():
                 front.let_others_finish()
-            with front.lock, front.guard:
-                if not front.enter():
-                    return 0
-                commit = self._words[CLAIMS]
-                is_calm = self._calm.get(number) == commit or self._aftermath.is_calm_by_rows(number)
-                if not is_calm and shut_mode(self._claims, number) is not Shut.OPEN:
-                    return 0
-                stored = 0
-                lane = front.lane(number, queue.version)
-                if lane is not None and self._has_room(queue, lane):
-                    stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-                    if not stored and front.turn():
-                        lane = front.lane(number, queue.version)
-                        if lane is not None:
-                            stored = front.append(lane, rank, tag, body, body_crc, now_ns)
-                end, epoch = front.words[HEAD], front.epoch
-                if stored and flushes is None and not self._bench.is_empty():
-                    self._choose(number, called)
+            with front.lock:
+                try:
+                    if not front.enter():
+                        return 0
+                    commit = self._words[CLAIMS]
+                    is_calm = self._calm.get(number) == commit or self._aftermath.is_calm_by_rows(number)
+                    if not is_calm and shut_mode(self._claims, number) is not Shut.OPEN:
+                        return 0
+                    stored = 0
+                    lane = front.lane(number, queue.version)
+                    if lane is not None and self._has_room(queue, lane):
+                        stored = front.append(lane, rank, tag, body, body_crc, now_ns)
+                        if not stored and front.turn():
+                            lane = front.lane(number, queue.version)
+                            if lane is not None:
+                                stored = front.append(lane, rank, tag, body, body_crc, now_ns)
+                    end, epoch = front.words[HEAD], front.epoch
+                    if stored and flushes is None and not self._bench.is_empty():
+                        self._choose(number, called)
+                finally:
+                    front.guard.leave()
             if stored and flushes is not None:
                 flushes.wait_for_record(end, epoch)
                 if not self._bench.is_empty():

@@ -286,8 +286,8 @@ class Environment(Gated):
         LMDB's write mutex belongs to the thread that began, so nobody else could end
         it; this runs in that thread, before it lets go of `write_lock`.
 
-        Who claims or settles one message calls it in a `finally` of his own: to enter and leave the guard takes 0.15 us
-        more.
+        Who puts, claims or settles one message calls it in a `finally` of his own: to enter and leave the guard takes
+        0.15 us more.
         """
         if self._writing is not None:
             with contextlib.suppress(lmdb.Error):
