@@ -50,15 +50,13 @@ class Removal(NamedTuple):
     """Messages of one queue that are settled together.
 
     positions: in ascending order; stretches: the same, of neighbours; size_bytes: what they would take in the front.
-    commit: the first of the claims that made any of them somebody's. epoch: the last one of the front in which any was
-    claimed there, or 0: as long as that goes on, it has no row.
+    commit: the first of the claims that made any of them somebody's.
     """
 
     positions: list[Position]
     stretches: list[Stretch]
     size_bytes: int
     commit: int
-    epoch: int
 
 
 class Passing(Sitting):
@@ -227,7 +225,7 @@ class Passing(Sitting):
         """What to say of these, which end together, to `remove` them; None where that takes more than it can say."""
         if len(claims) > 1 and self._front.flushes is None:  # nobody waits for the disk: a commit costs no more
             return None
-        queue, last, epoch = claims[0].queue, None, 0
+        queue, last = claims[0].queue, None
         # where messages age, a position may come again while a row is left there
         if queue.topic or queue.prepared_for or queue.options.aging is not None:
             return None
@@ -238,8 +236,6 @@ class Passing(Sitting):
                     return None
             if claim.queue is not queue:
                 return None
-            if claim.epoch > epoch:
-                epoch = claim.epoch
         raws = [claim.raw for claim in claims]
         size = sum(map(len, raws)) + VALUE_AT * len(raws)
         if size > MOST_REMOVED_BYTES or not all(map(fmt.is_unmarked, raws)):
@@ -248,7 +244,7 @@ class Passing(Sitting):
         neighbours = stretches(positions)
         if len(neighbours) > MOST_RUNS:
             return None
-        return Removal(positions, neighbours, size, min([claim.commit for claim in claims]), epoch)
+        return Removal(positions, neighbours, size, min([claim.commit for claim in claims]))
 
     def remove(self, claims: list[Claim], removal: Removal) -> bool:
         """Messages of the tree that this process holds by rows leave the queue: said here, for the next fold. False:
@@ -262,9 +258,7 @@ class Passing(Sitting):
             if front.lock.locked():
                 front.let_others_finish()
             with front.lock, front.guard:
-                if not front.enter() or front.epoch == removal.epoch or not self._are_in_tree(number, removal):
-                    return False
-                if any(claim.epoch and not claim.at for claim in claims):  # it was said already, perhaps a moment ago
+                if not (front.enter() and _have_rows(claims, front.epoch) and self._are_in_tree(number, removal)):
                     return False
                 self._engine.check_rows(claims)
                 if not self._note_removed(queue, claims, removal) and not (
@@ -326,6 +320,11 @@ class Passing(Sitting):
             if front.flushes is not None:
                 front.take_gate()
                 front.shut()
+
+
+def _have_rows(claims: list[Claim], epoch: int) -> bool:
+    """Whether it was said of none that it is removed, and none is in the front itself, which is open for that epoch."""
+    return not any(claim.epoch and (not claim.at or claim.epoch == epoch) for claim in claims)
 
 
 def _fields(key: bytes, raw: bytes) -> tuple[Any, ...] | None:
