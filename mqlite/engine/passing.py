@@ -283,8 +283,11 @@ class Passing(Sitting):
             self._seen_epoch, self._seen_commit = front.epoch, self._words[CLAIMS]
         if removal.commit > self._seen_commit:
             return True
-        with self._engine.log.glance() as snapshot:
-            return snapshot.has_all(queue, removal.positions)
+        try:
+            with self._engine.log.glance() as snapshot:
+                return snapshot.has_all(queue, removal.positions)
+        except MqliteError:  # it takes no more readers: the general way does without one, or says so
+            return False
 
     def _note_removed(self, queue: QueueState, claims: list[Claim], removal: Removal) -> bool:
         """Under L; False where there is no room."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from mqlite.engine.steps import Claim
 from mqlite.log import front_removals as removals
 from mqlite.log.front_file import END, GONE, HEAD, MOST_REMOVED_BYTES, MOST_RUNS, OPEN, REMOVALS_END, START
 from mqlite.log.front_flush import Flushes
+from mqlite.system import environment
 
 GUARD = 20.0
 #: Where a disk is waited for, those that are acknowledged together are settled here, too.
@@ -424,6 +426,21 @@ def test_messages_that_lie_all_over_the_queue_are_settled(path: str) -> None:
         assert (queue.qsize(), queue.stats().claimed) == (0, 2 * MOST_RUNS)
         queue.ack_many(reversed(held[2::3]))
         assert (queue.qsize(), queue.stats().claimed, queue.check()) == (0, 0, [])
+
+
+def test_messages_are_settled_where_the_tree_takes_no_more_readers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "MAX_READERS", 3)
+    monkeypatch.setattr(environment, "LOCK_FILE_BYTES", 3 * 64)
+    with mqlite.Queue[Any]("q", path) as queue, contextlib.ExitStack() as readers:
+        queue.put_many(range(4))
+        first, *others = queue.receive(4, timeout=0)
+        open_front(queue)
+        for _ in range(3):
+            readers.enter_context(queue._engine.log.read())
+        first.ack()
+        queue.ack_many(others)
+        readers.close()
+        assert (queue.unfinished_tasks, queue.check()) == (0, [])
 
 
 @AT_FULL
