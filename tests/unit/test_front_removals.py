@@ -431,16 +431,19 @@ def test_messages_that_lie_all_over_the_queue_are_settled(path: str) -> None:
 def test_messages_are_settled_where_the_tree_takes_no_more_readers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "MAX_READERS", 3)
     monkeypatch.setattr(environment, "LOCK_FILE_BYTES", 3 * 64)
-    with mqlite.Queue[Any]("q", path) as queue, contextlib.ExitStack() as readers:
+    with mqlite.open(path) as broker, contextlib.ExitStack() as readers:
+        queue, other = map(broker.queue, ("q", "other"))
         queue.put_many(range(4))
         first, *others = queue.receive(4, timeout=0)
         open_front(queue)
+        other.put("opens it")
+        assert front_of(queue).words[OPEN]
         for _ in range(3):
             readers.enter_context(queue._engine.log.read())
         first.ack()
         queue.ack_many(others)
         readers.close()
-        assert (queue.unfinished_tasks, queue.check()) == (0, [])
+        assert (queue.unfinished_tasks, broker.check()) == (0, [])
 
 
 @AT_FULL
