@@ -258,7 +258,9 @@ class Passing(Sitting):
             if front.lock.locked():
                 front.let_others_finish()
             with front.lock, front.guard:
-                if not (front.enter() and _have_rows(claims, front.epoch) and self._are_in_tree(number, removal)):
+                if not (front.enter() and front.lane(number, queue.version) and _have_rows(claims, front.epoch)):
+                    return False
+                if not self._are_in_tree(number, removal):
                     return False
                 self._engine.check_rows(claims)
                 if not self._note_removed(queue, claims, removal) and not (

@@ -101,10 +101,10 @@ class Records:
 
     def _know_nothing(self, epoch: int) -> None:
         """Of this epoch yet."""
-        self.epoch = epoch
         self.lanes: dict[int, Lane] = {}
         self._heaps: dict[int, list[tuple[Position, int]]] = {}  # of the queues that are indexed up to `_seen`
         self._seen = START
+        self.epoch = epoch  # last: an interrupt leaves nothing that was known of another
 
     def append(self, lane: Lane, rank: int, tag: int, body: bytes, body_crc: int, now_ns: int) -> int:
         """A message without marks and extras; its id, or 0 where there is no room."""
