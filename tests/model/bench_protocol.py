@@ -1,7 +1,6 @@
 """The bench (rule [32]) as a model: every interleaving of its atomic steps, with kills and timeouts, breadth first.
 
-An actor is a generator that hands out one atomic step with each `yield` and gets its result; it is run again from its
-results so far, so that states can be compared. A step that cannot be made now gives BLOCKED. Messages are two numbers:
+Messages are two numbers:
 of those that were put under L (`ready`), and of those that a commit of the claims, without L, has made ready (`returned`).
 What each step stores is seen by the next one: that `Sitting.sit` looks at the claims again is for processors that wait
 longer, and is not in the model.
@@ -9,10 +8,10 @@ longer, and is not in the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
-Step = Generator[tuple[Any, ...], Any, None]
+from model.actors import BLOCKED, Actor, Actors, Step
 
 
 class State(NamedTuple):
@@ -30,7 +29,6 @@ class State(NamedTuple):
     timeouts: int
 
 
-BLOCKED = None
 #: What may be left out, one at a time; the model has to find what comes of it.
 TRAPS = ("looks, then sits", "does not pass on", "passes on to rows only", "takes nobody else", "deaths wake nobody")
 
@@ -230,27 +228,10 @@ def with_row(trap: str) -> Step:
     yield from pass_on(trap)
 
 
-Actor = Callable[[str], Step]
-Local = tuple[Any, ...]  # results so far
-
-
 def explore(actors: list[Actor], trap: str = "", kills: int = 1, timeouts: int = 1, most: int = 400_000) -> tuple[int, str]:
     """(states, what is wrong in the first one that is wrong, or "")"""
     count = len(actors)
-    steps: dict[tuple[int, Local], Any] = {}
-
-    def next_step(i: int, results: Local) -> Any:
-        known = steps.get((i, results), "?")
-        if known == "?":
-            run = actors[i](trap)
-            try:
-                known = next(run)
-                for each in results:
-                    known = run.send(each)
-            except StopIteration:
-                known = None
-            steps[i, results] = known
-        return known
+    next_step = Actors(actors, trap).next_step
 
     def frozen(result: Any) -> Any:
         return tuple(result) if isinstance(result, list) else result

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from model.bench_protocol import TRAPS, Actor, explore, general, passer_by, releaser, sitter, with_row
+from model.actors import Actor
+from model.bench_protocol import TRAPS, explore, general, passer_by, releaser, sitter, with_row
 
 #: Who meets, how many are killed, how many waits are over before a ring.
 MEETINGS: dict[str, tuple[list[Actor], int, int]] = {
