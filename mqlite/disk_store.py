@@ -130,7 +130,7 @@ class DiskStore:
             self.claims.use_bench(front.bench_words())
 
     def _take_over(self, epoch: int, contents: Contents) -> None:
-        self.claims.take_over(epoch, contents.held, contents.passed, contents.tasks)
+        self.claims.take_over(epoch, contents.held, contents.passed(), contents.tasks)
 
     @property
     def waits_for_disk(self) -> bool:

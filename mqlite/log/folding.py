@@ -37,7 +37,7 @@ class FoldTxn(LmdbTxn):
     def take_in(self, epoch: int, contents: Contents) -> None:
         """All of it. O(log n) each, and mostly O(1)."""
         for queue, share in contents.shares.items():
-            if share.keys or share.removed[0]:
+            if share.keys or share.sizes:
                 self._take_in(queue, share)
         gone = {queue: sorted(share.gone + share.rows) for queue, share in contents.shares.items()}
         self._take_out({queue: places for queue, places in gone.items() if places})
@@ -63,12 +63,13 @@ class FoldTxn(LmdbTxn):
             walk: Any = self._txn.cursor()
             is_last = runs == 1 and walk.last() and walk.key() < pairs[0][0]
             walk.putmulti(pairs, append=is_last)
-        for number, size, total in (share.stored(), share.removed):
+        removed = share.removed()
+        for number, size, total in (share.stored(), removed):
             counters.put_total += number
             counters.put_bytes += size
             if counters.put_sum >= 0:
                 counters.put_sum += total
-        number, size, total = share.removed
+        number, size, total = removed
         if number:
             counters.removed_total += number
             counters.removed_bytes += size

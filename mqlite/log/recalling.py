@@ -197,7 +197,8 @@ def _add(contents: Contents, found: Found) -> None:
             share.gone.append(fmt.position_of(found.key))
         return
     if found.is_done:
-        share.count_removed(len(found.value), fmt.sum_of(found.value))
+        share.sizes.append(len(found.value))
+        share.sums.append(fmt.sum_of(found.value))
     else:
         share.keys.append(found.key)
         share.values.append(found.value)
