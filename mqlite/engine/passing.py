@@ -10,6 +10,7 @@ nobody waits for the disk but once in a hundred messages, where a fold is due, o
 
 A claim that was made here has a place in the front instead of a row. Whoever else looks at claims has the front folded
 first, which makes it a row with the same token: so whatever the short way does not know can be done with it.
+And what was claimed by rows elsewhere may be settled here all the same (`remove`). [34]
 """
 
 from __future__ import annotations
