@@ -20,6 +20,7 @@ from crash.children import Children
 import mqlite
 import mqlite.log.front_flush
 from mqlite.log.front_file import HEAD, SEQ
+from mqlite.log.front_records import Records
 
 from .records import CLOSED, FLUSHES, LANE_BEGUN, LANE_RETURNED, LOOKED, SYNCED
 
@@ -50,7 +51,8 @@ class Lines:
         if event == "line":
             self.done += 1
             found = frame.f_locals
-            if self.done == self._fatal and {"seq", "words"} <= found.keys() and found["words"][SEQ] == found["seq"] and found["words"][HEAD] == found["at"]:
+            is_append = frame.f_code is Records.append.__code__ and "seq" in found
+            if self.done == self._fatal and is_append and found["words"][SEQ] == found["seq"] and found["words"][HEAD] == found["at"]:
                 self._fatal += 1  # here it leaves an id that nothing ever has, which is no state of the model
             if self.done == self._fatal:
                 mark(LOOKED, 0)  # what is stored in a map survives the process
