@@ -522,7 +522,7 @@ def test_a_backup_has_all_that_had_returned_and_no_front(path: str, tmp_path: Pa
             queue.put(number)
         for _ in range(3):
             queue.get(timeout=0)
-        assert not broker._store.engine.log.hides_nothing()
+        assert not broker._store.engine.log.is_folded()
         broker.backup(tmp_path / "copy.mq")
         assert "log.front" not in os.listdir(tmp_path / "copy.mq")
         with mqlite.open(tmp_path / "copy.mq") as copy:
@@ -539,14 +539,14 @@ def test_messages_in_the_front_survive_a_compaction(path: str, children: Any, re
         for number in range(20):
             queue.put(number)
         [first] = queue.receive(1, timeout=0)
-        assert not broker._store.engine.log.hides_nothing()
+        assert not broker._store.engine.log.is_folded()
         before, after = broker.compact()
         assert after < before
         first.ack()
         for number in range(20, 40):
             queue.put(number)
         assert [queue.get(timeout=0) for _ in range(9)] == list(range(1, 10))
-        talk.say(broker._store.engine.log.hides_nothing())
+        talk.say(broker._store.engine.log.is_folded())
         talk.hear(GUARD)
 
     child = children.fork(compact)

@@ -432,7 +432,7 @@ def fill_beside_the_front(talk: Any, path: str) -> None:
     queue = mqlite.open(path).queue("q")
     stored = [number for number in range(40) if queue.put([number, SMALL])]
     log = queue._channel.engine.log
-    talk.say(not log.hides_nothing())
+    talk.say(not log.is_folded())
     talk.hear()
     while len(stored) < 400:
         queue.put([len(stored), SMALL])
@@ -443,7 +443,7 @@ def fill_beside_the_front(talk: Any, path: str) -> None:
             stored.append(len(stored))
     for _ in range(20):
         assert queue.get(timeout=0)[0] == stored.pop(0)
-    talk.say([stored, not log.hides_nothing()])
+    talk.say([stored, not log.is_folded()])
     talk.hear()
 
 

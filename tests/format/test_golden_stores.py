@@ -192,7 +192,7 @@ def test_a_store_of_format_5_gives_all_that_is_in_it_and_lets_messages_pass_by(f
         plain = broker.queue("plain")
         for number in range(20):
             plain.put(number)
-        assert not broker._store.engine.log.hides_nothing()
+        assert not broker._store.engine.log.is_folded()
         assert [plain.get(timeout=0) for _ in range(20)] == list(range(20))
         assert broker.check() == []
 

@@ -29,7 +29,7 @@ def used_by_the_next_fold(broker: mqlite.Broker, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(mqlite.log.space.Space, "find", lambda self, pages, ahead=0: pages <= words[ROOM])
     words[ROOM] = FOLD_PAGES + RESERVE_PAGES
     log = broker._store.engine.log
-    assert not log.hides_nothing()
+    assert not log.is_folded()
     log.fold()
     return FOLD_PAGES + RESERVE_PAGES - int(words[ROOM])
 
