@@ -34,9 +34,12 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import mqlite
@@ -133,6 +136,19 @@ def wait_for_workers() -> None:
         process.join()
 
 
+@contextmanager
+def ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block, not in the midst of it."""
+    struck: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: struck.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if struck and callable(before):
+            before(*struck[0])
+
+
 class Ledger:
     """The first result of each file. It claims every result and settles none, so all stay in the queue."""
 
@@ -144,17 +160,18 @@ class Ledger:
 
     def take(self, timeout: float) -> bool:
         """Accept the next result, or drop it if its file has one. False when none came in time."""
-        try:
-            message = self._consumer.receive(timeout)
-        except mqlite.Empty:
-            return False
-        self.redeliveries += message.headers["redelivered"]
-        if message.body["file"] in self.accepted:
-            self.duplicates += 1
-            message.ack()
-        else:
-            self.accepted[message.body["file"]] = message
-        return True
+        with ctrl_c_waits():  # else a result could be claimed and not counted, or counted twice
+            try:
+                message = self._consumer.receive(timeout)
+            except mqlite.Empty:
+                return False
+            self.redeliveries += message.headers["redelivered"]
+            if message.body["file"] in self.accepted:
+                self.duplicates += 1
+                message.ack()
+            else:
+                self.accepted[message.body["file"]] = message
+            return True
 
     def read(self) -> None:
         """Take all that is there already."""
@@ -210,7 +227,7 @@ def run(options: argparse.Namespace) -> int:
         jobs.shutdown(immediate=True)
         wait_for_workers()
         ledger.read()
-        print(f"\ninterrupted: {ledger.stored()} of {len(files)} files are accepted; the same command again goes on")
+        print(f"\ninterrupted: {len(ledger.accepted)} of {len(files)} files are accepted; the same command again goes on")
         return 130
 
 

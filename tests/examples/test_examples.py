@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -278,6 +279,33 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert number(r"(\d+) accepted in earlier runs", output) == accepted
     assert f"every one of {LIMIT} files has exactly one accepted result" in output
     assert f"{accepted} from earlier runs, {LIMIT - accepted} from this one" in output
+
+
+@pytest.mark.parametrize("file", ["new.py", "known.py"])
+def test_an_interrupt_while_a_result_is_taken_leaves_none_claimed_and_uncounted(file: str, tmp_path: Path) -> None:
+    example = runpy.run_path(str(EXAMPLES / "index_library.py"))
+    results = mqlite.Queue[dict[str, str]]("results", str(tmp_path / "index"))
+    for name in ("known.py", file):
+        results.put({"file": name}, headers={"redelivered": False})
+    ledger = example["Ledger"](results)
+    assert ledger.take(timeout=0)
+    receive = ledger._consumer.receive
+
+    class Interrupted:
+        @staticmethod
+        def receive(timeout: float) -> mqlite.Message:
+            message: mqlite.Message = receive(timeout)
+            signal.raise_signal(signal.SIGINT)
+            return message
+
+    ledger._consumer = Interrupted
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ledger.take(timeout=0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ledger.stored() == len(ledger.accepted) == len({"known.py", file})
 
 
 def test_a_run_whose_parent_was_killed_is_resumed(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
