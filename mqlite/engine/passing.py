@@ -313,8 +313,10 @@ class Passing(Sitting):
                     return
                 with self._claims.read() as c:
                     has_rows = c.taken_over() >= epoch
-                if not has_rows:  # else the next fold goes on where that one was cut short
-                    front.take_back(at)
+                if has_rows:  # of a fold that was cut short: who goes on with it takes the message for settled
+                    front.fold()
+                    return
+                front.take_back(at)
                 raise flushes.failed("the message is not settled")
 
     def _let_go_unflushed(self) -> None:

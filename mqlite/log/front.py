@@ -229,6 +229,8 @@ class Front(Records):
         words = self.words
         if words[HEAD] != START:  # its fold was cut short
             self.fold()
+            if words[FAILED]:  # seen by the fold, if not before it; who waited for a flush now would not get any
+                return False
         if not self._has_room(FOLD_PAGES):
             words[RUN], words[NEEDED] = 0, MOST
             return False
@@ -273,6 +275,21 @@ class Front(Records):
         except MqliteError:
             return None
         return glance
+
+    def has(self, epoch: int) -> bool:
+        """Under L: whether what came in that epoch is here still, and not in the tree."""
+        words = self.words
+        return bool(words[EPOCH] == epoch and words[HEAD] != START) and not self.is_in_tree(epoch)
+
+    def is_in_tree(self, epoch: int) -> bool:
+        """Under L: whether the tree has taken that epoch over, as far as it can be read."""
+        glance = self._glance()
+        if glance is None:
+            return False
+        try:
+            return glance.folded_epoch() >= epoch
+        finally:
+            glance.end()
 
     def is_empty(self) -> bool:
         """Whether nothing is in it. Free for anybody: true for what had returned before the call."""

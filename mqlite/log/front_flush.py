@@ -10,7 +10,7 @@ by that commit: it raises both words, too.
 A flush that fails is not believed again: the kernel may have dropped what it could not write. Messages that were on
 their way are taken out again, settlements are taken back, and nobody passes by any more in this boot. What had been
 flushed before is in memory, and goes to the tree by the next fold, which takes those messages out first where who saw
-the flush fail was killed before he did.
+the flush fail was killed before he did. What a fold had committed by then is stored, also where it was cut short.
 
 The others of a process stand in line, each at a lock of his own. Who has flushed wakes the first few whom that has
 answered, each of whom wakes another one before he goes on; and the first who was not answered, to flush next. Who is in
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Closed, StoreError
 from ..system.blocks import sync_directory
-from .front_file import EPOCH, FAILED, FLUSHED, FLUSHED_GONE, GONE, HEAD, LOST, LOST_HEAD, OPEN, SEQ
+from .front_file import ALL, EPOCH, FAILED, FLUSHED, FLUSHED_GONE, GONE, HEAD, LOST, LOST_HEAD, OPEN, SEQ
 
 if TYPE_CHECKING:
     from .front import Front
@@ -246,10 +246,13 @@ class Flushes:
             words[FLUSHED] = head
 
     def give_up(self) -> None:
-        """Under L: what was not flushed was not put. May be done again."""
+        """Under L: what was not flushed was not put, unless the tree has it. May be done again."""
         words = self._words
         words[OPEN] = 0
         if not words[LOST]:
+            if self._front.is_in_tree(words[EPOCH]):  # by a fold that was cut short behind its commit
+                words[FLUSHED], words[FLUSHED_GONE] = ALL, words[GONE]
+                return
             words[LOST_HEAD] = words[FLUSHED]
             words[LOST] = words[EPOCH]  # first: a fold in between would say that all is stored
         if words[HEAD] > words[LOST_HEAD]:

@@ -22,7 +22,6 @@ from .front_file import (
     DONE,
     END,
     ENDLESS,
-    EPOCH,
     FLAGS,
     FLUSHED,
     GONE,
@@ -278,11 +277,6 @@ class Records:
         last = stretches[-1][0]
         words[slot + REMOVED_RANK], words[slot + REMOVED_SEQ] = (last >> 64) + 1, last & _LOW
         return True
-
-    def has(self, epoch: int) -> bool:
-        """Whether what came in that epoch is here still, and not in the tree."""
-        words = self.words
-        return bool(words[EPOCH] == epoch and words[HEAD] != START)
 
     def take_back(self, at: int) -> None:
         """A settlement that could not be flushed is none: the claim goes on."""

@@ -4,7 +4,7 @@ from its results so far, so that states can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 Step = Generator[tuple[Any, ...], Any, None]
@@ -36,3 +36,53 @@ class Actors:
                 known = None
             self._steps[i, results] = known
         return known
+
+
+def explore(
+    actors: Sequence[Actor],
+    trap: str,
+    start: Any,
+    killed: Callable[[Any, int], Any],
+    left: Callable[[Any], str],
+    most: int = 600_000,
+) -> tuple[int, str]:
+    """Every interleaving: (states, what is wrong in the first one that is wrong, or "").
+
+    A state has `alive`, for each actor, and `wrong`. A step gives BLOCKED, (state, result), or a list of these where one of several
+    things may happen. killed: what is when the process of that actor is killed now; None where it is not. left: what is wrong when
+    nobody goes on.
+    """
+    next_step = Actors(actors, trap).next_step
+
+    def behind(s: Any, locals_: tuple[Results, ...], i: int, step: Any) -> Iterator[tuple[Any, tuple[Results, ...]]]:
+        made = step[0](s, i, *step[1:])
+        if made is not BLOCKED:
+            for after, result in made if isinstance(made, list) else [made]:
+                yield after, (*locals_[:i], (*locals_[i], result), *locals_[i + 1 :])
+
+    seen = {(start, ((),) * len(actors))}
+    frontier = list(seen)
+    while frontier:
+        found = []
+        for s, locals_ in frontier:
+            if s.wrong:
+                return len(seen), s.wrong
+            moved = False
+            for i, results in enumerate(locals_):
+                step = next_step(i, results) if s.alive[i] else None
+                if step is None:
+                    continue
+                nexts = list(behind(s, locals_, i, step))
+                moved = moved or bool(nexts)
+                dead = killed(s, i)
+                if dead is not None:
+                    nexts.append((dead, locals_))
+                for key in nexts:
+                    if key not in seen:
+                        seen.add(key)
+                        found.append(key)
+            if not moved and (problem := left(s)):
+                return len(seen), problem
+        frontier = found
+        assert len(seen) <= most, "that is not explored to the end"
+    return len(seen), ""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
-from model.actors import BLOCKED, Actor, Actors, Step
+from model.actors import BLOCKED, Actor, Step
+from model.actors import explore as every_interleaving
 
 PUT, REMOVED = "put", "removed"
 FIRST, IN_TREE = 0, (1, 2)
@@ -351,43 +352,17 @@ def _left(s: State) -> str:
     return f"nobody gets {lost}" if lost else ""
 
 
-def explore(actors: Sequence[Actor], processes: Sequence[int], trap: str = "", kills: int = 1, most: int = 600_000) -> tuple[int, str]:
+def explore(actors: Sequence[Actor], processes: Sequence[int], trap: str = "", kills: int = 1) -> tuple[int, str]:
     """(states, what is wrong in the first one that is wrong, or ""). processes: of which actor that is, by the number of another."""
-    count = len(actors)
-    next_step = Actors(actors, trap).next_step
+
+    def killed(s: State, i: int) -> State | None:
+        if not s.kills:
+            return None
+        alive = tuple(was and processes[j] != processes[i] for j, was in enumerate(s.alive))
+        lock, claims_lock = (-1 if at >= 0 and not alive[at] else at for at in (s.lock, s.claims_lock))
+        return s._replace(alive=alive, kills=s.kills - 1, lock=lock, claims_lock=claims_lock)
+
     tree = frozenset(IN_TREE)
     nothing: frozenset[Any] = frozenset()
-    start = State(tree, nothing, nothing, nothing, (), 0, False, False, nothing, nothing, nothing, nothing, -1, -1, (True,) * count, kills)
-    seen = {(start, ((),) * count)}
-    frontier = list(seen)
-    while frontier:
-        behind = []
-        for s, locals_ in frontier:
-            moved = False
-            for i, results in enumerate(locals_):
-                step = next_step(i, results) if s.alive[i] else None
-                if step is None:
-                    continue
-                nexts = []
-                made = step[0](s, i, *step[1:])
-                if made is not BLOCKED:
-                    moved = True
-                    if made[0].wrong:
-                        return len(seen), made[0].wrong
-                    nexts.append((made[0], (*locals_[:i], (*results, made[1]), *locals_[i + 1 :])))
-                if s.kills:
-                    alive = tuple(was and processes[j] != processes[i] for j, was in enumerate(s.alive))
-                    locks = {name: -1 if at >= 0 and not alive[at] else at for name, at in (("lock", s.lock), ("claims_lock", s.claims_lock))}
-                    nexts.append((s._replace(alive=alive, kills=s.kills - 1, **locks), locals_))
-                for key in nexts:
-                    if key not in seen:
-                        seen.add(key)
-                        behind.append(key)
-            if not moved:
-                problem = _left(s)
-                if problem:
-                    return len(seen), problem
-        frontier = behind
-        if len(seen) > most:
-            return len(seen), "not explored to the end"
-    return len(seen), ""
+    start = State(tree, nothing, nothing, nothing, (), 0, False, False, nothing, nothing, nothing, nothing, -1, -1, (True,) * len(actors), kills)
+    return every_interleaving(actors, trap, start, killed, _left)

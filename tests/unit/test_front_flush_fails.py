@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from fixture_types import Eventually, InThread
-from front_things import drained
+from front_things import drained, front_of
 from unit.test_front_flush import GUARD, Disk, disk, warm, words_of
 
 import mqlite
 import mqlite.log.front
 import mqlite.system.directory
-from mqlite.log.front_file import FAILED, FLUSHED, HEAD, LOST, OPEN, PREPARED, START
+from mqlite.log.front import Front
+from mqlite.log.front_file import FAILED, FLUSHED, HEAD, LOST, NEEDED, OPEN, PREPARED, RUN, START
 from mqlite.log.front_flush import Flushes
 
 __all__ = ["disk"]
@@ -249,36 +250,66 @@ def test_a_settlement_that_a_fold_brings_to_the_tree_after_the_failure_is_one(
     assert reopened(path) == [b"next"]
 
 
-def test_a_fold_that_is_cut_short_before_a_settlement_is_taken_back_leaves_no_claim_behind(
-    queue: mqlite.Queue[Any], disk: Disk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_settlement_of_a_fold_that_is_cut_short_is_carried_out_or_raises(
+    goes_on: bool, queue: mqlite.Queue[Any], disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has made the rows already: so the ack raises, and the next fold carries it out."""
+    """The fold has made rows of the claims already, so the settlement is not taken back: it is one with the end of the fold."""
     for body in ("held", "settled", "next"):
         queue.put(body)
     held, settled = (queue.receive(timeout=0)[0] for _ in range(2))
-    wait, front = Flushes.wait_for_settled, queue._engine.log.front
+    wait, front = Flushes.wait_for_settled, front_of(queue)
+    meanwhile = pytest.MonkeyPatch()
 
     def full(*arguments: Any) -> None:
         raise mqlite.StoreFull("made up")
 
     def cut_short_then(self: Flushes, gone: int, epoch: int) -> bool:
         found = wait(self, gone, epoch)
-        with monkeypatch.context() as meanwhile:
-            meanwhile.setattr(front, "_store", full)
-            with pytest.raises(mqlite.StoreFull):
-                queue.qsize()
+        meanwhile.setattr(front, "_store", full)
+        with pytest.raises(mqlite.StoreFull):
+            queue.qsize()
+        if goes_on:
+            meanwhile.undo()
         return found
 
     monkeypatch.setattr(Flushes, "wait_for_settled", cut_short_then)
     struck(disk)
-    with FAILS:
+    with contextlib.nullcontext() if goes_on else pytest.raises(mqlite.StoreFull):
         settled.ack()
+    meanwhile.undo()
     stats = queue.stats()
     assert (stats.ready, stats.claimed) == (1, 1)
-    with pytest.raises(mqlite.LeaseLost):
+    with pytest.raises(mqlite.NotClaimed if goes_on else mqlite.LeaseLost):
         settled.ack()
     held.ack()
     assert drained(queue) == ["next"]
+
+
+def test_where_a_flush_has_failed_when_a_fold_that_was_cut_short_is_done_again_nobody_passes_by(
+    queue: mqlite.Queue[Any], disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks whether one has failed before that fold does not know yet: what he puts would wait for no flush."""
+    queue.put("flushed")
+    front, words = front_of(queue), words_of(queue)
+    with front.lock, front.guard:
+        front.take_gate()
+        front.shut()  # as after an interrupt
+    fold, folds = Front.fold, []
+
+    def after_a_failure(self: Front) -> None:
+        folds.append(words[HEAD])
+        words[FAILED] = 1  # by another process, just now
+        fold(self)
+
+    monkeypatch.setattr(Front, "fold", after_a_failure)
+    words[RUN] = words[NEEDED]
+    queue.put("next")
+    assert folds[0] > START
+    assert (words[OPEN], words[HEAD]) == (0, START)
+    with queue._engine.log.read() as snapshot:
+        assert snapshot.counters(queue._state.id).total == 2
+    assert drained(queue) == ["flushed", "next"]
 
 
 def test_a_put_that_a_fold_brings_to_the_tree_while_its_flush_lasts_has_put_though_that_fails(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from fixture_types import InThread
-from front_things import drained
+from front_things import drained, front_of
 from unit.test_front_flush import GUARD, Disk, disk, warm, words_of
 from unit.test_front_flush_fails import FAILS, is_given_up, queue, struck
 
 import mqlite
 from mqlite.log import front_flush
-from mqlite.log.front_file import FAILED, FLUSHED, HEAD, LOST, OPEN, RUN, START
+from mqlite.log.front_file import FAILED, FLUSHED, FLUSHED_GONE, HEAD, LOST, OPEN, RUN, START
 from mqlite.log.front_flush import Flushes
 
 __all__ = ["disk", "queue"]
@@ -135,6 +137,21 @@ def warm_without_taking(queue: mqlite.Queue[Any]) -> None:
     other.close()
 
 
+class Dying:
+    """Words of one who is killed just before he stores that one."""
+
+    def __init__(self, words: Any, place: int) -> None:
+        self.words, self.place = words, place
+
+    def __getitem__(self, number: int) -> Any:
+        return self.words[number]
+
+    def __setitem__(self, number: int, value: int) -> None:
+        if number == self.place:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.words[number] = value
+
+
 @pytest.mark.parametrize("between", ["LOST_HEAD", "HEAD", "LOST"])
 def test_a_death_amid_giving_up_loses_no_put_that_returns(
     between: str, path: str, queue: mqlite.Queue[Any], disk: Disk, in_thread: InThread, children: Any
@@ -142,27 +159,13 @@ def test_a_death_amid_giving_up_loses_no_put_that_returns(
     """Before that word is stored. Another thread is on its way meanwhile, and somebody else folds the front first."""
     place = getattr(front_flush, between)
 
-    class Dying:
-        """Words of one who is killed just before he stores that one."""
-
-        def __init__(self, words: Any) -> None:
-            self.words = words
-
-        def __getitem__(self, number: int) -> Any:
-            return self.words[number]
-
-        def __setitem__(self, number: int, value: int) -> None:
-            if number == place:
-                os.kill(os.getpid(), signal.SIGKILL)
-            self.words[number] = value
-
     def in_child(talk: Any) -> None:
         warm(queue)
         talk.say("ready")
         talk.hear()
         disk.release(fails=True)
         flushes: Any = queue._engine.log.front.flushes
-        flushes._words = Dying(flushes._words)
+        flushes._words = Dying(flushes._words, place)
         queue.put("theirs")
 
     child = children.fork(in_child)
@@ -183,6 +186,49 @@ def test_a_death_amid_giving_up_loses_no_put_that_returns(
     left = drained(queue)
     assert len(left) == count
     assert ("ours" in left) == returned
+
+
+@pytest.mark.parametrize("before", [FLUSHED, FLUSHED_GONE, HEAD], ids=["flushed", "flushed_gone", "head"])
+@pytest.mark.parametrize("what", ["put", "get", "ack", "ack of one that a row holds", "ack_many"])
+def test_what_a_fold_has_committed_is_done_though_it_was_cut_short_and_the_flush_fails(
+    what: str, before: int, path: str, queue: mqlite.Queue[Any], disk: Disk, in_thread: InThread, children: Any
+) -> None:
+    def in_child(talk: Any) -> None:
+        disk.release()
+        front: Any = front_of(queue)
+        talk.say("ready")
+        talk.hear()
+        front.words = Dying(front.words, before)
+        queue.qsize()
+
+    child = children.fork(in_child)
+    assert child.hear() == "ready"
+    by_rows = what in ("ack of one that a row holds", "ack_many")
+    if by_rows:
+        queue.put_many([b"first", b"second"])
+        held = queue.receive(2, timeout=0)
+        warm(mqlite.Queue[Any]("other", path))
+    else:
+        warm(queue)
+        queue.put(b"first")
+        held = queue.receive(timeout=0) if what == "ack" else []
+    disk.hold()
+    acts: dict[str, Callable[[], Any]] = {
+        "put": partial(queue.put, b"second"),
+        "get": partial(queue.get, timeout=0),
+        "ack_many": partial(queue.ack_many, held),
+    }
+    done = in_thread(acts.get(what) or held[0].ack)
+    assert disk.begun.wait(GUARD)
+    child.say("go")
+    assert child.wait(GUARD) == -signal.SIGKILL
+    disk.release(fails=True)
+    assert what != "get" or done.result(GUARD) == b"first"
+    done.result(GUARD)
+    if what == "ack of one that a row holds":
+        held[1].ack()
+    assert drained(queue) == ([b"first", b"second"] if what == "put" else [])
+    assert queue.stats().claimed == 0
 
 
 def test_a_store_that_is_opened_after_a_failure_that_nobody_survived_has_what_was_flushed(path: str, disk: Disk, children: Any) -> None:
