@@ -1,5 +1,5 @@
 """Actors of a model: each is a generator that hands out one atomic step with each `yield` and gets its result. It is run again
-from its results so far, so that states can be compared.
+from its results so far, so that states can be compared; so no step gives 0 where it may give False, which are equal.
 """
 
 from __future__ import annotations
