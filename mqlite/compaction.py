@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import struct
 import threading
-from collections.abc import Iterator
 
 from .backup import Progress, write_copy
 from .claims.shared import SharedClaims
@@ -36,6 +34,7 @@ from .system.control import CLEAN, FAILED, FREE, PLAIN_BYTES, RESERVED, ROOM, Co
 from .system.copying import Copying
 from .system.directory import StoreDirectory, newest_transaction
 from .system.environment import PAGE, Environment
+from .system.inside import nobody_inside
 from .system.pages import TRANSACTION_AT
 from .system.quiet import quiet
 
@@ -104,7 +103,10 @@ class Compaction:
         with contextlib.ExitStack() as undo:
             quiet(self._environment, self._claims.environment, undo)
             self._log.close()
-            undo.enter_context(self._nobody_inside())
+            try:
+                undo.enter_context(nobody_inside(self._directory.log))
+            except OSError as error:
+                raise self._in_use() from error
             if self._control.words[FAILED]:
                 raise StoreError(
                     f"a flush of {self._directory.log!r} to the disk has failed, so it is not replaced: check the "
@@ -124,16 +126,6 @@ class Compaction:
             f"another process has the store {self._directory.path!r} open, or copies it: compact it when this one is "
             "the only one"
         )
-
-    @contextlib.contextmanager
-    def _nobody_inside(self) -> Iterator[None]:
-        """LMDB's lock file may be opened here since this process has closed the environment."""
-        with open(self._directory.log + "-lock", "r+b", buffering=0) as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-            except OSError as error:
-                raise self._in_use() from error
-            yield
 
     def _shrink(self, progress: Progress) -> tuple[int, int]:
         log, new = self._directory.log, self._directory.log + ".new"

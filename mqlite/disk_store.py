@@ -28,6 +28,7 @@ from .system.clock import Clock, anchor_of
 from .system.control import CLEAN, FRONT, RESERVED, SESSION, UNSETTLED, Control, Mark
 from .system.directory import FORMAT, Marker, StoreDirectory, check_data_file, new_store_id, newest_transaction
 from .system.environment import Environment
+from .system.inside import is_anybody_alive, nobody_inside
 from .system.quiet import quiet
 from .verify import store_problems
 
@@ -72,6 +73,8 @@ class DiskStore:
         """The folder of the session. The caller is alone in opening the store."""
         if not os.path.exists(directory.log):
             raise StoreCorrupted(f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup")
+        if marker.format < FORMAT:
+            _check_alone(directory)
         self._directory = directory
         self._control = control = Control(directory.control)
         failed.callback(control.close)
@@ -201,6 +204,22 @@ def check_settings(
                 f"the store {path!r} was made with {name}={stored!r}, not {asked!r}: leave it out to take what "
                 "is stored"
             )
+
+
+def _check_alone(directory: StoreDirectory) -> None:
+    """Before a store changes its format: who has it open would go by the old one. Raises StoreError."""
+    try:
+        with nobody_inside(directory.log):
+            if not is_anybody_alive(directory.run):
+                return
+    except FileNotFoundError:  # it was never open here
+        return
+    except OSError:
+        pass
+    raise StoreError(
+        f"the store {directory.path!r} is of an earlier version of mqlite, and a process that uses that has it open: "
+        "end all such processes, then open the store again, which upgrades it"
+    )
 
 
 def _after_a_stop(directory: StoreDirectory, marker: Marker, control: Control) -> None:

@@ -102,6 +102,11 @@ class StoreDirectory:
         """The file that is locked by who opens the store; see `locked`."""
         return os.path.join(self.path, "open.lock")
 
+    @property
+    def run(self) -> str:
+        """What lasts for one boot."""
+        return os.path.join(self.path, "run")
+
     def identity(self) -> tuple[int, int]:
         """Device and inode: the same for every name of the directory."""
         found = os.stat(self.path)
@@ -239,7 +244,7 @@ class StoreDirectory:
         control.settle(self.log)
         boot = hashlib.sha256(boot.encode()).hexdigest()[:12]
         name = f"{boot}-{control.words[SESSION]:016x}"
-        run = os.path.join(self.path, "run")
+        run = self.run
         os.makedirs(run, mode=0o700, exist_ok=True)
         for other in os.listdir(run):
             if not other.startswith(boot):
