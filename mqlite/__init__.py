@@ -57,6 +57,7 @@ The map of the package, from the top; each floor uses only those below it:
       group_commit.py                   one commit for many threads: the log's, and the claims'
       blocks.py translation.py          files without holes; errors of LMDB and the system in our words
       directory.py control.py           the files of a store; log.control
+      liveness.py inside.py             which processes live; whether any has a store open
       pages.py structure.py salvage.py  LMDB's pages read without LMDB: whether they are whole, what can be saved
     recurrence.py                     when something periodic is due
     message.py  handle.py             what travels; what is closed at the end of a block
