@@ -188,6 +188,13 @@ class SharedClaims:
                 c.add_tasks(queue, owner, count)
             c.note_taken_over(epoch)
 
+    def take_over_late(self, held: tuple[int, Position, int, int, int, int], task_flag: int) -> None:
+        """Under L: the same for a claim that `take_over` took for settled. May be done again."""
+        queue, position, token, owner, deadline_ns, flags = held
+        with self.lock, self.guard, self.write() as c:
+            if c.claim(queue, position, Row(token, owner, deadline_ns, flags, 0, 1)) and flags & task_flag:
+                c.add_tasks(queue, owner, -1)
+
     def let_go(self, rows: Mapping[int, Sequence[Position]]) -> None:
         """Under L: rows of messages that were settled in the front, and have left the tree, go, by queue. They have no
         group, and are nobody's tasks. May be done again. [34]

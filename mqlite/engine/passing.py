@@ -313,9 +313,8 @@ class Passing(Sitting):
                     return
                 with self._claims.read() as c:
                     has_rows = c.taken_over() >= epoch
-                if has_rows:  # of a fold that was cut short: who goes on with it takes the message for settled
-                    front.fold()
-                    return
+                if has_rows:  # of a fold that was cut short, which took the message for settled
+                    self._claims.take_over_late(front.held_at(at), TASK)
                 front.take_back(at)
                 raise flushes.failed("the message is not settled")
 

@@ -15,6 +15,7 @@ import attrs
 from ..message import Position
 from . import InLine
 from . import format as fmt
+from .front_contents import Held
 from .front_file import (
     BROUGHT_HERE,
     CLAIMED,
@@ -54,6 +55,7 @@ from .front_file import (
     TOTAL,
     UNCLAIMED,
     VALUE_AT,
+    WHOLE,
     mapped,
     record_bytes,
 )
@@ -277,6 +279,13 @@ class Records:
         last = stretches[-1][0]
         words[slot + REMOVED_RANK], words[slot + REMOVED_SEQ] = (last >> 64) + 1, last & _LOW
         return True
+
+    def held_at(self, at: int) -> Held:
+        """What the row of a claim is."""
+        area = self._area
+        _, _, _, flags, queue, rank, seq = WHOLE.unpack_from(area, at)
+        token, owner, deadline_ns = TERMS.unpack_from(area, at + TERMS_AT)
+        return Held(queue, rank << 64 | seq, token, owner, deadline_ns, flags & ~BROUGHT_HERE)
 
     def take_back(self, at: int) -> None:
         """A settlement that could not be flushed is none: the claim goes on."""
