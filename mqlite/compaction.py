@@ -105,7 +105,7 @@ class Compaction:
             self._log.close()
             try:
                 undo.enter_context(nobody_inside(self._directory.log))
-            except OSError as error:
+            except BlockingIOError as error:
                 raise self._in_use() from error
             if self._control.words[FAILED]:
                 raise StoreError(

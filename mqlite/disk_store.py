@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import weakref
 from typing import Any
 
@@ -207,19 +208,22 @@ def check_settings(
 
 
 def _check_alone(directory: StoreDirectory) -> None:
-    """Before a store changes its format: who has it open would go by the old one. Raises StoreError."""
+    """Before a store changes its format: who has it open would go by the old one. Raises StoreError. A process that was
+    forked from one of these, and has not used the store yet, finds its session gone when it does.
+    """
     try:
         with nobody_inside(directory.log):
-            if not is_anybody_alive(directory.run):
-                return
+            is_in_use = False
     except FileNotFoundError:  # it was never open here
-        return
-    except OSError:
-        pass
-    raise StoreError(
-        f"the store {directory.path!r} is of an earlier version of mqlite, and a process that uses that has it open: "
-        "end all such processes, then open the store again, which upgrades it"
-    )
+        is_in_use = False
+    except BlockingIOError:
+        is_in_use = True
+    if is_in_use or is_anybody_alive(directory.run):
+        raise StoreError(
+            f"the store {directory.path!r} is of an earlier version of mqlite, and a process that uses that has it "
+            "open: end all such processes, then open the store again, which upgrades it"
+        )
+    shutil.rmtree(directory.run, ignore_errors=True)
 
 
 def _after_a_stop(directory: StoreDirectory, marker: Marker, control: Control) -> None:
@@ -241,17 +245,22 @@ def _new_marker(directory: StoreDirectory, durability: str | None, max_store_byt
         check_data_file(directory.log)
         found = Environment(directory.log, map_size=size)
         try:
-            _, store_id = LmdbLog.format_and_id(found)
+            stored_format, store_id = LmdbLog.format_and_id(found)
         finally:
             found.close()
     else:
-        store_id = new_store_id()
+        stored_format, store_id = FORMAT, new_store_id()
         _create_log(directory.log, store_id, size)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(directory.control)  # of a crash
     with Control(directory.control) as control:
         control.write(Mark(CLEAN, newest_transaction(directory.log)))
-    marker = Marker(format=FORMAT, store_id=store_id, durability=durability or DEFAULT_DURABILITY, max_store_bytes=size)
+    marker = Marker(
+        format=stored_format,
+        store_id=store_id,
+        durability=durability or DEFAULT_DURABILITY,
+        max_store_bytes=size,
+    )
     directory.sync(own_name=False)  # or the name of the marker may be on the disk without those of the other files
     directory.write_marker(marker)
     return marker

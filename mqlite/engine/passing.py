@@ -24,7 +24,7 @@ from ..claims import TASK, Row, Shut, Waiting
 from ..claims.runs import stretches
 from ..claims.shared import SharedClaims
 from ..codecs import BYTES, Payload
-from ..errors import MqliteError
+from ..errors import Closed, MqliteError
 from ..log import format as fmt
 from ..log.front import Front
 from ..log.front_file import HEAD, MOST_BODY_BYTES, MOST_REMOVED_BYTES, MOST_RUNS, NEEDED, OPEN, RUN, TOTAL, VALUE_AT
@@ -305,18 +305,32 @@ class Passing(Sitting):
     # ------------------------------------------------------------------ to the disk
     def _flush_settled(self, flushes: Flushes, gone: int, epoch: int, at: int) -> None:
         """Raises StoreError: then it is held still."""
+        if flushes.wait_for_settled(gone, epoch):
+            return
+        try:
+            is_settled = not self._take_back(epoch, at)
+        except Closed:
+            is_settled = flushes.is_settled(gone)  # who closed the store has brought it to the tree
+            if not is_settled:
+                raise
+        if not is_settled:
+            raise flushes.failed("the message is not settled")
+
+    def _take_back(self, epoch: int, at: int) -> bool:
+        """A settlement that was not flushed is none: the claim goes on. False where a fold has brought it to the
+        tree. Raises Closed.
+        """
         front = self._front
-        if not flushes.wait_for_settled(gone, epoch):
-            with front.lock, front.guard:
-                front.take_gate()
-                if not front.has(epoch):  # a fold has brought it to the tree
-                    return
-                with self._claims.read() as c:
-                    has_rows = c.taken_over() >= epoch
-                if has_rows:  # of a fold that was cut short, which took the message for settled
-                    self._claims.take_over_late(front.held_at(at), TASK)
-                front.take_back(at)
-                raise flushes.failed("the message is not settled")
+        with front.lock, front.guard:
+            front.take_gate()
+            if not front.has(epoch):
+                return False
+            with self._claims.read() as c:
+                has_rows = c.taken_over() >= epoch
+            if has_rows:  # of a fold that was cut short, which took the message for settled
+                self._claims.take_over_late(front.held_at(at), TASK)
+            front.take_back(at)
+        return True
 
     def _let_go_unflushed(self) -> None:
         """`_let_go` of who may have stored something that nobody is about to flush: the front is shut, so the next who

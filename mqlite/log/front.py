@@ -141,7 +141,7 @@ class Front(Records):
         self.guard = self._environment
         self.lock = self._environment.write_lock
         self._know_nothing(0)
-        self._is_over = False
+        self._is_over = self._has_begun = False
         self._pausing: set[int] = set()  # threads that let others finish
         if self.flushes is not None:
             self.flushes.after_fork()
@@ -218,6 +218,13 @@ class Front(Records):
         words = self.words
         if self._is_over:
             return False
+        if not self._has_begun and self.flushes is not None:
+            if not self.flushes.has_descriptors():
+                return False
+            if words[HEAD] != START:
+                self.fold()  # these descriptors will not tell of a flush that has failed before: so none waits by them
+                epoch = 0
+            self._has_begun = True
         if not epoch:
             if words[FAILED] or words[RUN] < words[NEEDED] or not self._open():
                 return False

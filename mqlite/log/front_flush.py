@@ -95,15 +95,23 @@ class Flushes:
 
     def _open(self) -> None:
         """One descriptor for who flushes under no lock, one for who does under L: the kernel tells each of them, and
-        once only, of what it could not write.
+        once only, of what it could not write since it was opened.
         """
         self._file, self._file_under_l = _File(self._path), _File(self._path)
+        self._are_own = True
 
     def after_fork(self) -> None:
         """In a forked child: nobody flushes, and the descriptors of the parent are left to it."""
-        with contextlib.suppress(StoreError):
-            self._open()
+        self._are_own = False
+        self.has_descriptors()
         self._know_nothing()
+
+    def has_descriptors(self) -> bool:
+        """Whether there are any of this process."""
+        if not self._are_own:
+            with contextlib.suppress(StoreError):
+                self._open()
+        return self._are_own
 
     def _know_nothing(self) -> None:
         self._line: deque[_Waiter] = deque()
@@ -124,6 +132,10 @@ class Flushes:
     def wait_for_settled(self, gone: int, epoch: int) -> bool:
         """Return when the settlement of that number is on the disk. Under no lock. False where a flush has failed."""
         self._wait(FLUSHED_GONE, gone, epoch)
+        return self.is_settled(gone)
+
+    def is_settled(self, gone: int) -> bool:
+        """Whether it is on the disk. Also while the store is closed."""
         return bool(self._words[FLUSHED_GONE] >= gone)
 
     def _wait(self, place: int, number: int, epoch: int) -> None:

@@ -36,6 +36,8 @@ from .front_file import (
     EPOCH,
     HEAD,
     KEY_AT,
+    LOST,
+    LOST_HEAD,
     MAGIC,
     MAGIC_WORD,
     READY,
@@ -113,7 +115,7 @@ def recalled(area: bytes, transaction: int, folded: int, last_seq: int, flushed:
     flushed: whether each operation was, before it returned.
     """
     words = memoryview(area)[:START].cast("Q")
-    epoch, head, settling = words[EPOCH], words[HEAD], words[SETTLING]
+    epoch, head, settling = words[EPOCH], _end_of(words), words[SETTLING]
     if words[BASE] != transaction or epoch <= folded or not START < head <= len(area):
         return None
     contents, at, settled = Contents(), START, 0
@@ -135,6 +137,12 @@ def recalled(area: bytes, transaction: int, folded: int, last_seq: int, flushed:
     if not flushed and (at != head or words[SETTLED_SUM] not in (settled, settled - last)):
         return None
     return epoch, contents
+
+
+def _end_of(words: memoryview) -> int:
+    """Of the records; before what was not flushed, where a flush has failed and who saw it was killed in between."""
+    end: int = words[HEAD]
+    return min(end, words[LOST_HEAD]) if words[LOST] == words[EPOCH] else end
 
 
 def saved(area: bytes, folded: int) -> tuple[dict[bytes, bytes], set[bytes]]:

@@ -13,10 +13,14 @@ from .liveness import Liveness
 @contextlib.contextmanager
 def nobody_inside(log: str) -> Iterator[None]:
     """Hold LMDB's own lock on the whole of log.mdb-lock: nobody has the log open, and who opens it waits. Raises
-    OSError where somebody has. Not while this process has it open: to close that file ends all its locks on it.
+    BlockingIOError where somebody has; OSError. Not while this process has it open: to close that file ends all its
+    locks on it.
     """
     with open(log + "-lock", "r+b", buffering=0) as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except PermissionError as error:  # of some systems
+            raise BlockingIOError(error.errno, error.strerror) from error
         yield
 
 

@@ -20,11 +20,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import select
 import stat
 import threading
 from collections.abc import Iterable
+
+_OWNER = re.compile("[0-9a-f]{16}")
 
 
 class Liveness:
@@ -106,7 +109,7 @@ class Liveness:
             names = os.listdir(self._folder)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        return any(self.is_alive(int(name, 16)) for name in names)
+        return any(self.is_alive(int(name, 16)) for name in names if _OWNER.fullmatch(name))
 
     def watch(self, owners: Iterable[int]) -> None:
         """Watch exactly these owners from now on."""

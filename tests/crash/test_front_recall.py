@@ -597,3 +597,29 @@ def test_recover_takes_what_lies_about_in_the_front_for_doubtful_where_the_tree_
         stats = broker.queue("q").stats()
         assert (stats.ready, stats.dead) == (50, 50)
         assert broker.check() == []
+
+
+@AT_FULL
+def test_what_was_not_flushed_when_a_flush_failed_is_not_recalled_though_who_saw_it_was_killed(path: str, children: Any, reboot: Any) -> None:
+    """Between the two words that say so and the head; the machine is stopped in order, so all of it is on the disk."""
+
+    def in_child(talk: Any) -> None:
+        queue = opened(path).queue("q")
+        for number in range(3):
+            queue.put(number)
+        front: Any = queue._engine.log.front
+        flushed = front.words[layout.HEAD]
+        queue.put("was refused")
+        front.words[layout.LOST_HEAD] = flushed
+        front.words[layout.LOST] = front.words[layout.EPOCH]
+        talk.say(front.words[layout.HEAD] > flushed > layout.START)
+        talk.hear()
+
+    child = children.fork(in_child)
+    assert child.hear()
+    child.kill()
+    child.wait()
+    reboot()
+    with opened(path) as broker:
+        assert [message.body for message in broker.queue("q").browse()] == [0, 1, 2]
+        assert broker.check() == []

@@ -85,3 +85,65 @@ def test_an_earlier_version_that_has_joined_and_closed_the_log_for_a_while_keeps
     child.kill()
     assert child.wait() == -signal.SIGKILL
     mqlite.open(path).close()
+
+
+@pytest.mark.parametrize("lost", ["log.mdb-lock", "store.json"])
+def test_neither_is_one_of_which_a_file_was_lost(lost: str, path: str, children: Any) -> None:
+    child = children.fork(use_earlier_version, path, "full")
+    assert child.hear() == "open"
+    os.unlink(os.path.join(path, lost))
+    with REFUSED:
+        mqlite.open(path)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    with mqlite.open(path) as broker:
+        assert [message.body for message in broker.queue("q").receive(2)] == ["first"]
+    assert format_of(path) == 8
+
+
+def test_a_stranger_s_file_among_the_signs_of_life_is_passed_over(path: str, children: Any) -> None:
+    child = children.fork(use_earlier_version, path, "full")
+    assert child.hear() == "open"
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    [session] = os.listdir(os.path.join(path, "run"))
+    for name in (os.path.join(session, "owners", ".DS_Store"), ".DS_Store"):
+        with open(os.path.join(path, "run", name), "w", encoding="utf-8"):
+            pass
+    with mqlite.open(path) as broker:
+        assert broker.queue("q").qsize() == 1
+
+
+@LEVELS
+def test_a_child_of_an_earlier_version_that_uses_the_store_behind_the_upgrade_is_refused(level: str, path: str, children: Any) -> None:
+    """It was forked, and has not used the store since; so nothing shows that it may."""
+
+    def in_child(talk: Any) -> None:
+        for module in (mqlite.disk_store, mqlite.system.directory, mqlite.log.format):
+            module.FORMAT = 7  # type: ignore[attr-defined]
+        queue = mqlite.Queue[str]("q", path, durability=level)
+        for number in range(5):
+            queue.put(str(number))
+        if os.fork():
+            queue.close()
+            talk.say("closed")
+            talk.hear()
+            return
+        talk.hear()
+        try:
+            said = [message.body for message in queue.receive(5, timeout=0)]
+        except mqlite.MqliteError as error:
+            said = type(error).__name__
+        talk.say(said)
+        os._exit(0)
+
+    child = children.fork(in_child)
+    assert child.hear() == "closed"
+    with mqlite.Queue[str]("q", path) as queue:
+        held = queue.receive(5, timeout=0)
+        assert [message.body for message in held] == ["0", "1", "2", "3", "4"]
+        child.say("go")  # one of both hears it
+        child.say("go")
+        assert child.hear() == "StoreError"
+        queue.ack_many(held)
+        assert queue.check() == []

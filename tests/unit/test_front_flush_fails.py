@@ -294,6 +294,30 @@ def test_a_settlement_that_a_fold_has_taken_for_one_before_it_was_cut_short_is_n
     assert reopened(path) == ([] if settled is not None else [b"settled"])
 
 
+@pytest.mark.parametrize("what", ["ack", "get"])
+def test_a_settlement_that_who_closes_the_store_brings_to_the_tree_after_the_failure_is_one(
+    what: str, path: str, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = warm(mqlite.Queue[Any]("q", path))
+    queue.put(b"settled")
+    message = queue.receive(timeout=0)[0] if what == "ack" else None
+    wait = Flushes.wait_for_settled
+
+    def closed_then(self: Flushes, gone: int, epoch: int) -> bool:
+        found = wait(self, gone, epoch)
+        assert not found
+        queue.close()
+        return found
+
+    monkeypatch.setattr(Flushes, "wait_for_settled", closed_then)
+    struck(disk)
+    if message is not None:
+        message.ack()
+    else:
+        assert queue.get(timeout=0) == b"settled"
+    assert reopened(path) == []
+
+
 def test_where_a_flush_has_failed_when_a_fold_that_was_cut_short_is_done_again_nobody_passes_by(
     queue: mqlite.Queue[Any], disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from unit.test_front_flush_fails import FAILS, is_given_up, queue, struck
 
 import mqlite
 from mqlite.log import front_flush
-from mqlite.log.front_file import FAILED, FLUSHED, FLUSHED_GONE, HEAD, LOST, OPEN, RUN, START
+from mqlite.log.front_file import EPOCH, FAILED, FLUSHED, FLUSHED_GONE, HEAD, LOST, OPEN, RUN, START
 from mqlite.log.front_flush import Flushes
 
 __all__ = ["disk", "queue"]
@@ -135,6 +135,64 @@ def warm_without_taking(queue: mqlite.Queue[Any]) -> None:
     other: mqlite.Queue[Any] = mqlite.Queue("other", queue._channel.store.path)
     warm(other)
     other.close()
+
+
+def test_who_opens_the_store_when_the_kernel_has_told_of_a_failure_waits_for_no_flush_behind_it(
+    path: str, disk: Disk, in_thread: InThread, children: Any
+) -> None:
+    """His descriptors are told of later ones only. So what is there then goes to the tree before he puts anything behind it."""
+
+    def in_child(talk: Any) -> None:
+        talk.hear()
+        theirs = mqlite.Queue[Any]("q", path)
+        theirs.put("theirs")
+        talk.say("put")
+        talk.hear()
+
+    child = children.fork(in_child)
+    queue = warm(mqlite.Queue[Any]("q", path))
+    epoch = words_of(queue)[EPOCH]
+    disk.hold()
+    put = in_thread(queue.put, "ours")  # its flush has failed, and it is about to say so
+    assert disk.begun.wait(GUARD)
+    child.say("put")
+    assert child.hear() == "put"
+    assert words_of(queue)[EPOCH] != epoch
+    disk.release(fails=True)
+    assert put.result(GUARD) > 0
+    child.kill()
+    assert drained(queue) == ["ours", "theirs"]
+    queue.close()
+
+
+def test_where_a_forked_child_gets_no_descriptors_of_its_own_its_messages_do_not_pass_by(
+    queue: mqlite.Queue[Any], disk: Disk, children: Any
+) -> None:
+    """An error is told once by each, so it might be told to the parent only."""
+
+    def refused(path: str) -> Any:
+        raise mqlite.StoreError("made up: no descriptors left")
+
+    def in_child(talk: Any) -> None:
+        talk.hear()
+        before = disk.calls
+        for _ in range(3):
+            queue.put("theirs")
+        talk.say(disk.calls - before)
+        meanwhile.undo()
+        for _ in range(3):
+            queue.put("theirs")
+        talk.say(disk.calls - before > 0)
+
+    meanwhile = pytest.MonkeyPatch()
+    meanwhile.setattr(front_flush, "_File", refused)
+    child = children.fork(in_child)
+    meanwhile.undo()
+    warm(queue)
+    child.say("go")
+    assert child.hear() == 0
+    assert child.hear()
+    assert drained(queue) == ["theirs"] * 6
 
 
 class Dying:
