@@ -39,7 +39,6 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import mqlite
@@ -139,14 +138,14 @@ def wait_for_workers() -> None:
 @contextmanager
 def ctrl_c_waits() -> Iterator[None]:
     """Ctrl-C takes effect at the end of the block, not in the midst of it."""
-    struck: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: struck.append((number, frame)))
+    struck: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: struck.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if struck and callable(before):
-            before(*struck[0])
+        if struck:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Ledger:

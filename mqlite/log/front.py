@@ -21,8 +21,8 @@ gone by then, not at all.
      tree were brought here, or claimed; only what lies before it is handed out. Bringing some holds C.
 [34] Messages of the tree that rows hold may be settled here. Their rows go after them, in the same fold, before the
      front is empty: so until then no claimer meets them, and who finds nothing but such settlements here may make rows
-     for others. `removals_end` says where these end; it is never ahead of the head, and equal only where there is
-     nothing else.
+     for others. `removals_end` says where these end; it is never ahead of the head while anything passes by, and
+     equal only where there is nothing else.
 
 What is done with one message is in front_records.py. The bytes are drawn in front_file.py. After a reboot recalling.py
 brings back what is in it.

@@ -44,13 +44,14 @@ def explore(
     start: Any,
     killed: Callable[[Any, int], Any],
     left: Callable[[Any], str],
+    may_wait: Sequence[Callable[..., Any]] = (),
     most: int = 600_000,
 ) -> tuple[int, str]:
     """Every interleaving: (states, what is wrong in the first one that is wrong, or "").
 
     A state has `alive`, for each actor, and `wrong`. A step gives BLOCKED, (state, result), or a list of these where one of several
     things may happen. killed: what is when the process of that actor is killed now; None where it is not. left: what is wrong when
-    nobody goes on.
+    nobody goes on; it is wrong, too, that anybody waits then, but with a step of `may_wait`.
     """
     next_step = Actors(actors, trap).next_step
 
@@ -67,13 +68,14 @@ def explore(
         for s, locals_ in frontier:
             if s.wrong:
                 return len(seen), s.wrong
-            moved = False
+            moved, waits = False, False
             for i, results in enumerate(locals_):
                 step = next_step(i, results) if s.alive[i] else None
                 if step is None:
                     continue
                 nexts = list(behind(s, locals_, i, step))
                 moved = moved or bool(nexts)
+                waits = waits or not (nexts or step[0] in may_wait)
                 dead = killed(s, i)
                 if dead is not None:
                     nexts.append((dead, locals_))
@@ -81,7 +83,7 @@ def explore(
                     if key not in seen:
                         seen.add(key)
                         found.append(key)
-            if not moved and (problem := left(s)):
+            if not moved and (problem := left(s) or ("somebody waits for ever" if waits else "")):
                 return len(seen), problem
         frontier = found
         assert len(seen) <= most, "that is not explored to the end"

@@ -33,8 +33,8 @@ class Content(NamedTuple):
 class State(NamedTuple):
     """epoch to lost_head: words of the front, and its records. tree, folded, last: of the tree, which is on the disk: its messages, the
     epoch that it has taken over, the last seq. maybe: of epoch, head and each record, what a power cut may leave. flights: of each actor who
-    is flushing, what of `maybe` is left if that succeeds. owed: descriptors, (process, which), that have an error to tell; dropped: the
-    kernel has forgotten what it was to write. stored, gone_for_good: told so. refused, kept: told the opposite. asked: whose settlement has begun.
+    is flushing, what of `maybe` is left if that succeeds. owed: descriptors, (process, which), that have an error to tell; dropped: of `maybe`,
+    what the kernel was to write and has forgotten, until it is written anew. stored, gone_for_good: told so. refused, kept: told the opposite. asked: whose settlement has begun.
     lock: who has L, or -1; leading: processes in which somebody flushes; fails: flushes that may fail.
     """
 
@@ -55,7 +55,7 @@ class State(NamedTuple):
     maybe: tuple[frozenset[Any], ...]
     flights: tuple[tuple[frozenset[Any], ...] | None, ...]
     owed: frozenset[tuple[int, int]]
-    dropped: bool
+    dropped: frozenset[int]
     stored: frozenset[int]
     refused: frozenset[int]
     gone_for_good: frozenset[int]
@@ -79,6 +79,11 @@ def _written(s: State, item: int, values: Iterable[Any]) -> State:
         return (*sets[:item], sets[item] | set(values), *sets[item + 1 :])
 
     return s._replace(maybe=more(s.maybe), flights=tuple(each and more(each) for each in s.flights))
+
+
+def _again(s: State, items: Iterable[int]) -> State:
+    """The kernel is to write these, with all that is on their page."""
+    return s._replace(dropped=s.dropped - set(items))
 
 
 # ---------------------------------------------------------------------- what is left
@@ -155,7 +160,7 @@ def write(s: State, me: int, word: str, value: Any) -> Any:
     """One word."""
     after = s._replace(**{word: value})
     item = {"epoch": _EPOCH, "head": _HEAD}.get(word)
-    return _checked(after if item is None else _written(after, item, [value])), None
+    return _checked(after if item is None else _again(_written(after, item, [value]), (_EPOCH, _HEAD))), None
 
 
 def write_record(s: State, me: int, message: int | None) -> Any:
@@ -165,7 +170,7 @@ def write_record(s: State, me: int, message: int | None) -> Any:
     at = s.head
     olds = [content._replace(message=old.message) for old in s.maybe[_RECORDS + at] if isinstance(old, Content)]
     after = s._replace(records=(*s.records[:at], content, *s.records[at + 1 :]), seq=max(s.seq, number))
-    return _checked(_written(after, _RECORDS + at, [content, HALF, *olds])), number
+    return _checked(_again(_written(after, _RECORDS + at, [content, HALF, *olds]), [_RECORDS + at])), number
 
 
 def first(s: State, me: int, until: int) -> Any:
@@ -219,12 +224,18 @@ def end_flush(s: State, me: int, process: int, which: int) -> Any:
     if (process, which) in s.owed:
         return over._replace(owed=s.owed - {(process, which)}), False
     assert flight is not None
-    left = s.maybe if s.dropped else tuple(map(frozenset.__and__, s.maybe, flight))
+    left = tuple(may if item in s.dropped else may & found for item, (may, found) in enumerate(zip(s.maybe, flight, strict=True)))
     done = [(over._replace(maybe=left), True)]
     if s.fails:
         everybody = {(other, each) for other in range(len(s.alive)) for each in (0, 1)}
-        done.append((over._replace(fails=s.fails - 1, dropped=True, owed=frozenset(everybody - {(process, which)})), False))
+        dirty = frozenset(item for item, may in enumerate(s.maybe) if len(may) > 1)
+        done.append((over._replace(fails=s.fails - 1, dropped=dirty, owed=frozenset(everybody - {(process, which)})), False))
     return done
+
+
+def open_descriptors(s: State, me: int, process: int) -> Any:
+    """They tell of what fails from now on."""
+    return s._replace(owed=s.owed - {(process, 0), (process, 1)}), None
 
 
 def tell(s: State, me: int, what: str, message: int) -> Any:
@@ -314,7 +325,8 @@ def waited(trap: str, process: int, word: str, number: int, epoch: int) -> Part:
         else:
             yield from note(*seen)
         yield (unlock_l,)
-        yield (leave_lead, process)
+        if trap != "keeps others from flushing":
+            yield (leave_lead, process)
 
 
 def putter(process: int) -> Actor:
@@ -392,6 +404,20 @@ def bringer(process: int) -> Actor:
     return act
 
 
+def late_putter(process: int) -> Actor:
+    """Of a process that has just opened the store."""
+
+    def act(trap: str) -> Step:
+        if trap == "folds before it opens":
+            yield from looker(trap)
+        yield (open_descriptors, process)
+        if trap not in ("folds before it opens", "believes its descriptors"):
+            yield from looker(trap)
+        yield from putter(process)(trap)
+
+    return act
+
+
 def putter_and_looker(process: int) -> Actor:
     """One after the other."""
 
@@ -446,7 +472,7 @@ def explore(actors: Sequence[Actor], processes: Sequence[int], trap: str = "", k
         maybe=maybe,
         flights=(None,) * count,
         owed=nothing,
-        dropped=False,
+        dropped=nothing,
         stored=nothing,
         refused=nothing,
         gone_for_good=nothing,

@@ -365,4 +365,4 @@ def explore(actors: Sequence[Actor], processes: Sequence[int], trap: str = "", k
     tree = frozenset(IN_TREE)
     nothing: frozenset[Any] = frozenset()
     start = State(tree, nothing, nothing, nothing, (), 0, False, False, nothing, nothing, nothing, nothing, -1, -1, (True,) * len(actors), kills)
-    return every_interleaving(actors, trap, start, killed, _left)
+    return every_interleaving(actors, trap, start, killed, _left, may_wait=(held,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from model.actors import Actor
-from model.flush_protocol import bringer, explore, interrupted, looker, putter, putter_and_looker, taker
+from model.flush_protocol import bringer, explore, interrupted, late_putter, looker, putter, putter_and_looker, taker
 
 #: Who meets, of which process each is, how many are killed, how many flushes fail.
 MEETINGS: dict[str, tuple[list[Actor], tuple[int, ...], int, int]] = {
@@ -13,6 +13,7 @@ MEETINGS: dict[str, tuple[list[Actor], tuple[int, ...], int, int]] = {
     "two puts, and a fold": ([putter(0), putter(1), looker], (0, 1, 2), 0, 1),
     "two puts, a fold, a kill": ([putter(0), putter(1), looker], (0, 1, 2), 1, 0),
     "two puts, and then a fold": ([putter(0), putter_and_looker(1)], (0, 1), 1, 1),
+    "two puts, one of a process that has just come": ([putter(0), late_putter(1)], (0, 1), 1, 1),
     "two puts, and an interrupt": ([putter(0), putter(1), interrupted], (0, 1, 2), 0, 1),
     "two puts, one taken": ([putter(0), putter(1), taker(1)], (0, 1, 1), 0, 1),
     "a put, and a fold": ([putter(0), looker], (0, 1), 1, 1),
@@ -40,6 +41,9 @@ TRAPS = {
     "opens when the fold gave up": "two puts, and an interrupt",
     "takes back what a fold has brought": "one brought, and taken, and a fold",
     "believes the next flush": "two puts",
+    "believes its descriptors": "two puts, one of a process that has just come",
+    "folds before it opens": "two puts, one of a process that has just come",
+    "keeps others from flushing": "two puts of one process",
     "the epoch goes on after a fold": "one brought, and taken",
 }
 
