@@ -26,7 +26,7 @@ from _thread import allocate_lock
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ..errors import Closed, StoreError
+from ..errors import Closed, MqliteError, StoreError
 from ..system.blocks import sync_directory
 from .front_file import ALL, EPOCH, FAILED, FLUSHED, FLUSHED_GONE, GONE, HEAD, LOST, LOST_HEAD, OPEN, SEQ
 
@@ -119,6 +119,7 @@ class Flushes:
         self._leading = allocate_lock()
         self._took = 0.0
         self._is_shared, self._came = False, 0
+        self._flushed_gone = 0  # by this process, said to all or not
 
     def wait_for_record(self, end: int, epoch: int, so: str = "the message is not stored") -> None:
         """Return when what was appended before `end` is on the disk, and to be had. Under no lock. Raises StoreError,
@@ -131,12 +132,16 @@ class Flushes:
 
     def wait_for_settled(self, gone: int, epoch: int) -> bool:
         """Return when the settlement of that number is on the disk. Under no lock. False where a flush has failed."""
-        self._wait(FLUSHED_GONE, gone, epoch)
+        try:
+            self._wait(FLUSHED_GONE, gone, epoch)
+        except MqliteError:  # behind the flush, perhaps: a fork has closed the store, and it cannot be opened again
+            if not self.is_settled(gone):
+                raise
         return self.is_settled(gone)
 
     def is_settled(self, gone: int) -> bool:
         """Whether it is on the disk. Also while the store is closed."""
-        return bool(self._words[FLUSHED_GONE] >= gone)
+        return bool(self._words[FLUSHED_GONE] >= gone) or self._flushed_gone >= gone
 
     def _wait(self, place: int, number: int, epoch: int) -> None:
         is_to_lead = False
@@ -215,6 +220,8 @@ class Flushes:
             os.fdatasync(self._file.fd)
         except OSError:
             words[FAILED] = 1
+        if not words[FAILED]:
+            self._flushed_gone = max(self._flushed_gone, gone)
         self._took = time.monotonic() - begun
         front = self._front
         if front.lock.locked():

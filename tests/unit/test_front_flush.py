@@ -350,6 +350,28 @@ def test_an_ack_of_which_the_store_is_closed_before_it_waits_has_acked(path: str
         assert drained(again) == []
 
 
+@pytest.mark.parametrize("what", ["get", "ack"])
+def test_what_was_settled_and_flushed_is_settled_though_the_store_cannot_be_opened_again(
+    what: str, queue: mqlite.Queue[Any], disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another thread has forked meanwhile, and there are no descriptors left."""
+    queue.put(b"settled")
+    message = queue.receive(timeout=0)[0] if what == "ack" else None
+
+    def refused() -> None:
+        raise mqlite.StoreError("made up: no descriptors left")
+
+    calls = disk.calls
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(front_of(queue), "take_gate", refused)
+        if message is not None:
+            message.ack()
+        else:
+            assert queue.get(timeout=0) == b"settled"
+    assert disk.calls == calls + 1
+    assert drained(queue) == []
+
+
 def test_a_fork_while_a_thread_waits_leaves_both_sides_right(
     queue: mqlite.Queue[Any], disk: Disk, put_held: Any, in_thread: InThread, eventually: Eventually, children: Any
 ) -> None:
