@@ -88,3 +88,32 @@ def explore(
         frontier = found
         assert len(seen) <= most, "that is not explored to the end"
     return len(seen), ""
+
+
+# ---------------------------------------------------------------------- locks, and who dies with them
+def lock_l(s: Any, me: int) -> Any:
+    """The log's write lock."""
+    return BLOCKED if s.lock >= 0 else (s._replace(lock=me), None)
+
+
+def unlock_l(s: Any, me: int) -> Any:
+    """Who has it lets go."""
+    return s._replace(lock=-1), None
+
+
+def unlock_c(s: Any, me: int) -> Any:
+    """The claims' write lock; what is seen when it is taken is the model's."""
+    return s._replace(claims_lock=-1), None
+
+
+def killer(processes: Sequence[int]) -> Callable[[Any, int], Any]:
+    """`killed` of `explore`, as often as `kills` says: all actors of a process die, and the kernel lets go of their locks."""
+
+    def killed(s: Any, i: int) -> Any:
+        if not s.kills:
+            return None
+        alive = tuple(was and processes[j] != processes[i] for j, was in enumerate(s.alive))
+        held = {name: getattr(s, name) for name in ("lock", "claims_lock") if hasattr(s, name)}
+        return s._replace(alive=alive, kills=s.kills - 1, **{name: -1 if at >= 0 and not alive[at] else at for name, at in held.items()})
+
+    return killed

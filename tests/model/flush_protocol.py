@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from model.actors import BLOCKED, Actor, Step
+from model.actors import BLOCKED, Actor, Step, killer, lock_l, unlock_l
 from model.actors import explore as every_interleaving
 
 FIRST, PLACES, ALL = 1, 2, 99
@@ -144,14 +144,6 @@ def _left(s: State) -> str:
 
 
 # ---------------------------------------------------------------------- atomic steps: (state, result), or BLOCKED
-def lock_l(s: State, me: int) -> Any:
-    return BLOCKED if s.lock >= 0 else (s._replace(lock=me), None)
-
-
-def unlock_l(s: State, me: int) -> Any:
-    return s._replace(lock=-1), None
-
-
 def read(s: State, me: int, word: str) -> Any:
     return s, getattr(s, word)
 
@@ -444,13 +436,15 @@ def looker(trap: str) -> Step:
 def explore(actors: Sequence[Actor], processes: Sequence[int], trap: str = "", kills: int = 1, fails: int = 1) -> tuple[int, str]:
     """(states, what is wrong in the first one that is wrong, or ""). processes: of which process each actor is."""
 
+    kill = killer(processes)
+
     def killed(s: State, i: int) -> State | None:
-        if not s.kills:
+        dead = kill(s, i)
+        if dead is None:
             return None
-        alive = tuple(was and processes[j] != processes[i] for j, was in enumerate(s.alive))
-        flights = tuple(flight if alive[j] else None for j, flight in enumerate(s.flights))
-        lock = -1 if s.lock >= 0 and not alive[s.lock] else s.lock
-        return s._replace(alive=alive, kills=s.kills - 1, flights=flights, lock=lock, leading=s.leading - {processes[i]})
+        flights = tuple(flight if dead.alive[j] else None for j, flight in enumerate(s.flights))
+        left: State = dead._replace(flights=flights, leading=s.leading - {processes[i]})
+        return left
 
     count, nothing = len(actors), frozenset[Any]()
     maybe = (frozenset({0}), frozenset({0}), *(frozenset({None}) for _ in range(PLACES)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
-from model.actors import BLOCKED, Actor, Step
+from model.actors import BLOCKED, Actor, Step, killer, lock_l, unlock_c, unlock_l
 from model.actors import explore as every_interleaving
 
 READY, CLAIMED, DONE = "ready", "claimed", "done"
@@ -95,21 +95,9 @@ def _gone(s: State, me: int, message: int) -> State:
 
 
 # ---------------------------------------------------------------------- atomic steps: (state, result), or BLOCKED
-def lock_l(s: State, me: int) -> Any:
-    return BLOCKED if s.lock >= 0 else (s._replace(lock=me), None)
-
-
-def unlock_l(s: State, me: int) -> Any:
-    return s._replace(lock=-1), None
-
-
 def lock_c(s: State, me: int) -> Any:
     """What was put by now."""
     return BLOCKED if s.claims_lock >= 0 else (s._replace(claims_lock=me), s.put)
-
-
-def unlock_c(s: State, me: int) -> Any:
-    return s._replace(claims_lock=-1), None
 
 
 def read(s: State, me: int, word: str) -> Any:
@@ -434,13 +422,6 @@ def _left(s: State) -> str:
 def explore(actors: Sequence[Actor], trap: str = "", kills: int = 1, tree: frozenset[int] = IN_TREE) -> tuple[int, str]:
     """(states, what is wrong in the first one that is wrong, or ""). Each actor is a process. tree: at first."""
 
-    def killed(s: State, i: int) -> State | None:
-        if not s.kills:
-            return None
-        alive = tuple(was and j != i for j, was in enumerate(s.alive))
-        lock, claims_lock = (-1 if at == i else at for at in (s.lock, s.claims_lock))
-        return s._replace(alive=alive, kills=s.kills - 1, lock=lock, claims_lock=claims_lock)
-
     nothing = frozenset[Any]()
     start = State(
         tree=tree,
@@ -463,4 +444,4 @@ def explore(actors: Sequence[Actor], trap: str = "", kills: int = 1, tree: froze
         alive=(True,) * len(actors),
         kills=kills,
     )
-    return every_interleaving(actors, trap, start, killed, _left)
+    return every_interleaving(actors, trap, start, killer(range(len(actors))), _left)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
-from model.actors import BLOCKED, Actor, Step
+from model.actors import BLOCKED, Actor, Step, killer, lock_l, unlock_c, unlock_l
 from model.actors import explore as every_interleaving
 
 PUT, REMOVED = "put", "removed"
@@ -69,21 +69,9 @@ def _gone(s: State, message: int) -> State:
 
 
 # ---------------------------------------------------------------------- atomic steps: (state, result), or BLOCKED
-def lock_l(s: State, me: int) -> Any:
-    return BLOCKED if s.lock >= 0 else (s._replace(lock=me), None)
-
-
-def unlock_l(s: State, me: int) -> Any:
-    return s._replace(lock=-1), None
-
-
 def lock_c(s: State, me: int) -> Any:
     """What was put by now, and is not in the tree."""
     return BLOCKED if s.claims_lock >= 0 else (s._replace(claims_lock=me), _of(s, PUT) - s.tree)
-
-
-def unlock_c(s: State, me: int) -> Any:
-    return s._replace(claims_lock=-1), None
 
 
 def end(s: State, me: int) -> Any:
@@ -355,14 +343,7 @@ def _left(s: State) -> str:
 def explore(actors: Sequence[Actor], processes: Sequence[int], trap: str = "", kills: int = 1) -> tuple[int, str]:
     """(states, what is wrong in the first one that is wrong, or ""). processes: of which actor that is, by the number of another."""
 
-    def killed(s: State, i: int) -> State | None:
-        if not s.kills:
-            return None
-        alive = tuple(was and processes[j] != processes[i] for j, was in enumerate(s.alive))
-        lock, claims_lock = (-1 if at >= 0 and not alive[at] else at for at in (s.lock, s.claims_lock))
-        return s._replace(alive=alive, kills=s.kills - 1, lock=lock, claims_lock=claims_lock)
-
     tree = frozenset(IN_TREE)
     nothing: frozenset[Any] = frozenset()
     start = State(tree, nothing, nothing, nothing, (), 0, False, False, nothing, nothing, nothing, nothing, -1, -1, (True,) * len(actors), kills)
-    return every_interleaving(actors, trap, start, killed, _left, may_wait=(held,))
+    return every_interleaving(actors, trap, start, killer(processes), _left, may_wait=(held,))
