@@ -75,7 +75,7 @@ class DiskStore:
         if not os.path.exists(directory.log):
             raise StoreCorrupted(f"the store {directory.path!r} has a marker but no log: restore log.mdb from a backup")
         if marker.format < FORMAT:
-            _check_alone(directory)
+            _check_alone(directory, "is of an earlier version of mqlite, and is to be upgraded")
         self._directory = directory
         self._control = control = Control(directory.control)
         failed.callback(control.close)
@@ -207,9 +207,9 @@ def check_settings(
             )
 
 
-def _check_alone(directory: StoreDirectory) -> None:
-    """Before a store changes its format: who has it open would go by the old one. Raises StoreError. A process that was
-    forked from one of these, and has not used the store yet, finds its session gone when it does.
+def _check_alone(directory: StoreDirectory, what: str) -> None:
+    """Before files are changed that whoever has the store open goes by. Raises StoreError, which says `what` is so. A
+    process that was forked from one of these, and has not used the store yet, finds its session gone when it does.
     """
     try:
         with nobody_inside(directory.log):
@@ -220,8 +220,7 @@ def _check_alone(directory: StoreDirectory) -> None:
         is_in_use = True
     if is_in_use or is_anybody_alive(directory.run):
         raise StoreError(
-            f"the store {directory.path!r} is of an earlier version of mqlite, and a process that uses that has it "
-            "open: end all such processes, then open the store again, which upgrades it"
+            f"the store {directory.path!r} {what}, and a process has it open: end all that have, then open it again"
         )
     shutil.rmtree(directory.run, ignore_errors=True)
 
@@ -241,7 +240,8 @@ def _after_a_stop(directory: StoreDirectory, marker: Marker, control: Control) -
 def _new_marker(directory: StoreDirectory, durability: str | None, max_store_bytes: int | None) -> Marker:
     """Make a store where there is none. Raises StoreError where there is something else."""
     size = DEFAULT_MAX_STORE_BYTES if max_store_bytes is None else max_store_bytes
-    if os.path.exists(directory.log):  # a crash came between the log and its marker
+    if os.path.exists(directory.log):  # a crash came between the log and its marker, or that was lost
+        _check_alone(directory, "has no store.json")
         check_data_file(directory.log)
         found = Environment(directory.log, map_size=size)
         try:

@@ -92,15 +92,16 @@ class Child:
 
     def wait(self, timeout: float = LIMIT) -> int:
         """The exit code; minus the number of the signal that ended it."""
-        until = time.monotonic() + timeout
-        while self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > until:
-                raise TimeoutError(f"process {self.pid} does not end")
-            else:
-                time.sleep(0.002)
+        if self.status is None:
+            end = os.pidfd_open(self.pid)
+            try:
+                poll = select.poll()
+                poll.register(end, select.POLLIN)
+                if not poll.poll(1000 * timeout):
+                    raise TimeoutError(f"process {self.pid} does not end")
+            finally:
+                os.close(end)
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.status
 
     def end(self) -> None:
