@@ -117,12 +117,9 @@ class Record:
         """Whether there is something to look up before it is put."""
         return self.terms is not None or (self.marks is not None and self.marks.replace is not None)
 
-    def fields(self, claims: int) -> tuple[Any, ...]:
-        """What it is made of, in order, with so many more claims; the first five, where the rest is None."""
-        plain = (self.payload, self.enqueued_ns, self.id, self.delivery_count, self.acquired_count + claims)
-        if self.extras is None and self.marks is None:
-            return plain
-        return (*plain, self.extras, None, self.marks)
+    def rest(self) -> tuple[Any, ...]:
+        """What it is made of behind the payload, in order, claimed once more."""
+        return self.enqueued_ns, self.id, self.delivery_count, self.acquired_count + 1, self.extras, None, self.marks
 
 
 def rank_at(position: Position, marks: Marks | None) -> int:

@@ -214,8 +214,8 @@ class SharedClaims:
         """The same by the number that processes tell each other, for who holds no lock. What another process commits
         at this moment, or committed before it was killed in the middle of telling so, is not seen.
         """
-        known, last = self._known, self.environment.last_txnid()
-        return known.transaction == last and known.since <= commit
+        known = self._known
+        return known.transaction == self.last_commit() and known.since <= commit
 
     def is_calm(self, queue: int, last: int) -> bool:
         """Whether it is known that as of the last commit (or a later one) nobody waited and the queue was open."""

@@ -36,10 +36,12 @@ from ..system.blocks import preallocate, remove
 
 SLOTS = 256
 _BYTES = 2 * 8 * SLOTS
-_SEQ = (1 << 64) - 1
+SEQ_MASK = (1 << 64) - 1
 
 #: Whether the claim with a token on a position counts as started.
 Covers = Callable[[int, Position], bool]
+#: Where the seq of a token is.
+Slot = tuple[memoryview, int]
 
 
 def _nothing(token: int, position: Position) -> bool:
@@ -76,9 +78,14 @@ class StartedMarks:
         place, words = self._places.get(token), self._words
         if place is None or words is None:
             with self._lock:
-                return self._mark_first(owner, token, position & _SEQ)
-        words[place] = position & _SEQ
+                return self._mark_first(owner, token, position & SEQ_MASK)
+        words[place] = position & SEQ_MASK
         return True
+
+    def slot(self, token: int) -> Slot | None:
+        """Where `mark` has said it of that token, until it is forgotten."""
+        place, words = self._places.get(token), self._words
+        return None if place is None or words is None else (words, place)
 
     def _mark_first(self, owner: int, token: int, seq: int) -> bool:
         if self._owner != owner:
@@ -151,4 +158,4 @@ class StartedMarks:
         for token, seq in zip(words[:SLOTS], words[SLOTS:], strict=True):
             if token:
                 started[token] = max(seq, started.get(token, 0))
-        return lambda token, position: position & _SEQ <= started.get(token, -1)
+        return lambda token, position: position & SEQ_MASK <= started.get(token, -1)

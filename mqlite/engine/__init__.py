@@ -4,6 +4,7 @@
     putting.py admission.py  how a message comes in; duplicates, replacements, overflow
     claiming.py    how a message goes to somebody: who asks, waits, and looks around
     picking.py seizing.py  what is first in line, and what keeps a claimer from it; the rows
+    handing.py     how what was claimed ahead is handed out
     passing.py     a plain message that comes and goes without a commit
     looking.py sitting.py  what is first in line there; who waits for it
     sharing.py     claims of many threads, made in one commit

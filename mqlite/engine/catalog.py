@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
@@ -124,6 +125,20 @@ class QueueState:
         self.is_in_line = self.has_cursors and not (self.is_held_up or self.topic)
         self.is_plain = self.has_cursors and not (self.asks_of_puts or self.marks_all or self.is_held_up)
         self.options, self.version = options, version
+
+    def is_timely(self, deadline_ns: int, now_ns: int) -> bool:
+        """Whether a claim that was made ahead, with that deadline, times out no sooner and not much later than it
+        should when it is handed out now.
+        """
+        first, last = self.timely(deadline_ns)
+        return first <= now_ns <= last
+
+    def timely(self, deadline_ns: int) -> tuple[float, float]:
+        """The first and the last moment at which that is so."""
+        if not deadline_ns:
+            return 0, math.inf
+        last = deadline_ns - self.ack_timeout_ns
+        return last - self.slack_ns, last
 
     @property
     def is_dead(self) -> bool:

@@ -141,8 +141,6 @@ def _look_again(engine: Seizing, claim: Claim) -> Any:
 def _is_held(engine: Seizing, claim: Claim) -> bool:
     """Whether the row is still there, and times out no sooner than it should."""
     row, queue = claim.row, claim.queue
-    if row.deadline_ns:
-        spare_ns = row.deadline_ns - engine.clock.monotonic_ns() - queue.ack_timeout_ns
-        if not 0 <= spare_ns <= queue.slack_ns:
-            return engine.start(claim)
+    if not queue.is_timely(row.deadline_ns, engine.clock.monotonic_ns()):
+        return engine.start(claim)
     return claim.commit == engine.claims.last_commit() or engine.is_held(claim)

@@ -152,11 +152,11 @@ class Passing(Sitting):
         except BaseException:
             self._let_go()
             raise
-        fields = _fields(key, raw)
-        if fields is None:
+        payload = _payload(key, raw)
+        if payload is None:
             self._engine._open_in_line(queue.id, into)
             return True if into else None  # damaged, and among the dead letters: what is behind it is to be had still
-        claim.fields = fields
+        claim.payload, claim.rest = payload, fmt.plain_rest
         return True
 
     def take(self, queue: QueueState, flags: int) -> Any:
@@ -175,8 +175,8 @@ class Passing(Sitting):
                     if not found:
                         return found
                     at = found[1]
-                    fields = _fields(*front.key_and_value(at))
-                    if fields is None or fields[0][0] != BYTES:
+                    payload = _payload(*front.key_and_value(at))
+                    if payload is None or payload[0] != BYTES:
                         return None
                     gone, epoch = front.take(front.lanes[number].slot, at, owner, flags), front.epoch
                 finally:
@@ -189,7 +189,7 @@ class Passing(Sitting):
             self._let_go_unflushed()
             self._aftermath.look_after(number)
             raise
-        return fields[0]
+        return payload
 
     # ------------------------------------------------------------------ out
     def settle(self, claim: Claim) -> bool:
@@ -348,14 +348,12 @@ def _have_rows(claims: list[Claim], epoch: int) -> bool:
     return not any(claim.epoch and (not claim.at or claim.epoch == epoch) for claim in claims)
 
 
-def _fields(key: bytes, raw: bytes) -> tuple[Any, ...] | None:
-    """What a message says that was claimed for the first time since it was stored (`Record.fields`); None where it has
-    more than a body, or does not match its checksum.
-    """
-    crc, version, tag, flags, extras_bytes, number, enqueued_ns, failures, acquired = fmt.HEAD.unpack_from(raw)
+def _payload(key: bytes, raw: bytes) -> Payload | None:
+    """The body of a message; None where it has more than that, or does not match its checksum."""
+    crc, version, tag, flags, extras_bytes = fmt.SUM_AND_KIND.unpack_from(raw)
     body = raw[fmt.HEADER_BYTES :]
     if flags or extras_bytes or version != fmt.VERSION:
         return None
     if crc != crc32(key, crc32(raw[fmt.CRC_BYTES : fmt.HEADER_BYTES], crc32(body))):
         return None
-    return (tag, body), enqueued_ns, number, failures, acquired + 1
+    return tag, body

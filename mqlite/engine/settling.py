@@ -326,7 +326,7 @@ class Settling(Parts):
 
     def bury_undecodable(self, claim: Claim, error: CodecError) -> None:
         """To the dead-letter queue, as the bytes that were stored."""
-        claim.record.payload = (BYTES, claim.record.payload[1])
+        claim.record = attrs.evolve(claim.record, payload=(BYTES, claim.payload[1]))
         self._bury_unreadable(claim, f"CodecError: {error}")
 
     def _bury_unreadable(self, claim: Claim, error: str) -> None:

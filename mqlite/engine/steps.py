@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from ..claims import Row
-from ..log import Raw
+from ..log import Raw, Rest
 from ..message import Position, Record
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ class Refused(Exception):
 
 @attrs.define(eq=False)
 class Claim:
-    """A message that this process holds. `record` is read from `raw` after the commit that makes the row, or is made
-    of the `fields` that were read then (the first of a Record's, in their order): of most messages nobody asks for it.
+    """A message that this process holds. Its record, or its payload (the body, encoded), is read from `raw` after the
+    commit that makes the row; the rest of the record when somebody asks for it: of most messages nobody does.
 
     damaged: the record does not match its checksum, so nothing that it says is to be trusted.
     body: what the topic keeps of a reference, as of the claim, where that was looked up.
@@ -49,7 +48,8 @@ class Claim:
     commit: int = -2
     damaged: bool = False
     body: Raw | None = None
-    fields: Sequence[Any] = ()
+    payload: Any = None
+    rest: Rest | None = None
     outcome: str = ""
     settler: Any = None
     at: int = 0
@@ -57,16 +57,9 @@ class Claim:
     _record: Record | None = None
 
     @property
-    def payload(self) -> Any:
-        """Its body, encoded."""
-        record = self._record
-        return self.fields[0] if record is None else record.payload
-
-    @property
     def id(self) -> int:
         """The number of the message in the store."""
-        record = self._record
-        return int(self.fields[2]) if record is None else record.id
+        return self.record.id
 
     @property
     def queue_name(self) -> str:
@@ -77,9 +70,10 @@ class Claim:
     def record(self) -> Record:
         """What is known of the message."""
         if self._record is None:
-            self._record = Record(*self.fields)
+            assert self.rest is not None
+            self._record = Record(self.payload, *self.rest(self.raw))
         return self._record
 
     @record.setter
     def record(self, record: Record) -> None:
-        self._record = record
+        self._record, self.payload = record, record.payload

@@ -47,6 +47,8 @@ DelayedKey = Any
 Draft = Any
 #: A stored record, not yet looked at (log.decode).
 Raw = Any
+#: What a Record has behind its payload, read from the stored one, claimed once more; see `Record.rest`.
+Rest = Callable[[Raw], Sequence[Any]]
 #: Where a new message lines up: (rank, its seq) -> position. None: at the end of its rank.
 Lineup = Callable[[int, int], Position] | None
 
@@ -379,9 +381,9 @@ class Log(Protocol):
     def claimed(self, queue: int, position: Position, raw: Raw, failures: int, acquired: int) -> Record:
         """As `decode`, a record of its own, with so many more failures and claims."""
 
-    def claimed_all(self, found: InLine) -> Iterable[tuple[Any, ...]]:
-        """The same of many that are claimed for the first time since they were stored: `Record.fields` of each. Raises
-        MessageCorrupted where one does not match its checksum.
+    def claimed_all(self, found: InLine) -> tuple[Sequence[Any], Iterable[Rest]]:
+        """The same of many that are claimed for the first time since they were stored: their payloads, and what reads
+        the rest of each. Raises MessageCorrupted where one does not match its checksum.
         """
 
     def salvage(self, queue: int, position: Position, raw: Raw, now_ns: int) -> Record:

@@ -6,7 +6,9 @@ objects that live for a microsecond. Here each step is one pass over all of them
 
 from __future__ import annotations
 
+import functools
 import operator
+import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -15,7 +17,8 @@ from typing import Any
 import attrs
 
 from ..codecs import Payload
-from . import Batch, InLine
+from ..message import Record
+from . import Batch, InLine, Raw, Rest
 from . import format as fmt
 
 _crc32 = zlib.crc32
@@ -77,19 +80,34 @@ def sealed(queue: int, ids: Sequence[int], batch: PackedBatch) -> tuple[list[byt
     return keys, values, sums
 
 
-def claimed(found: InLine) -> Iterable[tuple[Any, ...]]:
-    """What these records are made of, claimed once more; see `Record.fields`. As `format.decoded` for
-    each, in two thirds of its time where they are plain. Raises MessageCorrupted where one does not match its checksum.
+def claimed(found: InLine) -> tuple[Sequence[Any], Iterable[Rest]]:
+    """(payloads, what reads the rest of each) of these records, claimed once more. As `format.decoded` for each, in
+    half of its time where they are plain. Raises MessageCorrupted where one does not match its checksum.
     """
     _, values, keys = found
     if min(map(len, values)) >= fmt.HEADER_BYTES:
         tails = [value[fmt.HEADER_BYTES :] for value in values]
         heads = [value[fmt.CRC_BYTES : fmt.HEADER_BYTES] for value in values]
-        stored, versions, tags, flags, extras_bytes, ids, times, failures, acquired = zip(
-            *map(fmt.HEAD.unpack_from, values), strict=True
-        )
-        are_plain = not any(flags) and not any(extras_bytes) and versions.count(fmt.VERSION) == len(versions)
+        stored, kinds, extras_bytes = first_words(values, 3)
+        are_plain = not any(extras_bytes) and all(kind & fmt.ALL_BUT_TAG == fmt.PLAIN for kind in set(kinds))
         if are_plain and tuple(map(_crc32, keys, map(_crc32, heads, map(_crc32, tails)))) == stored:
-            payloads = zip(tags, tails, strict=True)
-            return zip(payloads, times, ids, failures, map((1).__add__, acquired), strict=True)
-    return [fmt.decoded(key, value).fields(1) for key, value in zip(keys, values, strict=True)]
+            return list(zip([kind >> 16 & 0xFF for kind in kinds], tails, strict=True)), repeat(fmt.plain_rest)
+    records = [fmt.decoded(key, value) for key, value in zip(keys, values, strict=True)]
+    return [record.payload for record in records], [functools.partial(_rest_of, record) for record in records]
+
+
+def _rest_of(record: Record, _: Raw) -> Sequence[Any]:
+    return record.rest()
+
+
+def first_words(values: Sequence[bytes], count: int) -> Sequence[tuple[int, ...]]:
+    """The first so many u32 of stored messages, none of which is shorter, column by column: checksums; version, tag and
+    flags; bytes of extras. (0.1 us each)
+    """
+    words = _words(count * len(values)).unpack(b"".join([value[: 4 * count] for value in values]))
+    return [words[column::count] for column in range(count)]
+
+
+@functools.lru_cache(maxsize=256)
+def _words(count: int) -> struct.Struct:
+    return struct.Struct(f">{count}I")

@@ -90,9 +90,8 @@ KEPT_KEY_BYTES = 1 + 4 + 8
 
 HEADER = struct.Struct(">BBHIQQII")
 HEAD = struct.Struct(">IBBHIQQII")  # the crc and the header
+SUM_AND_KIND = struct.Struct(">IBBHI")  # what they begin with
 CRC_AND_HEADER = struct.Struct(">I32s")
-#: Of a stored message: checksum, flags.
-SUM_AND_FLAGS = struct.Struct(">I2xH")
 #: What begins the keys of a queue, rank, seq.
 MESSAGE_KEY = struct.Struct(">5sIQ")
 #: The seq in such a key.
@@ -111,6 +110,8 @@ _DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
 #: Of a message.
 VERSION = 1
+#: Version, tag and flags as one number: all but the tag, and what it is where there are no flags.
+ALL_BUT_TAG, FLAGS_OF_KIND, PLAIN = 0xFF00FFFF, 0xFFFF, VERSION << 24
 CRC_BYTES = _CRC.size
 HEADER_BYTES = _CRC.size + HEADER.size
 #: Bytes of a stored message besides its body and extras, key included.
@@ -326,6 +327,12 @@ def sealed_plain(key: bytes, tag: int, body: bytes, body_crc: int, number: int, 
     header = HEADER.pack(VERSION, tag, 0, 0, number, now_ns, 0, 0)
     crc = _crc32(key, _crc32(header, body_crc))
     return _CRC.pack(crc) + header + body, crc
+
+
+def plain_rest(value: bytes) -> tuple[int, int, int, int]:
+    """What a Record has behind the payload, claimed once more, of a stored message without marks and extras."""
+    _, _, _, _, _, number, enqueued_ns, failures, acquired = HEAD.unpack_from(value)
+    return enqueued_ns, number, failures, acquired + 1
 
 
 def is_unmarked(value: bytes) -> bool:

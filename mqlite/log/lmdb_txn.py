@@ -273,14 +273,14 @@ class LmdbTxn(LmdbReading, Indexing):
         counters = self.counters(queue)
         counters.removed_total += len(sizes)
         counters.removed_bytes += sum(sizes)
-        if min(sizes) < fmt.SUM_AND_FLAGS.size:  # damaged
-            values = tuple(value.ljust(fmt.SUM_AND_FLAGS.size, b"\0") for value in values)
-        sums, flags = zip(*map(fmt.SUM_AND_FLAGS.unpack_from, values), strict=True)
+        if min(sizes) < fmt.HEADER_BYTES:  # damaged
+            values = tuple(value.ljust(fmt.HEADER_BYTES, b"\0") for value in values)
+        sums, kinds = batches.first_words(values, 2)
         counters.removed_sum += sum(sums)
         self._removed_from.add(queue)
-        if any(flags):
-            for (key, value), marked in zip(found, flags, strict=True):
-                if marked:
+        if any(kind & fmt.FLAGS_OF_KIND for kind in set(kinds)):
+            for (key, value), kind in zip(found, kinds, strict=True):
+                if kind & fmt.FLAGS_OF_KIND:
                     counters.removed_bytes += fmt.weight(value) - len(value)
                     self._unmark_stored(queue, key, value, in_line(fmt.position_of(key)))
         return True

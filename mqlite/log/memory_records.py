@@ -6,10 +6,11 @@ What the functions are for is said in the protocol `Log`; on disk format.py and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from ..message import UNGROUPED, Position, Record
-from . import Batch, InLine
+from . import Batch, InLine, Rest
 from .shelf import Waiting, bytes_of
 
 
@@ -81,9 +82,9 @@ class MemoryRecords:
             raw.marks,
         )
 
-    def claimed_all(self, found: InLine) -> Iterable[tuple[Any, ...]]:
+    def claimed_all(self, found: InLine) -> tuple[Sequence[Any], Iterable[Rest]]:
         """What records of their own are made of."""
-        return [raw.fields(1) for raw in found.raws]
+        return [raw.payload for raw in found.raws], repeat(Record.rest)
 
     def salvage(self, queue: int, position: Position, raw: Record, now_ns: int) -> Record:
         """The record itself: memory does not rot here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,8 +54,12 @@ def test_room_for_a_batch_is_that_for_each_of_its_messages(messages: list[Any]) 
 @given(MESSAGES)
 def test_messages_that_are_claimed_together_are_read_as_each_by_itself(messages: list[Any]) -> None:
     keys, values, _ = batch.sealed(QUEUE, range(1, len(messages) + 1), packed(messages))
-    found = batch.claimed(InLine(list(map(fmt.position_of, keys)), values, keys))
-    assert list(found) == [fmt.decoded(key, value).fields(1) for key, value in zip(keys, values, strict=True)]
+    payloads, rests = batch.claimed(InLine(list(map(fmt.position_of, keys)), values, keys))
+    singly = [fmt.decoded(key, value) for key, value in zip(keys, values, strict=True)]
+    assert payloads == [record.payload for record in singly]
+    for rest, value, record in zip(rests, values, singly, strict=False):
+        claimed = attrs.evolve(record, acquired_count=record.acquired_count + 1)
+        assert attrs.astuple(Record(record.payload, *rest(value))) == attrs.astuple(claimed)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "middle", "last"])
