@@ -59,7 +59,7 @@ class Claim:
     @property
     def id(self) -> int:
         """The number of the message in the store."""
-        return self.record.id
+        return self.record.id if self.rest is None else int(self.rest(self.raw)[1])
 
     @property
     def queue_name(self) -> str:

@@ -6,6 +6,7 @@ change done or not done.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -138,25 +139,9 @@ class Records:
         """Messages of the tree, found behind the horizon when so many were asked for: they are here, too. The front is
         shut meanwhile. False where the first of them cannot pass by.
         """
-        words, area, epoch = self.words, self._area, self.epoch
-        head = at = words[HEAD]
-        runs, rank, room_ends = words[RUNS], b"", END - words[REMOVED_BYTES]
-        places: list[int] = []
-        for key, value in zip(found.keys, found.raws, strict=True):
-            size = len(value)
-            end = at + (VALUE_AT + size + 15 & -16)
-            if key[: fmt.RANK_END] != rank:
-                runs, rank = runs + 1, key[: fmt.RANK_END]
-            if (
-                end > room_ends
-                or runs > MOST_RUNS
-                or not fmt.HEADER_BYTES <= size <= fmt.HEADER_BYTES + MOST_BODY_BYTES
-                or not fmt.is_unmarked(value)
-            ):
-                break
-            area[at : at + VALUE_AT + size] = UNCLAIMED.pack(epoch, size, READY, BROUGHT_HERE) + key + value
-            places.append(at)
-            at, words[RUNS] = end, runs
+        words = self.words
+        head = words[HEAD]
+        places, end = self._copied_alike(found) or self._copied(found)
         brought = len(places)
         if len(found.positions) < count and brought == len(found.positions):
             words[lane.slot + HORIZON_RANK] = ENDLESS
@@ -165,12 +150,60 @@ class Records:
             words[lane.slot + HORIZON_RANK], words[lane.slot + HORIZON_SEQ] = last >> 64, last & _LOW
         else:
             return False
-        words[HEAD] = at
+        words[HEAD] = end
         if lane.heap is not None and self._seen == head and self.flushes is None:
-            for entry in zip(found.positions, places, strict=False):  # not read again by `_gather`: 0.3 us each
-                heappush(lane.heap, entry)
-            self._seen = at
+            heap = lane.heap
+            entries = zip(found.positions, places, strict=False)  # not read again by `_gather`: 0.3 us each
+            if heap:
+                for entry in entries:
+                    heappush(heap, entry)
+            else:  # as most; what ascends is a heap
+                heap.extend(entries)
+            self._seen = end
         return True
+
+    def _copied_alike(self, found: InLine) -> tuple[Sequence[int], int] | None:
+        """The same as `_copied` for messages of one rank and of one size, as most are, at once (0.2 us each instead of
+        0.5). None, and nothing done, where they are not, or where one of them cannot pass by.
+        """
+        words, keys, values = self.words, found.keys, found.raws
+        if not keys:
+            return None
+        head, size = words[HEAD], len(values[0])
+        taken = record_bytes(size)
+        end = head + taken * len(keys)
+        if (
+            keys[0][: fmt.RANK_END] != keys[-1][: fmt.RANK_END]
+            or not _can_come(size)
+            or len(set(map(len, values))) > 1
+            or not all(map(fmt.is_unmarked, values))
+            or end > END - words[REMOVED_BYTES]
+            or words[RUNS] >= MOST_RUNS
+        ):
+            return None
+        words[RUNS] += 1
+        brief = UNCLAIMED.pack(self.epoch, size, READY, BROUGHT_HERE)
+        between = bytes(taken - VALUE_AT - size) + brief
+        self._area[head:end] = brief + between.join(map(bytes.__add__, keys, values)) + between[: -len(brief)]
+        return range(head, end, taken), end
+
+    def _copied(self, found: InLine) -> tuple[Sequence[int], int]:
+        """(where they are, where the last one ends) of the first of them, behind the head."""
+        words, area, epoch = self.words, self._area, self.epoch
+        at = words[HEAD]
+        runs, rank, room_ends = words[RUNS], b"", END - words[REMOVED_BYTES]
+        places: list[int] = []
+        for key, value in zip(found.keys, found.raws, strict=True):
+            size = len(value)
+            end = at + (VALUE_AT + size + 15 & -16)
+            if key[: fmt.RANK_END] != rank:
+                runs, rank = runs + 1, key[: fmt.RANK_END]
+            if end > room_ends or runs > MOST_RUNS or not _can_come(size) or not fmt.is_unmarked(value):
+                break
+            area[at : at + VALUE_AT + size] = UNCLAIMED.pack(epoch, size, READY, BROUGHT_HERE) + key + value
+            places.append(at)
+            at, words[RUNS] = end, runs
+        return places, at
 
     def index(self, lane: Lane) -> None:
         """Keep what is first in line of a queue from now on."""
@@ -293,3 +326,8 @@ class Records:
 
 
 _LOW = (1 << 64) - 1
+
+
+def _can_come(size: int) -> bool:
+    """Whether a value of so many bytes is one, and not too large."""
+    return fmt.HEADER_BYTES <= size <= fmt.HEADER_BYTES + MOST_BODY_BYTES

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import time
 
 from ..errors import StoreError
 
@@ -16,8 +17,9 @@ _flock, _LOCK, UNLOCK = fcntl.flock, fcntl.LOCK_EX, fcntl.LOCK_UN
 #: 0, or -1 where another process has it. To be called once to lock and once to unlock for each message that comes or
 #: goes, so without a function around it.
 flock_quickly, _AT_ONCE = ctypes.PyDLL(None).flock, fcntl.LOCK_EX | fcntl.LOCK_NB
-#: How often who is quick tries again to have the gate, before he waits for it: some 10 us.
-_TRIES = 30
+#: How often who is quick tries again to have the gate, some 10 us, before he pauses; for how many seconds; and how
+#: often he does all that before he waits for it, some 2 ms.
+_TRIES, _PAUSE, _PAUSES = 30, 20e-6, 20
 
 
 class Gated:
@@ -39,15 +41,19 @@ class Gated:
         not open.
 
         So is mostly who has it already: to be put to sleep and woken takes longer than that. (2 processes that put and
-        2 that receive: 1.27 times the messages; 100 tries bring no more.)
+        2 that receive: 1.27 times the messages; 100 tries bring no more.) Who has it longer, for a fold, goes on
+        afterwards, and would wake all who wait each time he gives it back, only to have it again before they can come:
+        so they pause, and wait only where that takes long. (1.1 times the messages; they waited 1.5 ms on the average.)
         """
         if not self.is_open:
             return False
         self._gated = self._is_quick = True
         if flock_quickly(self._gate, _AT_ONCE):
-            for _ in range(_TRIES):
-                if not flock_quickly(self._gate, _AT_ONCE):
-                    return True
+            for _ in range(_PAUSES):
+                for _ in range(_TRIES):
+                    if not flock_quickly(self._gate, _AT_ONCE):
+                        return True
+                time.sleep(_PAUSE)
             self.lock_gate()
         return True
 
