@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import compress, islice
 from typing import Any
 
 from . import counting
@@ -39,8 +39,7 @@ class FoldTxn(LmdbTxn):
         for queue, share in contents.shares.items():
             if share.keys or share.sizes:
                 self._take_in(queue, share)
-        gone = {queue: sorted(share.gone + share.rows) for queue, share in contents.shares.items()}
-        self._take_out({queue: places for queue, places in gone.items() if places})
+        self._take_out(contents.shares)
         if contents.last_seq:
             self.next_seq()
             self._seq = max(self._seq - 1, contents.last_seq)
@@ -76,11 +75,13 @@ class FoldTxn(LmdbTxn):
             counters.removed_sum += total
             self._removed_from.add(queue)
 
-    def _take_out(self, gone: dict[int, list[int]]) -> None:
+    def _take_out(self, shares: dict[int, Share]) -> None:
         """Messages that were settled in the front. They lie among those that were brought with them, or in few
         stretches, so on few pages, however many they are: these are counted, and not each message.
         """
-        if not gone:
+        gone = {queue: sorted(share.gone + share.rows) for queue, share in shares.items() if share.gone or share.rows}
+        taken = {queue: share.taken for queue, share in shares.items() if share.taken}
+        if not gone and not taken:
             return
         self._usage.store(0, GONE_PAGES // 4)
         usage: Any = self._usage
@@ -92,3 +93,17 @@ class FoldTxn(LmdbTxn):
                     for place in stretch:
                         self.remove(queue, place)
         self._usage = usage
+        for queue, messages in taken.items():
+            self._take_out_known(queue, messages)
+
+    def _take_out_known(self, queue: int, messages: list[tuple[bytes, int, int]]) -> None:
+        """The same of those that were copied to the front, so that they need not be read again (0.2 us each). None of
+        them has marks.
+        """
+        keys, sizes, sums = zip(*messages, strict=True)
+        found = list(map(self._txn.delete, keys))
+        counters = self.counters(queue)
+        counters.removed_total += sum(found)
+        counters.removed_bytes += sum(compress(sizes, found))
+        counters.removed_sum += sum(compress(sums, found))
+        self._removed_from.add(queue)

@@ -40,14 +40,15 @@ class Held(NamedTuple):
 @attrs.define(eq=False)
 class Share:
     """What a fold brings to one queue. keys, values: to be stored; sizes, sums: of what came and went, bytes and
-    checksums; gone: places of messages of the tree that were settled here; rows: of others, which rows
-    hold.
+    checksums; taken: key, bytes and checksum of each message of the tree that was settled here; gone: places of those
+    of which no more is known; rows: of others, which rows hold.
     """
 
     keys: list[bytes] = attrs.field(factory=list)
     values: list[bytes] = attrs.field(factory=list)
     sizes: list[int] = attrs.field(factory=list)
     sums: list[int] = attrs.field(factory=list)
+    taken: list[tuple[bytes, int, int]] = attrs.field(factory=list)
     gone: list[Position] = attrs.field(factory=list)
     rows: list[Position] = attrs.field(factory=list)
 
@@ -111,7 +112,7 @@ def contents_of(area: mmap.mmap, head: int, last_seq: int, task_flag: int) -> Co
                 share.keys.append(area[at + KEY_AT : value_at])
                 share.values.append(area[value_at:end])
         elif flags & BROUGHT_HERE:
-            share.gone.append(rank << 64 | seq)
+            share.taken.append((area[at + KEY_AT : value_at], size, CRC.unpack_from(area, value_at)[0]))
         else:
             share.sizes.append(size)
             share.sums.append(CRC.unpack_from(area, value_at)[0])
