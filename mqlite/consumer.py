@@ -14,6 +14,7 @@ from typing import Any
 
 from .channel import Channel
 from .checks import check_timeout
+from .claims import STARTED
 from .engine import Claim, Refused, seats
 from .engine.handing import Lot
 from .engine.seizing import ANYBODY, Pass
@@ -241,7 +242,8 @@ class Consumer(Handle):
         with self._lock:
             self._asks.pop(ask, None)
             if complete and claims and not self._interrupt.closed:
-                if not taken:
+                # the first was made as handed out, unless that one was damaged, or has expired: then one is marked
+                if not taken and (self.auto_ack or claims[0].row.flags & STARTED):
                     self._held[id(claims[0])] = claims[0]
                     taken.extend(map(claims.pop, _FIRST))
                 if claims:
@@ -356,6 +358,7 @@ class Consumer(Handle):
             self._held.clear()
             self._buffer.clear()
             self._forget_settled()
+            self._lot = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

@@ -350,7 +350,8 @@ class Seizing(Handing):
                 payloads, rests = self.log.claimed_all(found)
                 for claim, payload, rest in zip(claims, payloads, rests, strict=False):
                     claim.payload, claim.rest = payload, rest
-                refers = None in payloads
+                    if payload is None:  # not `None in payloads`: in memory that asks the bodies whether they are equal
+                        refers = True
         except MessageCorrupted:
             refers = True
         if refers:

@@ -78,6 +78,23 @@ def test_equal_bodies_are_never_compared() -> None:
     assert [id(q.get()) for _ in range(6)] == [id(body) for body in bodies[1::2] + bodies[0::2]]
 
 
+@pytest.mark.parametrize("take", ["receive", "consumer"])
+def test_bodies_are_never_compared_where_many_are_taken_at_once(take: str) -> None:
+    with mqlite.Queue[Any]() as q:
+        q.put_many(range(20))
+        for _ in range(4):  # from then on many are claimed by the short way
+            q.ack_many(q.receive(5))
+        bodies = [Uncomparable() for _ in range(6)]
+        q.put_many(bodies)
+        if take == "receive":
+            messages = q.receive(6)
+        else:
+            consumer = q.consumer(prefetch=6)
+            messages = [consumer.receive(0) for _ in range(6)]
+        assert [id(message.body) for message in messages] == list(map(id, bodies))
+        q.ack_many(messages)
+
+
 def test_dicts_of_one_priority_come_in_order(q: mqlite.Queue[Any]) -> None:
     q.put_many([{"n": n} for n in range(5)], priority=7)
     assert [body["n"] for body in drain(q)] == list(range(5))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from crash.children import Children
+from unit.test_damaged_messages import flip_a_bit
 
 import mqlite
 from mqlite.claims import started
@@ -277,3 +278,20 @@ def test_commits_of_others_that_revoke_nothing_cost_a_look_and_no_commit(path: s
         kept += [consumer.receive(0) for _ in range(5)]
         assert queue._engine.claims.last_commit() == before
         queue.ack_many(kept)
+
+
+def test_who_gets_the_second_since_the_first_is_damaged_is_to_blame_for_it(path: str, children: Children) -> None:
+    with mqlite.Queue[Any]("q", path) as queue:
+        queue.put_many([b"damaged", b"second", b"third"])
+    flip_a_bit(path, b"damaged")
+
+    def take(talk: Any) -> None:
+        message = mqlite.Queue("q", path).consumer(prefetch=3).receive(timeout=GUARD)
+        talk.say(message.body.decode())
+        talk.hear(3600)
+
+    holder = children.fork(take)
+    assert holder.hear() == "second"
+    holder.kill()
+    with mqlite.Queue[Any]("q", path) as queue:
+        assert [(message.body, message.delivery_count) for message in queue.receive(3, timeout=0)] == [(b"second", 1), (b"third", 0)]
