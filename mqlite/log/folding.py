@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress, islice
+from itertools import islice
 from typing import Any
 
 from . import counting
@@ -97,13 +97,14 @@ class FoldTxn(LmdbTxn):
             self._take_out_known(queue, messages)
 
     def _take_out_known(self, queue: int, messages: list[tuple[bytes, int, int]]) -> None:
-        """The same of those that were copied to the front, so that they need not be read again (0.2 us each). None of
-        them has marks.
+        """The same of those that were copied to the front, so that they need not be read again (0.25 us each): the tree
+        has them as they are here, since it did not change while the front was open [29]. None of them has marks.
         """
         keys, sizes, sums = zip(*messages, strict=True)
-        found = list(map(self._txn.delete, keys))
+        for key in keys:
+            self._txn.delete(key)
         counters = self.counters(queue)
-        counters.removed_total += sum(found)
-        counters.removed_bytes += sum(compress(sizes, found))
-        counters.removed_sum += sum(compress(sums, found))
+        counters.removed_total += len(keys)
+        counters.removed_bytes += sum(sizes)
+        counters.removed_sum += sum(sums)
         self._removed_from.add(queue)
