@@ -90,7 +90,7 @@ KEPT_KEY_BYTES = 1 + 4 + 8
 
 HEADER = struct.Struct(">BBHIQQII")
 HEAD = struct.Struct(">IBBHIQQII")  # the crc and the header
-SUM_AND_KIND = struct.Struct(">IBBHI")  # what they begin with
+SUM_AND_KIND = struct.Struct(">IBBHI")  # what those begin with: checksum, version, tag, flags, bytes of extras
 CRC_AND_HEADER = struct.Struct(">I32s")
 #: What begins the keys of a queue, rank, seq.
 MESSAGE_KEY = struct.Struct(">5sIQ")
@@ -110,7 +110,7 @@ _DIGEST_BYTES = 16
 _ID = struct.Struct(">I")
 #: Of a message.
 VERSION = 1
-#: Version, tag and flags as one number: all but the tag, and what it is where there are no flags.
+#: Of version, tag and flags as one u32: all but the tag; the flags; what it is but for the tag where there are none.
 ALL_BUT_TAG, FLAGS_OF_KIND, PLAIN = 0xFF00FFFF, 0xFFFF, VERSION << 24
 CRC_BYTES = _CRC.size
 HEADER_BYTES = _CRC.size + HEADER.size

@@ -195,7 +195,7 @@ class Records:
         places: list[int] = []
         for key, value in zip(found.keys, found.raws, strict=True):
             size = len(value)
-            end = at + (VALUE_AT + size + 15 & -16)
+            end = at + record_bytes(size)
             if key[: fmt.RANK_END] != rank:
                 runs, rank = runs + 1, key[: fmt.RANK_END]
             if end > room_ends or runs > MOST_RUNS or not _can_come(size) or not fmt.is_unmarked(value):

@@ -273,7 +273,7 @@ class LmdbTxn(LmdbReading, Indexing):
         counters = self.counters(queue)
         counters.removed_total += len(sizes)
         counters.removed_bytes += sum(sizes)
-        if min(sizes) < fmt.HEADER_BYTES:  # damaged
+        if min(sizes) < fmt.HEADER_BYTES:  # damaged; only the first bytes are looked at
             values = tuple(value.ljust(fmt.HEADER_BYTES, b"\0") for value in values)
         sums, kinds = batches.first_words(values, 2)
         counters.removed_sum += sum(sums)
