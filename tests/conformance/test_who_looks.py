@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -18,17 +19,19 @@ GUARD = 10
 
 
 def test_a_blocked_put_with_a_replace_key_sleeps_while_something_is_delayed(
-    make_queue: MakeQueue, in_thread: InThread, until_waiting: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    make_queue: MakeQueue, in_thread: InThread, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = make_queue(maxbytes=2000, overflow="block")
     queue.put(b"x" * 600)
     old = queue.put(b"x" * 600, replace_key="k")
     queue.put(b"", delay=3600)
+    bell, asleep = queue._engine.presence.bell, threading.Event()
+    ring, sleep = bell.ring, bell.sleep
+    monkeypatch.setattr(bell, "sleep", lambda *how: (asleep.set(), sleep(*how))[1])
     waiting = in_thread(queue.put, b"x" * 1900, replace_key="k", timeout=GUARD)
-    until_waiting(queue, Kind.SPACE)
+    assert asleep.wait(GUARD)  # once it waits it looks again, and holds what it would replace for a moment
     rings: list[Any] = []
-    ring = queue._engine.presence.bell.ring
-    monkeypatch.setattr(queue._engine.presence.bell, "ring", lambda *whom: (rings.append(whom), ring(*whom))[1])
+    monkeypatch.setattr(bell, "ring", lambda *whom: (rings.append(whom), ring(*whom))[1])
     assert queue.update(old, priority=1)
     eventually(lambda: rings)
     asked = len(rings)
